@@ -1,0 +1,1 @@
+"""Sample sets: reading, writing and describing them."""

@@ -1,0 +1,1 @@
+"""jboost.export: from a checkpoint to a verified bundle."""

@@ -1,0 +1,1 @@
+"""jboost: gradient steps through a robust joint classifier-discriminator, compiled."""

@@ -1,0 +1,1 @@
+"""jboost.trainer: model definitions, attacks and adversarial training of the joint model."""
