@@ -48,6 +48,11 @@ class Update(Protocol):
         """How many steps an image takes at most."""
         ...
 
+    @property
+    def step_size(self) -> float:
+        """Length of a step, or factor of the gradient."""
+        ...
+
     def move(self, x: Array, x0: Array, grad: Array, *, seed: int, index: Array, step: int | Array) -> Array:
         """One step: the next iterate float32 [B, C, H, W] from the iterate, the start and the objective's gradient."""
         ...
@@ -59,7 +64,9 @@ class Update(Protocol):
 
 def _check(name: str, value: float, *, least: float = 0.0, exclusive: bool = False) -> None:
     if not math.isfinite(value) or value < least or (exclusive and value == least):
-        raise BadInputError(f"{name} must be a finite number {'above' if exclusive else 'of at least'} {least:g}, got {value}")
+        raise BadInputError(
+            f"{name} must be a finite number {'above' if exclusive else 'of at least'} {least:g}, got {value}"
+        )
 
 
 @dataclass(frozen=True)

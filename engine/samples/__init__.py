@@ -1,1 +1,16 @@
-"""Sample sets: reading, writing and describing them."""
+"""Sample sets: reading, checking and writing them."""
+
+from .base import SampleSet, check_against_model, check_images, check_labels
+from .files import check_output, default_output, open_samples, output_kind, write_samples
+
+__all__ = [
+    "SampleSet",
+    "check_against_model",
+    "check_images",
+    "check_labels",
+    "check_output",
+    "default_output",
+    "open_samples",
+    "output_kind",
+    "write_samples",
+]

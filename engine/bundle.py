@@ -1,0 +1,190 @@
+"""The bundle: the folder that `jboost export` writes and every engine loads.
+
+Follows the Hub's convention, ``config.json`` beside ``model.safetensors``. The configuration is a manifest as well: it lists
+every file with its SHA-256, and carries a digest of itself, so that one flipped byte anywhere is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from .errors import BadInputError
+
+#: Raised when a reader of version N would misread what version N+1 writes.
+SCHEMA = 1
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One file of a bundle.
+
+    Attributes:
+        file: path inside the bundle, with forward slashes.
+        sha256: hash of its contents, hex.
+        size: bytes.
+        dtype: the network's dtype, "fp32", "fp16" or "bf16".
+        batch_size: the batch it is fixed to; None where any will do.
+        objective: the objective it computes the gradient of; None for a plain forward.
+        resolution: the image size it is fixed to; None where all of the bundle's will do.
+        opset: ONNX opset, for ONNX files.
+        errors: figures of its verification against eager autograd, by name.
+    """
+
+    file: str
+    sha256: str
+    size: int
+    dtype: str = "fp32"
+    batch_size: int | None = None
+    objective: str | None = None
+    resolution: int | None = None
+    opset: int | None = None
+    errors: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BundleConfig:
+    """What ``config.json`` holds.
+
+    Attributes:
+        architecture: name of the architecture or ``package.module:factory``.
+        num_classes, in_channels: sizes of the output and of the input.
+        resolutions: image sizes (pixels, square) that the graphs were verified for.
+        mean, std: normalisation inside the model, one value a channel; input is in [0, 1].
+        l0: mean realness of real images (eq. 13), if known.
+        class_names: one a class, if known.
+        source: file name and sha256 of the checkpoint.
+        versions: of jboost, torch, ... at export.
+        artefacts: the bundle's files by name ("weights", "forward", ...).
+    """
+
+    architecture: str
+    num_classes: int
+    in_channels: int
+    resolutions: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    l0: float | None
+    class_names: tuple[str, ...] | None
+    source: dict[str, str]
+    versions: dict[str, str]
+    artefacts: dict[str, Artefact]
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        """The text of ``config.json``, digest included."""
+        content = asdict(self)
+        return json.dumps(content | {"digest": _digest(content)}, indent=2) + "\n"
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's contents, hex."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+class Bundle:
+    """An opened bundle.
+
+    Args:
+        path: the bundle's folder.
+
+    Raises:
+        BadInputError: no bundle there, one of another schema version, or one whose configuration was changed after export.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.config = _read_config(self.path)
+
+    def artefact(self, name: str) -> Artefact:
+        """The entry called `name`.
+
+        Raises:
+            BadInputError: the bundle has none.
+        """
+        if name not in self.config.artefacts:
+            has = ", ".join(self.config.artefacts)
+            raise BadInputError(
+                f"bundle {self.path} has no {name!r} (it has {has}); export it again with what you need"
+            )
+        return self.config.artefacts[name]
+
+    def checked_path(self, name: str) -> Path:
+        """Path of an artefact whose contents match the manifest.
+
+        Raises:
+            BadInputError: the file is missing, or its hash differs.
+        """
+        artefact = self.artefact(name)
+        path = self.path / artefact.file
+        if not path.is_file():
+            raise BadInputError(f"bundle {self.path} is incomplete: {artefact.file} is missing; export it again")
+        if path.stat().st_size != artefact.size or sha256_file(path) != artefact.sha256:
+            raise BadInputError(
+                f"{path} is not the file that was exported (its SHA-256 differs from {CONFIG}'s); "
+                "copy the bundle again or export it again"
+            )
+        return path
+
+    def check(self) -> None:
+        """Compare every file with its hash.
+
+        Raises:
+            BadInputError: at the first file that is missing or differs.
+        """
+        for name in self.config.artefacts:
+            self.checked_path(name)
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether `path` looks like a bundle's folder."""
+    return (path / CONFIG).is_file()
+
+
+def _read_config(path: Path) -> BundleConfig:
+    file = path / CONFIG
+    if not file.is_file():
+        what = "does not exist" if not path.exists() else f"is not a bundle (it has no {CONFIG})"
+        raise BadInputError(f"{path} {what}; make one with: jboost export --ckpt FILE -o {path}")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        digest = content.pop("digest")
+        schema = content["schema"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        raise BadInputError(
+            f"{file} is not a jboost bundle's configuration ({type(e).__name__}: {e}); export it again"
+        ) from e
+    if schema != SCHEMA:
+        raise BadInputError(
+            f"{file} has schema version {schema}, this jboost reads {SCHEMA}; export the bundle again with this version"
+        )
+    if digest != _digest(content):
+        raise BadInputError(
+            f"{file} was changed after export (its digest differs); export it again, or pass --l0 to override l0"
+        )
+    try:
+        config = BundleConfig(**{f.name: content[f.name] for f in fields(BundleConfig)})
+        artefacts = {name: Artefact(**entry) for name, entry in content["artefacts"].items()}
+    except (KeyError, TypeError, AttributeError) as e:
+        raise BadInputError(f"{file} lacks an entry or has one too many ({e}); export it again") from e
+    for entry in artefacts.values():
+        if Path(entry.file).is_absolute() or ".." in Path(entry.file).parts:
+            raise BadInputError(f"{file} names a file outside the bundle, {entry.file!r}; do not use this bundle")
+    names = config.class_names
+    return replace(
+        config,
+        resolutions=tuple(config.resolutions),
+        mean=tuple(config.mean),
+        std=tuple(config.std),
+        class_names=None if names is None else tuple(names),
+        artefacts=artefacts,
+    )

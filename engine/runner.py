@@ -1,0 +1,63 @@
+"""The contract between the loop and a backend."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol, Self
+
+import numpy as np
+
+from .arrays import Array
+
+
+class Evaluation(NamedTuple):
+    """What the model says of a batch: `class_logit` float32 [B], `predicted` int64 [B]."""
+
+    class_logit: Array
+    predicted: Array
+
+
+class Gradient(NamedTuple):
+    """The objective's input gradient and what fell out on the way.
+
+    Attributes:
+        grad: float32 [B, C, H, W], the gradient of the sum of `loss` with respect to the input.
+        class_logit: float32 [B], f_c at the input.
+        loss: float32 [B], the objective per image.
+        predicted: int64 [B], argmax of the logits.
+    """
+
+    grad: Array
+    class_logit: Array
+    loss: Array
+    predicted: Array
+
+
+class Runner(Protocol):
+    """One backend's way to run a bundle with one objective. A context manager: leaving it frees the device's memory.
+
+    Arrays are the backend's own (numpy, torch, ...); `x` float32 [B, C, H, W] in the image's range [0, 1], `y` int64 [B].
+    """
+
+    name: str
+    device: str
+    dtype: str
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def put(self, array: np.ndarray[Any, Any]) -> Array:
+        """`array` on the runner's device."""
+        ...
+
+    def get(self, array: Array) -> np.ndarray[Any, Any]:
+        """`array` as numpy."""
+        ...
+
+    def gradient(self, x: Array, y: Array, *, precise: bool = False) -> Gradient:
+        """One forward and backward pass; `precise` runs it in float32 whatever the runner's dtype."""
+        ...
+
+    def evaluate(self, x: Array, y: Array) -> Evaluation:
+        """One forward pass."""
+        ...

@@ -1,0 +1,120 @@
+"""What every kind of sample set offers, and the checks they share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from jboost.engine.errors import BadInputError
+
+
+class SampleSet(Protocol):
+    """Images uint8 [N, H, W, C], read as needed, with labels where there are some.
+
+    Attributes:
+        path: the file or folder.
+        kind: ``"npz"``, ``"zip"`` or ``"folder"``.
+        shape: (N, H, W, C).
+        labels: int64 [N], or None.
+        label_names: for PNGs in folders whose names are no numbers: the folders' names, sorted; `labels` index into them.
+        fingerprint: changes when the set does; a resumed run compares it.
+    """
+
+    path: Path
+    kind: str
+    shape: tuple[int, int, int, int]
+    labels: np.ndarray[Any, np.dtype[np.int64]] | None
+    label_names: tuple[str, ...] | None
+    fingerprint: str
+
+    def read(self, indices: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Images uint8 [len(indices), H, W, C] at ascending `indices`.
+
+        Raises:
+            BadInputError: the file is damaged.
+        """
+        ...
+
+
+def check_images(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Check that an array is a set of images: uint8 [N, H, W, C] with N > 0.
+
+    Raises:
+        BadInputError: saying how to convert it.
+    """
+    if dtype.hasobject:
+        raise BadInputError(
+            f"{name} is an array of Python objects, which jboost never unpickles; save it as plain uint8"
+        )
+    if dtype != np.uint8:
+        how = f"a = {name}; np.clip(np.round(a * 255), 0, 255).astype(np.uint8) if it lies in [0, 1]"
+        if dtype.kind == "f":
+            how += ", (a + 1) / 2 before that if in [-1, 1]"
+        raise BadInputError(f"{name} has dtype {dtype}, images must be uint8 in [0, 255]; convert it: {how}")
+    if len(shape) != 4:
+        raise BadInputError(f"{name} has shape {list(shape)}, images must be [N, H, W, C]")
+    n, h, w, c = shape
+    if n == 0:
+        raise BadInputError(f"{name} holds no images (shape {list(shape)})")
+    if c not in (1, 3):
+        if h in (1, 3):
+            raise BadInputError(
+                f"{name} has shape {list(shape)}, which looks like NCHW; save {name}.transpose(0, 2, 3, 1)"
+            )
+        raise BadInputError(f"{name} has shape {list(shape)}: {c} channels; images must have 1 or 3, as [N, H, W, C]")
+    if h == 0 or w == 0:
+        raise BadInputError(f"{name} has shape {list(shape)}: its images have no pixels")
+
+
+def check_labels(name: str, labels: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Labels as int64 [N].
+
+    Raises:
+        BadInputError: another shape, length or dtype, or negative values.
+    """
+    if labels.dtype.kind not in "iu":
+        raise BadInputError(
+            f"{name} has dtype {labels.dtype}, labels must be whole numbers; save {name}.astype(np.int64)"
+        )
+    if labels.ndim != 1:
+        hint = f"; one-hot? save {name}.argmax(1)" if labels.ndim == 2 else ""
+        raise BadInputError(f"{name} has shape {list(labels.shape)}, labels must be [N]{hint}")
+    if len(labels) != count:
+        raise BadInputError(f"{name} has {len(labels)} labels for {count} images; they must match")
+    if int(labels.min()) < 0:
+        raise BadInputError(f"{name} has negative labels (least {int(labels.min())}); classes count from 0")
+    return labels.astype(np.int64)
+
+
+def check_against_model(
+    labels: np.ndarray[Any, Any] | None, shape: tuple[int, ...], *, num_classes: int, in_channels: int
+) -> None:
+    """Check that a set fits a model.
+
+    Raises:
+        BadInputError: labels beyond the model's classes, or another number of channels.
+    """
+    if shape[3] != in_channels:
+        raise BadInputError(
+            f"the images have {shape[3]} channel(s), the model takes {in_channels}; "
+            + (
+                "repeat the grey channel: np.repeat(images, 3, axis=3)"
+                if shape[3] == 1
+                else "use a model of as many channels"
+            )
+        )
+    if labels is not None and int(labels.max()) >= num_classes:
+        bad = int(np.argmax(labels >= num_classes))
+        raise BadInputError(
+            f"label {int(labels[bad])} of image {bad} is out of range: the model has {num_classes} classes, 0 to {num_classes - 1}"
+        )
+
+
+def runs(indices: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
+    """Ascending `indices` as half-open ranges, so that neighbours are read together."""
+    if len(indices) == 0:
+        return []
+    breaks = np.flatnonzero(np.diff(indices) != 1) + 1
+    return [(int(part[0]), int(part[-1]) + 1) for part in np.split(indices, breaks)]

@@ -1,0 +1,151 @@
+"""Opening a sample set of any kind, and writing one all at once or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jboost.engine.errors import BadInputError
+
+from .base import SampleSet
+from .npz import NpzSamples, write_npz
+from .png import PngSamples, write_pngs_to_folder, write_pngs_to_zip
+
+Batches = Iterator[np.ndarray[Any, Any]]
+
+
+def open_samples(path: str | Path) -> SampleSet:
+    """The sample set at `path`: an npz, or a folder or zip file of PNGs.
+
+    Raises:
+        BadInputError: there is none, or it cannot be used.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise BadInputError(f"{path} does not exist; give a samples.npz, or a folder or zip of PNGs")
+    if path.is_dir() or path.suffix.lower() == ".zip":
+        return PngSamples(path)
+    with path.open("rb") as f:
+        magic = f.read(6)
+    if magic.startswith(b"\x93NUMPY"):
+        raise BadInputError(
+            f"{path} is a single array; save it as npz: np.savez('samples.npz', np.load({path.name!r}), labels)"
+        )
+    if not magic.startswith(b"PK"):
+        raise BadInputError(f"{path} is not an npz file; save one with: np.savez('samples.npz', images, labels)")
+    return NpzSamples(path)
+
+
+def output_kind(path: Path) -> str:
+    """What a path's suffix asks for: ``"npz"``, ``"zip"``, or ``"folder"`` where there is none.
+
+    Raises:
+        BadInputError: another suffix.
+    """
+    kinds = {".npz": "npz", ".zip": "zip", "": "folder"}
+    if path.suffix.lower() not in kinds:
+        raise BadInputError(
+            f"output {path} has the suffix {path.suffix!r}; use .npz, .zip (PNGs), or none (a folder of PNGs)"
+        )
+    return kinds[path.suffix.lower()]
+
+
+def default_output(samples: SampleSet) -> Path:
+    """``samples.boosted.npz`` beside ``samples.npz``; likewise for folders and zip files."""
+    suffix = "" if samples.kind == "folder" else samples.path.suffix
+    stem = samples.path.name.removesuffix(samples.path.suffix) if suffix else samples.path.resolve().name
+    # A folder's name must not gain a dot, which would read as a suffix.
+    name = f"{stem}.boosted{suffix}" if suffix else f"{stem}_boosted"
+    return samples.path.resolve().parent / name if samples.kind == "folder" else samples.path.with_name(name)
+
+
+def check_output(out: Path, samples: SampleSet, *, bytes_needed: int) -> None:
+    """Check that `out` can be written, before any work is done.
+
+    Raises:
+        BadInputError: it is the input, of an unknown kind, not writable, in the way of a folder, or too large for the disk.
+    """
+    kind = output_kind(out)
+    parent = out.parent
+    if out.resolve() == samples.path.resolve():
+        raise BadInputError(f"output {out} is the input itself; name another file with -o")
+    if samples.kind == "folder" and samples.path.resolve() in out.resolve().parents:
+        raise BadInputError(f"output {out} lies inside the input folder; name a place outside it with -o")
+    if not parent.is_dir():
+        raise BadInputError(f"output folder {parent} does not exist; make it with: mkdir -p {parent}")
+    if kind != "folder" and out.is_dir():
+        raise BadInputError(f"output {out} is a folder; name a file with -o")
+    if kind == "folder" and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInputError(f"output folder {out} exists and is not empty; remove it or name another with -o")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise BadInputError(f"output folder {parent} is not writable; name another place with -o")
+    free = shutil.disk_usage(parent).free
+    if free < bytes_needed:
+        raise BadInputError(
+            f"{parent} has {free / 1e6:,.0f} MB free, the run needs {bytes_needed / 1e6:,.0f} MB; free some or use -o elsewhere"
+        )
+
+
+def write_samples(
+    out: Path,
+    shape: tuple[int, int, int, int],
+    batches: Batches,
+    *,
+    labels: np.ndarray[Any, Any] | None = None,
+    source: SampleSet | None = None,
+) -> None:
+    """Write a sample set beside `out` and rename it: `out` is never there in part.
+
+    Args:
+        out: where to; its suffix says the kind (see `output_kind`).
+        shape: (N, H, W, C).
+        batches: uint8 [n, H, W, C], N images in all.
+        labels: int64 [N] or None.
+        source: the set that the images were made from; where it is of the same kind, the output takes over its names and
+            whatever else it holds.
+
+    Raises:
+        BadInputError: the disk is full, or the place is not writable.
+    """
+    kind = output_kind(out)
+    aside = out.with_name(f".{out.name}.writing")
+    like_npz = source if isinstance(source, NpzSamples) else None
+    like_png = source if isinstance(source, PngSamples) else None
+    try:
+        _remove(aside)
+        if kind == "npz":
+            with aside.open("wb") as f:
+                write_npz(f, shape, batches, labels=labels, source=like_npz)
+                f.flush()
+                os.fsync(f.fileno())
+        elif kind == "zip":
+            write_pngs_to_zip(aside, shape[0], batches, labels=labels, source=like_png)
+        else:
+            write_pngs_to_folder(aside, shape[0], batches, labels=labels, source=like_png)
+        os.replace(aside, out)
+    except OSError as e:
+        _remove(aside)
+        raise cannot_write(out, e) from e
+    except BaseException:
+        _remove(aside)
+        raise
+
+
+def cannot_write(path: Path, e: OSError) -> BadInputError:
+    """The error for a write that the system refused."""
+    if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return BadInputError(f"no room for {path} ({e.strerror}); free some space or name another place with -o")
+    return BadInputError(f"cannot write {path} ({e.strerror or e}); name another place with -o")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

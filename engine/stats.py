@@ -1,0 +1,89 @@
+"""What a run keeps of each image, and the summary made of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+#: One record an image. `correct_*` counts only where labels were given; `l2` is in units of the image's range [0, 1].
+RECORD = np.dtype(
+    [
+        ("done", "?"),
+        ("steps", "<i4"),
+        ("stopped", "?"),
+        ("retried", "?"),
+        ("failed", "?"),
+        ("realness_before", "<f4"),
+        ("realness_after", "<f4"),
+        ("correct_before", "?"),
+        ("correct_after", "?"),
+        ("l2", "<f4"),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run in numbers; `to_dict` gives the stable keys of ``--json``.
+
+    Attributes:
+        images: images in the set.
+        steps: the most steps an image could take.
+        steps_used: mean number of steps taken.
+        stopped_early: images whose realness reached l0 before the last step.
+        seconds: wall-clock time of this run's compute, reading and writing; a resumed run counts its own part.
+        images_per_second: images finished by this run over `seconds`.
+        realness_before, realness_after: mean of softplus(f_c) over the set; after: of the uint8 images as written.
+        accuracy_before, accuracy_after: share of images that the model puts into their class; None without labels.
+        l2_moved: mean L2 distance between input and output, in units of the image's range [0, 1].
+        fallbacks: images whose low-precision gradient was not finite and that were retried in float32.
+        unchanged_after_failure: images returned as they were because their gradient was not finite even in float32.
+    """
+
+    images: int
+    steps: int
+    steps_used: float
+    stopped_early: int
+    seconds: float
+    images_per_second: float
+    engine: str
+    dtype: str
+    device: str
+    batch_size: int
+    realness_before: float
+    realness_after: float
+    accuracy_before: float | None
+    accuracy_after: float | None
+    l2_moved: float
+    fallbacks: int
+    unchanged_after_failure: int
+    update: str
+    step_size: float
+    objective: str
+    l0: float | None
+    early_stop: bool
+    seed: int
+    labels: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def image_means(records: np.ndarray[Any, Any], labelled: bool) -> dict[str, Any]:
+    """The entries of `Summary` that come from the images' records ([N] of `RECORD`)."""
+    failed = records["failed"]
+    return {
+        "images": len(records),
+        "steps_used": float(records["steps"].mean()),
+        "stopped_early": int(records["stopped"].sum()),
+        "realness_before": float(records["realness_before"].astype(np.float64).mean()),
+        "realness_after": float(records["realness_after"].astype(np.float64).mean()),
+        "accuracy_before": float(records["correct_before"].mean()) if labelled else None,
+        "accuracy_after": float(records["correct_after"].mean()) if labelled else None,
+        "l2_moved": float(records["l2"].astype(np.float64).mean()),
+        "fallbacks": int((records["retried"] & ~failed).sum()),
+        "unchanged_after_failure": int(failed.sum()),
+    }

@@ -1,0 +1,115 @@
+"""Where a run keeps its results: in memory, or on disk so that a killed run loses nothing it had finished."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from .errors import BadInputError
+from .samples.files import cannot_write
+from .stats import RECORD
+
+
+class Store(Protocol):
+    """Results by image: `images` uint8 [N, H, W, C] and `records` [N] of `RECORD`."""
+
+    images: np.ndarray[Any, Any]
+    records: np.ndarray[Any, Any]
+
+    def put(self, indices: np.ndarray[Any, Any], images: np.ndarray[Any, Any], records: np.ndarray[Any, Any]) -> None:
+        """Keep the results of the images at `indices`."""
+        ...
+
+
+class MemoryStore:
+    """Results in memory, for arrays."""
+
+    def __init__(self, shape: tuple[int, int, int, int]):
+        self.images = np.empty(shape, np.uint8)
+        self.records = np.zeros(shape[0], RECORD)
+
+    def put(self, indices: np.ndarray[Any, Any], images: np.ndarray[Any, Any], records: np.ndarray[Any, Any]) -> None:
+        """Keep the results of the images at `indices`."""
+        self.images[indices] = images
+        self.records[indices] = records
+
+
+class DiskStore:
+    """Results in the folder ``OUT.partial`` beside the output, which goes when the output is complete.
+
+    Args:
+        out: the run's output.
+        shape: (N, H, W, C).
+        identity: everything that determines the images; a run is resumed only under the same.
+        resume: go on with what an earlier run left. Without anything left, start.
+
+    Raises:
+        BadInputError: something is left and `resume` is false; or it belongs to other settings; or there is no room.
+    """
+
+    def __init__(self, out: Path, shape: tuple[int, int, int, int], identity: dict[str, Any], *, resume: bool):
+        self.out = out
+        self.folder = out.with_name(out.name + ".partial")
+        self._identity = self.folder / "run.json"
+        if self.folder.exists():
+            if not resume:
+                raise BadInputError(
+                    f"{self.folder} holds an unfinished run; go on with --resume, or drop it with: rm -r {self.folder}"
+                )
+            self._check_identity(identity)
+        else:
+            self._create(shape, identity)
+        self.images: np.ndarray[Any, Any] = np.memmap(self.folder / "images.u8", np.uint8, "r+", shape=shape)
+        self.records: np.ndarray[Any, Any] = np.memmap(self.folder / "records.bin", RECORD, "r+", shape=(shape[0],))
+
+    def _create(self, shape: tuple[int, int, int, int], identity: dict[str, Any]) -> None:
+        # Made under another name and renamed: a folder that was left half-made by a kill is not mistaken for a run.
+        aside = self.folder.with_name("." + self.folder.name + ".making")
+        try:
+            if aside.exists():
+                shutil.rmtree(aside)
+            aside.mkdir()
+            for name, size in (("images.u8", int(np.prod(shape))), ("records.bin", shape[0] * RECORD.itemsize)):
+                with (aside / name).open("wb") as f:
+                    # Reserved now where the system can, so that a full disk is noticed before the work is done.
+                    if hasattr(os, "posix_fallocate"):
+                        os.posix_fallocate(f.fileno(), 0, size)
+                    f.truncate(size)
+            (aside / self._identity.name).write_text(json.dumps(identity, indent=2))
+            aside.rename(self.folder)
+        except OSError as e:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise cannot_write(self.out, e) from e
+
+    def _check_identity(self, identity: dict[str, Any]) -> None:
+        try:
+            old = json.loads(self._identity.read_text())
+        except (OSError, ValueError) as e:
+            raise BadInputError(f"{self.folder} is not an unfinished run ({e}); remove it: rm -r {self.folder}") from e
+        differ = [key for key in identity if old.get(key) != identity[key]]
+        if differ:
+            was = ", ".join(f"{key} was {old.get(key)!r}, is {identity[key]!r}" for key in differ[:3])
+            raise BadInputError(
+                f"{self.folder} holds a run with other settings ({was}); use the same, or drop it: rm -r {self.folder}"
+            )
+
+    def put(self, indices: np.ndarray[Any, Any], images: np.ndarray[Any, Any], records: np.ndarray[Any, Any]) -> None:
+        """Keep the results of the images at `indices`: pixels first, since the record says they are there."""
+        self.images[indices] = images
+        self.records[indices] = records
+
+    def batches(self, size: int = 256) -> Iterator[np.ndarray[Any, Any]]:
+        """The images in order, a few at a time."""
+        for start in range(0, len(self.records), size):
+            yield np.asarray(self.images[start : start + size])
+
+    def remove(self) -> None:
+        """Drop the folder: the output is complete."""
+        del self.images, self.records
+        shutil.rmtree(self.folder)
