@@ -1,1 +1,63 @@
-"""jboost: gradient steps through a robust joint classifier-discriminator, compiled."""
+"""jboost: make generated images look more real by gradient steps through a robust joint classifier-discriminator.
+
+    import jboost
+
+    booster = jboost.load("bundle")
+    result = booster.boost(images, labels, jboost.PGD(steps=35, step_size=0.1), objective="joint")
+    result.images  # uint8 [N, H, W, C]
+
+Importing this needs numpy at most: every backend is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .booster import Boosted, Booster
+    from .engine.errors import BadInputError, FailureError, JboostError
+    from .engine.updates import PGD, SGLD
+
+__all__ = ["PGD", "SGLD", "BadInputError", "Boosted", "Booster", "FailureError", "JboostError", "load"]
+
+_HOMES = {
+    "PGD": "engine.updates",
+    "SGLD": "engine.updates",
+    "BadInputError": "engine.errors",
+    "FailureError": "engine.errors",
+    "JboostError": "engine.errors",
+    "Boosted": "booster",
+    "Booster": "booster",
+}
+
+
+def load(
+    bundle: str | Path = "bundle",
+    *,
+    engine: str = "auto",
+    device: str = "auto",
+    dtype: str = "fp32",
+    batch_size: int | None = None,
+) -> Booster:
+    """Open a bundle for boosting. The arguments are those of `Booster`.
+
+    Raises:
+        BadInputError: no such bundle, engine, device or dtype.
+    """
+    from .booster import Booster
+
+    return Booster(bundle, engine=engine, device=device, dtype=dtype, batch_size=batch_size)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("jboost")
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(f"jboost.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'jboost' has no attribute {name!r}")

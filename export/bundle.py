@@ -1,0 +1,182 @@
+"""From a checkpoint to a bundle: written aside, verified, and renamed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+from safetensors.torch import save_file
+
+from jboost.engine.bundle import CONFIG, Artefact, Bundle, BundleConfig, is_bundle, sha256_file
+from jboost.engine.errors import BadInputError
+from jboost.engine.samples import open_samples
+from jboost.engine.samples.files import cannot_write
+
+from .checkpoint import LoadedCheckpoint, load_checkpoint
+from .l0 import mean_realness
+from .program import save_forward, verify_forward
+
+_PACKAGES = ("jboost", "torch", "numpy", "safetensors")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export_bundle` made: the bundle, remarks on what was assumed, and the seconds that each file took."""
+
+    bundle: Bundle
+    notes: tuple[str, ...]
+    seconds: dict[str, float]
+
+
+def export_bundle(
+    checkpoint: Path,
+    out: Path,
+    *,
+    arch: str | None = None,
+    num_classes: int | None = None,
+    normalization: str | None = None,
+    resolutions: tuple[int, ...] | None = None,
+    real: Path | None = None,
+    atol: float = 1e-4,
+    rtol: float = 1e-3,
+    on_stage: Callable[[str], None] | None = None,
+) -> Exported:
+    """Write a verified bundle.
+
+    Args:
+        checkpoint: any file that `load_checkpoint` reads.
+        out: the bundle's folder. A bundle that is already there is replaced, anything else is left alone.
+        arch, num_classes, normalization: what the checkpoint does not tell.
+        resolutions: image sizes in pixels; by default the checkpoint's own.
+        real: labelled real images, from which l0 is computed (eq. 13); without, the checkpoint's own l0 is kept.
+        atol, rtol: see `verify_forward`.
+        on_stage: told what is being done.
+
+    Raises:
+        BadInputError: something about the input, the options or the place; nothing is written.
+        FailureError: the artefacts do not compute what the model does; nothing is written.
+    """
+    say = on_stage or (lambda stage: None)
+    _check_place(out)
+    samples = None if real is None else open_samples(real)
+    say(f"reading {checkpoint}")
+    loaded = load_checkpoint(checkpoint, arch=arch, num_classes=num_classes, normalization=normalization)
+    sizes = _resolutions(loaded, resolutions)
+    l0 = loaded.info.l0
+    if samples is not None:
+        say(f"l0 over {samples.shape[0]:,} real images")
+        if samples.shape[1:3] not in {(s, s) for s in sizes}:
+            raise BadInputError(
+                f"{real} holds {samples.shape[1]}x{samples.shape[2]} images, the bundle is for {_sizes(sizes)}; use real images "
+                "of that size"
+            )
+        info = loaded.info
+        l0 = mean_realness(loaded.model, samples, num_classes=info.num_classes, in_channels=info.in_channels)
+
+    aside = out.with_name(f".{out.name}.writing")
+    try:
+        if aside.exists():
+            shutil.rmtree(aside)
+        aside.mkdir(parents=True)
+        exported = _write(aside, loaded, checkpoint, sizes, l0, atol, rtol, say)
+        _replace(aside, out)
+    except OSError as e:
+        raise cannot_write(out, e) from e
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return Exported(Bundle(out), loaded.notes, exported)
+
+
+def _write(
+    folder: Path,
+    loaded: LoadedCheckpoint,
+    checkpoint: Path,
+    sizes: tuple[int, ...],
+    l0: float | None,
+    atol: float,
+    rtol: float,
+    say: Callable[[str], None],
+) -> dict[str, float]:
+    info, model = loaded.info, loaded.model
+    seconds: dict[str, float] = {}
+    artefacts: dict[str, Artefact] = {}
+
+    start = perf_counter()
+    say("writing model.safetensors")
+    # Contiguous copies: safetensors refuses views and shared storage, both of which checkpoints may hold.
+    save_file({k: v.detach().clone().contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+    artefacts["weights"] = _artefact(folder, "model.safetensors")
+    seconds["weights"] = perf_counter() - start
+
+    start = perf_counter()
+    say("tracing and verifying forward.pt2")
+    save_forward(model, folder / "forward.pt2", in_channels=info.in_channels, resolutions=sizes)
+    errors = verify_forward(
+        model, folder / "forward.pt2", in_channels=info.in_channels, resolutions=sizes, atol=atol, rtol=rtol
+    )
+    artefacts["forward"] = _artefact(folder, "forward.pt2", errors=errors)
+    seconds["forward"] = perf_counter() - start
+
+    config = BundleConfig(
+        architecture=info.arch,
+        num_classes=info.num_classes,
+        in_channels=info.in_channels,
+        resolutions=sizes,
+        mean=tuple(info.mean),
+        std=tuple(info.std),
+        l0=l0,
+        class_names=None if info.class_names is None else tuple(info.class_names),
+        source={"file": checkpoint.name, "sha256": loaded.sha256},
+        versions={name: importlib.metadata.version(name) for name in _PACKAGES},
+        artefacts=artefacts,
+    )
+    (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
+    return seconds
+
+
+def _artefact(folder: Path, file: str, *, errors: dict[str, float] | None = None) -> Artefact:
+    path = folder / file
+    return Artefact(file=file, sha256=sha256_file(path), size=path.stat().st_size, errors=errors or {})
+
+
+def _check_place(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise BadInputError(f"{out} is a file; name the bundle's folder with -o")
+    if out.is_dir() and any(out.iterdir()) and not is_bundle(out):
+        raise BadInputError(f"{out} exists and is no bundle; it is left alone: name another folder with -o")
+    parent = out.resolve().parent
+    if not parent.is_dir():
+        raise BadInputError(f"{parent} does not exist; make it with: mkdir -p {parent}")
+
+
+def _replace(aside: Path, out: Path) -> None:
+    """Put the finished folder in place; an old bundle goes only once the new one is whole."""
+    if not out.exists():
+        aside.rename(out)
+        return
+    old = out.with_name(f".{out.name}.old")
+    if old.exists():
+        shutil.rmtree(old)
+    out.rename(old)
+    aside.rename(out)
+    shutil.rmtree(old)
+
+
+def _resolutions(loaded: LoadedCheckpoint, asked: tuple[int, ...] | None) -> tuple[int, ...]:
+    if asked:
+        if min(asked) < 1:
+            raise BadInputError(f"--resolution must be in pixels, above 0, got {_sizes(asked)}")
+        return tuple(dict.fromkeys(asked))
+    if loaded.info.resolution is None:
+        raise BadInputError(
+            "the checkpoint does not say which image size it is for; pass --resolution, e.g. --resolution 64"
+        )
+    return (loaded.info.resolution,)
+
+
+def _sizes(sizes: tuple[int, ...]) -> str:
+    return ", ".join(f"{s}x{s}" for s in sizes)

@@ -1,0 +1,40 @@
+"""l0, the mean realness of real images (eq. 13): where the ``joint`` objective aims and early stopping stops."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from jboost.engine.errors import BadInputError
+from jboost.engine.objectives import class_logit, realness
+from jboost.engine.run import to_float
+from jboost.engine.samples import SampleSet, check_against_model
+
+
+@torch.no_grad()
+def mean_realness(
+    model: nn.Module, real: SampleSet, *, num_classes: int, in_channels: int, batch_size: int = 64
+) -> float:
+    """Mean of softplus(f_c) over a set of real images with their classes.
+
+    Args:
+        model: float32 [B, C, H, W] in [0, 1] -> logits [B, num_classes].
+        real: the images and their labels.
+        num_classes, in_channels: the model's.
+        batch_size: images at a time.
+
+    Raises:
+        BadInputError: no labels, labels out of range, or another number of channels.
+    """
+    if real.labels is None or real.label_names is not None:
+        raise BadInputError(
+            f"{real.path} has no class numbers; l0 is the mean logit of each real image's own class (eq. 13)"
+        )
+    check_against_model(real.labels, real.shape, num_classes=num_classes, in_channels=in_channels)
+    total = 0.0
+    for start in range(0, real.shape[0], batch_size):
+        indices = np.arange(start, min(start + batch_size, real.shape[0]))
+        logits = model(torch.from_numpy(to_float(real.read(indices))))
+        total += float(realness(class_logit(logits, torch.from_numpy(real.labels[indices]))).double().sum())
+    return total / real.shape[0]

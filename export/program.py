@@ -1,0 +1,125 @@
+"""Exporting the forward pass as a torch.export program and proving that it is the model."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.export import Dim
+
+from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.program import first_line, load_program
+
+# Traced at one batch size, checked at two others: what was frozen while tracing shows.
+_TRACE_BATCH = 2
+_CHECK_BATCHES = (1, 3)
+
+
+def save_forward(model: nn.Module, path: Path, *, in_channels: int, resolutions: tuple[int, ...]) -> None:
+    """Write ``forward.pt2``: any batch size, and any image size where the model allows it.
+
+    Args:
+        model: float32 [B, C, H, W] in [0, 1] -> logits [B, num_classes], in eval mode, float32.
+        path: where to.
+        in_channels: C.
+        resolutions: image sizes that the program must take.
+
+    Raises:
+        BadInputError: the model cannot be traced, or not at one of the sizes.
+    """
+    size = resolutions[0]
+    example = torch.rand(_TRACE_BATCH, in_channels, size, size)
+    try:
+        # AUTO lets a model that is tied to one size (position embeddings) have it; the batch must stay free.
+        program = torch.export.export(
+            model, (example,), dynamic_shapes=({0: Dim("batch"), 2: Dim.AUTO, 3: Dim.AUTO},), strict=False
+        )
+    except Exception as e:  # whatever the model's own code or the tracer raises
+        raise BadInputError(
+            f"the model cannot be traced at {size}x{size} ({type(e).__name__}: {first_line(e)}); torch.export needs a forward "
+            "without data-dependent Python branches, and an image size that the model takes"
+        ) from e
+    # Sample inputs would be stored as a pickle, which a reader has no reason to trust.
+    program.example_inputs = None
+    torch.export.save(program, path)
+
+
+def verify_forward(
+    model: nn.Module, path: Path, *, in_channels: int, resolutions: tuple[int, ...], atol: float, rtol: float
+) -> dict[str, float]:
+    """Reload ``forward.pt2`` and compare logits and input gradients with the model's, on inputs other than the traced ones.
+
+    Args:
+        model: what was exported.
+        path: the program.
+        in_channels: C.
+        resolutions: image sizes to check.
+        atol: largest absolute error of a logit, over the largest logit where that exceeds 1.
+        rtol: largest relative L2 error of an image's gradient.
+
+    Returns:
+        The worst figures: against eager autograd in float32, and (``*_fp64``) of float32 against float64.
+
+    Raises:
+        FailureError: an error above the tolerance, or values that are not finite.
+    """
+    program = load_program(path, "cpu")
+    exact = copy.deepcopy(model).double()
+    generator = torch.Generator().manual_seed(0)
+    worst = dict.fromkeys(("logits", "gradient", "gradient_fp64"), 0.0)
+    for size in resolutions:
+        for batch in _CHECK_BATCHES:
+            for x in check_inputs((batch, in_channels, size, size), generator):
+                try:
+                    logits, grad = _logits_and_gradient(program, x)
+                except Exception as e:  # a size the program was not made for raises from generated code
+                    raise BadInputError(
+                        f"the exported program does not take {batch} image(s) of {size}x{size} ({first_line(e)}); "
+                        f"export one size at a time with --resolution {resolutions[0]}"
+                    ) from e
+                want_logits, want_grad = _logits_and_gradient(model, x)
+                _, exact_grad = _logits_and_gradient(exact, x.double())
+                scale = max(1.0, float(want_logits.abs().max()))
+                errors = {
+                    "logits": float((logits - want_logits).abs().max()) / scale,
+                    "gradient": relative_error(grad, want_grad),
+                    "gradient_fp64": relative_error(grad.double(), exact_grad),
+                }
+                worst = {key: _worse(worst[key], errors[key]) for key in worst}
+    # Written so that NaN fails.
+    if not (worst["logits"] <= atol and worst["gradient"] <= rtol):
+        raise FailureError(
+            f"{path.name} does not compute what the model does: logits differ by {worst['logits']:.1e} (allowed {atol:.0e}), "
+            f"gradients by {worst['gradient']:.1e} (allowed {rtol:.0e}); nothing was written. If the model is meant to be this "
+            "sensitive, raise --atol or --rtol"
+        )
+    return worst
+
+
+def check_inputs(shape: tuple[int, int, int, int], generator: torch.Generator) -> list[torch.Tensor]:
+    """Images to check on, float32 [B, C, H, W] in [0, 1]: uniform noise, and smooth ones, which look more like pictures."""
+    b, c, h, w = shape
+    coarse = torch.rand((b, c, 4, 4), generator=generator)
+    smooth = nn.functional.interpolate(coarse, size=(h, w), mode="bilinear", align_corners=False)
+    return [torch.rand(shape, generator=generator), smooth]
+
+
+def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
+    """The worst image's ||a - b||_2 / ||b||_2, for [B, ...]."""
+    difference = (a - b).flatten(1).norm(dim=1)
+    return float((difference / b.flatten(1).norm(dim=1).clamp_min(1e-30)).max())
+
+
+def _logits_and_gradient(model: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    x = x.detach().requires_grad_()
+    logits = model(x)
+    # Every logit takes part, with its own weight.
+    weight = torch.linspace(-1, 1, logits.shape[1], dtype=logits.dtype)
+    (grad,) = torch.autograd.grad((torch.log_softmax(logits, 1) * weight).sum(), x)
+    return logits.detach(), grad
+
+
+def _worse(a: float, b: float) -> float:
+    return b if b != b or b > a else a

@@ -1,0 +1,298 @@
+"""The Python API: a bundle, loaded for one engine, that boosts arrays and files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Self
+
+import numpy as np
+
+from jboost.engine.bundle import Bundle
+from jboost.engine.errors import BadInputError
+from jboost.engine.presets import Preset, Settings, ignores_labels, resolve_settings
+from jboost.engine.registry import DTYPES, open_runner, pick_engine
+from jboost.engine.run import ProgressCallback, Reader, run_set
+from jboost.engine.runner import Runner
+from jboost.engine.samples import (
+    SampleSet,
+    check_against_model,
+    check_images,
+    check_labels,
+    check_output,
+    write_samples,
+)
+from jboost.engine.stats import RECORD, Summary, image_means
+from jboost.engine.store import DiskStore, MemoryStore, Store
+from jboost.engine.updates import PGD, Update
+
+_DEFAULT_BATCH = {"cpu": 32, "cuda": 256}
+
+
+@dataclass(frozen=True)
+class Boosted:
+    """What boosting gave.
+
+    Attributes:
+        images: uint8 [N, H, W, C], in the input's order.
+        summary: the run in numbers.
+        records: structured [N]: steps taken, realness before and after, ... per image (see `jboost.engine.stats.RECORD`).
+    """
+
+    images: np.ndarray[Any, np.dtype[np.uint8]]
+    summary: Summary
+    records: np.ndarray[Any, Any] = field(repr=False)
+
+
+class Booster:
+    """A bundle, opened for one engine. Made by `jboost.load`; a context manager that frees the device's memory.
+
+    Args:
+        bundle: the bundle's folder.
+        engine: ``"eager"``, or ``"auto"`` for the best one that runs here.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        dtype: of the network, ``"fp32"``, ``"fp16"`` or ``"bf16"``; the iterate is always float32.
+        batch_size: images in flight; None for 32 on a CPU and 256 on a GPU. It does not change the results.
+
+    Raises:
+        BadInputError: no such bundle, engine, device or dtype.
+    """
+
+    def __init__(
+        self,
+        bundle: str | Path,
+        *,
+        engine: str = "auto",
+        device: str = "auto",
+        dtype: str = "fp32",
+        batch_size: int | None = None,
+    ):
+        if dtype not in DTYPES:
+            raise BadInputError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+        if batch_size is not None and batch_size < 1:
+            raise BadInputError(f"batch size must be at least 1, got {batch_size}")
+        self.engine, self.engine_choice = pick_engine(engine)
+        self.bundle = Bundle(bundle)
+        self._device, self._dtype, self._batch_size = device, dtype, batch_size
+        self._runner: Runner | None = None
+        self._bound: tuple[str, float | None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the engine and its memory."""
+        if self._runner is not None:
+            self._runner.__exit__(None, None, None)
+        self._runner = self._bound = None
+
+    def settings(
+        self,
+        update: Update | None = None,
+        *,
+        objective: str | None = None,
+        l0: float | None = None,
+        early_stop: bool | None = None,
+        seed: int = 0,
+        preset: Preset | None = None,
+    ) -> Settings:
+        """Settle what a run does: l0 from the bundle unless given, and the defaults that follow from it."""
+        l0 = self.bundle.config.l0 if l0 is None else l0
+        return resolve_settings(
+            update or PGD(), objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=preset
+        )
+
+    def boost(
+        self,
+        images: np.ndarray[Any, Any],
+        labels: np.ndarray[Any, Any] | None = None,
+        update: Update | None = None,
+        *,
+        objective: str | None = None,
+        l0: float | None = None,
+        early_stop: bool | None = None,
+        seed: int = 0,
+        on_progress: ProgressCallback | None = None,
+    ) -> Boosted:
+        """Make images look more real.
+
+        Args:
+            images: uint8 [N, H, W, C] in [0, 255]; the bundle's resolution and channels.
+            labels: integers [N], each image's class; None takes the model's prediction (algorithm 1).
+            update: `PGD` (the default: 15 steps of 0.1) or `SGLD`.
+            objective: ``"logit"``, ``"ce"``, ``"bce"``, ``"ce-bce"``, ``"joint"`` or ``"energy"``; the default is ``"joint"`` where
+                l0 is known, else ``"bce"``.
+            l0: mean realness of real images, instead of the bundle's.
+            early_stop: leave an image alone once its realness reaches l0; by default on for ``"joint"``.
+            seed: of SGLD's noise.
+            on_progress: called with the number of images finished and the mean realness.
+
+        Returns:
+            The images, in order, and the run's figures.
+
+        Raises:
+            BadInputError: images, labels or options that cannot be used.
+        """
+        images = np.asarray(images)
+        check_images("images", images.shape, images.dtype)
+        if labels is not None:
+            labels = check_labels("labels", np.asarray(labels), len(images))
+        self._check_fit(labels, images.shape)
+        settings = self.settings(update, objective=objective, l0=l0, early_stop=early_stop, seed=seed)
+        store = MemoryStore(images.shape)
+        start = perf_counter()
+        finished, batch_size = self._run(settings, lambda indices: images[indices], labels, store, on_progress)
+        summary = self._summary(settings, labels, store, finished, batch_size, perf_counter() - start)
+        return Boosted(store.images, summary, store.records)
+
+    def boost_file(
+        self,
+        samples: SampleSet,
+        out: Path,
+        settings: Settings,
+        *,
+        resume: bool = False,
+        on_progress: ProgressCallback | None = None,
+    ) -> Summary:
+        """Boost a sample set into a file of its own; memory does not grow with the set.
+
+        Results are kept in ``OUT.partial`` while the run lasts; `out` appears complete or not at all.
+
+        Args:
+            samples: the input, see `jboost.engine.samples.open_samples`.
+            out: where to; the suffix says the kind.
+            settings: from `settings`.
+            resume: go on with what a killed run left.
+            on_progress: called with the number of images finished and the mean realness.
+
+        Returns:
+            The run in numbers.
+
+        Raises:
+            BadInputError: the input, the output or the settings cannot be used; nothing is written.
+        """
+        start = perf_counter()
+        labels = self.labels_of(samples)
+        self._check_fit(labels, samples.shape)
+        size = int(np.prod(samples.shape))
+        # Twice: the partial results, and the output made of them at the end.
+        partial = out.with_name(out.name + ".partial")
+        check_output(
+            out, samples, bytes_needed=(1 if partial.exists() else 2) * size + samples.shape[0] * RECORD.itemsize
+        )
+        self._open_runner(settings)  # whatever is wrong with the bundle or the device shows before anything is written
+        store = DiskStore(out, samples.shape, self._identity(samples, settings), resume=resume)
+        finished, batch_size = self._run(settings, samples.read, labels, store, on_progress)
+        write_samples(out, samples.shape, store.batches(), labels=labels, source=samples)
+        summary = self._summary(settings, labels, store, finished, batch_size, perf_counter() - start)
+        store.remove()
+        return summary
+
+    def labels_of(self, samples: SampleSet) -> np.ndarray[Any, np.dtype[np.int64]] | None:
+        """A set's labels, folder names settled against the bundle's classes.
+
+        Raises:
+            BadInputError: folder names that are no class of the model's.
+        """
+        names = samples.label_names
+        if names is None or samples.labels is None:
+            return samples.labels
+        known = self.bundle.config.class_names
+        if known is not None and set(names) <= set(known):
+            return np.array([known.index(names[i]) for i in samples.labels], np.int64)
+        if len(names) == self.bundle.config.num_classes:
+            return samples.labels  # as torchvision's ImageFolder: classes in sorted order
+        raise BadInputError(
+            f"{samples.path} has the folders {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}, which are not the model's "
+            f"{self.bundle.config.num_classes} classes; name each folder after its class number, from 0"
+        )
+
+    def _check_fit(self, labels: np.ndarray[Any, Any] | None, shape: tuple[int, ...]) -> None:
+        config = self.bundle.config
+        check_against_model(labels, shape, num_classes=config.num_classes, in_channels=config.in_channels)
+        if shape[1] != shape[2] or shape[1] not in config.resolutions:
+            sizes = ", ".join(f"{r}x{r}" for r in config.resolutions)
+            raise BadInputError(
+                f"the images are {shape[1]}x{shape[2]}, the bundle was exported and verified for {sizes}; export it again with "
+                f"--resolution {shape[1]}, or resize the images"
+            )
+
+    def _open_runner(self, settings: Settings) -> Runner:
+        wanted = (settings.objective, settings.l0)
+        if self._runner is None or self._bound != wanted:
+            self.close()
+            self._runner = open_runner(
+                self.engine,
+                self.bundle,
+                objective=settings.objective,
+                l0=settings.l0,
+                device=self._device,
+                dtype=self._dtype,
+            )
+            self._bound = wanted
+        return self._runner
+
+    def _identity(self, samples: SampleSet, settings: Settings) -> dict[str, Any]:
+        """What the output depends on. The batch size is not part of it."""
+        update = settings.update
+        runner = self._open_runner(settings)
+        return {
+            "input": samples.fingerprint,
+            "images": samples.shape[0],
+            "bundle": self.bundle.config.source["sha256"],
+            "engine": runner.name,
+            "dtype": runner.dtype,
+            "update": repr(update),
+            "objective": settings.objective,
+            "l0": settings.l0,
+            "early_stop": settings.early_stop,
+            "seed": settings.seed,
+        }
+
+    def _run(
+        self,
+        settings: Settings,
+        read: Reader,
+        labels: np.ndarray[Any, Any] | None,
+        store: Store,
+        on_progress: ProgressCallback | None,
+    ) -> tuple[int, int]:
+        """Boost what is not done yet; returns the number of images finished and the batch size used."""
+        runner = self._open_runner(settings)
+        batch_size = self._batch_size or _DEFAULT_BATCH[runner.device.split(":")[0]]
+        batch_size = min(batch_size, len(store.records))
+        return run_set(
+            runner, read, labels, store, settings, batch_size=batch_size, on_progress=on_progress
+        ), batch_size
+
+    def _summary(
+        self,
+        settings: Settings,
+        labels: np.ndarray[Any, Any] | None,
+        store: Store,
+        finished: int,
+        batch_size: int,
+        seconds: float,
+    ) -> Summary:
+        runner, update = self._open_runner(settings), settings.update
+        return Summary(
+            steps=update.steps,
+            seconds=seconds,
+            images_per_second=finished / seconds,
+            engine=runner.name,
+            dtype=runner.dtype,
+            device=runner.device,
+            batch_size=batch_size,
+            update=update.name,
+            step_size=update.step_size,
+            objective=settings.objective,
+            l0=settings.l0,
+            early_stop=settings.early_stop,
+            seed=settings.seed,
+            labels="predicted" if labels is None else "unused" if ignores_labels(settings.objective) else "given",
+            **image_means(np.asarray(store.records), labelled=labels is not None),
+        )

@@ -1,0 +1,225 @@
+"""``jboost boost``: samples in, boosted samples out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import Debug, console
+from .tables import print_columns
+
+if TYPE_CHECKING:
+    from jboost.booster import Booster
+    from jboost.engine.presets import Settings
+    from jboost.engine.run import Progress
+    from jboost.engine.samples import SampleSet
+    from jboost.engine.stats import Summary
+
+_METHOD, _ENGINE, _OUTPUT = "Method", "Engine", "Output"
+
+
+def boost(
+    samples: Annotated[
+        Path,
+        typer.Argument(
+            help="npz (arr_0 uint8 [N,H,W,C], arr_1 labels), or a folder or zip of PNGs.", show_default=False
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="Where to: .npz, .zip or a folder.  [default: SAMPLES.boosted.npz]",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    bundle: Annotated[Path, typer.Option(help="What `jboost export` wrote.", rich_help_panel=_ENGINE)] = Path("bundle"),
+    engine: Annotated[str, typer.Option(help="auto, eager, compile, onnx or trt.", rich_help_panel=_ENGINE)] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="Of the network: fp32, fp16 or bf16. The iterate is float32.", rich_help_panel=_ENGINE)
+    ] = "fp32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_ENGINE)] = "auto",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "-b",
+            "--batch-size",
+            help="Images in flight.  [default: 32 on a CPU, 256 on a GPU]",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Defaults by generator (table 5): ct1, ct2, cd1, cd2, adm, biggan, iddpm; or released-sgld.",
+            rich_help_panel=_METHOD,
+        ),
+    ] = None,
+    update: Annotated[str | None, typer.Option(help="pgd or sgld.  [default: pgd]", rich_help_panel=_METHOD)] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="logit, ce, bce, ce-bce, joint or energy.  [default: joint where l0 is known, else bce]",
+            rich_help_panel=_METHOD,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps an image takes at most.  [default: 15]", rich_help_panel=_METHOD)
+    ] = None,
+    step_size: Annotated[
+        float | None,
+        typer.Option(
+            help="pgd: length of a step; sgld: factor of the gradient.  [default: 0.1; 0.002]", rich_help_panel=_METHOD
+        ),
+    ] = None,
+    eps: Annotated[
+        float | None,
+        typer.Option(help="pgd: radius of the ball around the input.  [default: none]", rich_help_panel=_METHOD),
+    ] = None,
+    norm: Annotated[str | None, typer.Option(help="pgd: l2 or linf.  [default: l2]", rich_help_panel=_METHOD)] = None,
+    noise: Annotated[
+        float | None,
+        typer.Option(help="sgld: standard deviation of a step's noise.  [default: 0.0001]", rich_help_panel=_METHOD),
+    ] = None,
+    early_stop: Annotated[
+        bool | None,
+        typer.Option(
+            "--early-stop/--no-early-stop",
+            help="Leave an image alone once its realness reaches l0.  [default: on for joint]",
+            rich_help_panel=_METHOD,
+        ),
+    ] = None,
+    l0: Annotated[
+        float | None,
+        typer.Option(
+            "--l0", help="Mean realness of real images (eq. 13).  [default: the bundle's]", rich_help_panel=_METHOD
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of sgld's noise.", rich_help_panel=_METHOD)] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a killed run was.", rich_help_panel=_OUTPUT)
+    ] = False,
+    grid: Annotated[
+        Path | None, typer.Option(help="Draw some images before and after, as PNG.", rich_help_panel=_OUTPUT)
+    ] = None,
+    json_file: Annotated[
+        str | None, typer.Option("--json", help="Write the summary as JSON; - is stdout.", rich_help_panel=_OUTPUT)
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Move each image a few gradient steps towards looking real.
+
+    Example: jboost boost samples.npz --preset ct1 --grid before_after.png
+    """
+    from jboost.booster import Booster
+    from jboost.engine.presets import find_preset, make_update
+    from jboost.engine.samples import default_output, open_samples
+
+    chosen = find_preset(preset)
+    how = make_update(chosen, update=update, steps=steps, step_size=step_size, eps=eps, norm=norm, noise=noise)
+    with Booster(bundle, engine=engine, device=device, dtype=dtype, batch_size=batch_size) as booster:
+        settings = booster.settings(how, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=chosen)
+        images = open_samples(samples)
+        out = output or default_output(images)
+        _check_side_outputs(grid, json_file)
+        summary = _run(booster, images, out, settings, resume=resume, engine_asked=engine)
+    _show(summary, out, stderr=json_file == "-")
+    if grid is not None:
+        _draw(grid, images, out)
+    if json_file == "-":
+        print(json.dumps(summary.to_dict()))
+    elif json_file is not None:
+        Path(json_file).write_text(json.dumps(summary.to_dict(), indent=2) + "\n")
+
+
+def _check_side_outputs(grid: Path | None, json_file: str | None) -> None:
+    from jboost.engine.errors import BadInputError
+
+    for option, path in (("--grid", grid), ("--json", Path(json_file) if json_file not in (None, "-") else None)):
+        if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
+            raise BadInputError(f"{option} {path} cannot be written: it is a folder, or its folder does not exist")
+
+
+def _run(
+    booster: Booster, images: SampleSet, out: Path, settings: Settings, *, resume: bool, engine_asked: str
+) -> Summary:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    from jboost.engine.presets import ignores_labels
+
+    notes = console(stderr=True)
+    if engine_asked == "auto":
+        notes.print(booster.engine_choice, style="dim")
+    if images.labels is None and not ignores_labels(settings.objective):
+        notes.print(
+            f"{images.path} has no labels: each image's class is the model's prediction (algorithm 1)", style="dim"
+        )
+    elif images.labels is not None and ignores_labels(settings.objective):
+        notes.print(f"objective {settings.objective} does not use the labels; they are carried through", style="dim")
+    columns = (
+        TextColumn("boosting"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[realness]}"),
+    )
+    with Bar(*columns, console=notes, transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("boosting", total=images.shape[0], rate="", realness="")
+        start = perf_counter()
+
+        def on_progress(now: Progress) -> None:
+            bar.update(
+                task,
+                completed=now.before + now.finished,
+                rate=f"{now.finished / (perf_counter() - start):.1f} images/s",
+                realness=f"realness {now.realness:.2f}",
+            )
+
+        return booster.boost_file(images, out, settings, resume=resume, on_progress=on_progress)
+
+
+def _show(summary: Summary, out: Path, *, stderr: bool) -> None:
+    s = summary
+    method = f"{s.update} {s.steps} x {s.step_size:g}, objective {s.objective}"
+    if s.objective == "bce" and s.l0 is None:
+        method += " (l0 is unknown; joint needs it)"
+    rows = [
+        ("images", f"{s.images:,}" + (" (classes predicted)" if s.labels == "predicted" else "")),
+        ("method", method + (f", l0 {s.l0:.3f}" if s.l0 is not None else "")),
+        ("engine", f"{s.engine}, {s.dtype}, {s.device}, batch {s.batch_size}"),
+        ("steps used", f"{s.steps_used:.2f} of {s.steps} on average"),
+        ("stopped early", f"{s.stopped_early:,}" if s.early_stop else "off"),
+        ("time", f"{s.seconds:.1f} s, {s.images_per_second:.1f} images/s"),
+        ("realness", f"{s.realness_before:.3f} -> {s.realness_after:.3f}"),
+    ]
+    if s.accuracy_before is not None and s.accuracy_after is not None:
+        rows.append(("accuracy", f"{s.accuracy_before:.1%} -> {s.accuracy_after:.1%} (the model's own)"))
+    rows.append(("L2 moved", f"{s.l2_moved:.3f} on average"))
+    if s.fallbacks:
+        rows.append(("retried in fp32", f"{s.fallbacks:,} (gradient not finite in {s.dtype})"))
+    if s.unchanged_after_failure:
+        rows.append(("left unchanged", f"{s.unchanged_after_failure:,} (gradient not finite)"))
+    rows.append(("output", str(out)))
+    print_columns(rows, stderr=stderr)
+
+
+def _draw(path: Path, before: SampleSet, out: Path) -> None:
+    from jboost.engine.samples import open_samples
+    from jboost.engine.samples.files import cannot_write
+    from jboost.grid import draw_grid, pick_evenly
+
+    picks = pick_evenly(before.labels, before.shape[0])
+    columns = [] if before.labels is None else [str(before.labels[i]) for i in picks]
+    try:
+        rows = [("before", before.read(picks)), ("after", open_samples(out).read(picks))]
+        draw_grid(rows, columns).save(path, "PNG")
+    except OSError as e:
+        raise cannot_write(path, e) from e

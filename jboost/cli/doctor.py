@@ -1,0 +1,44 @@
+"""``jboost doctor``: which engines run here, and what the others lack."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from .options import Debug
+from .tables import print_columns
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """List every engine: available or not, why, and what to install.
+
+    Example: jboost doctor
+    """
+    import platform
+
+    from jboost.engine.registry import ENGINES, find_gpu, installed
+
+    engines = {name: engine.probe() for name, engine in ENGINES.items()}
+    packages = installed("jboost", "torch", "numpy", "onnx", "onnxruntime-gpu", "onnxruntime")
+    machine = {"python": platform.python_version(), "platform": platform.platform(), "gpu": find_gpu()}
+    if as_json:
+        print(
+            json.dumps(
+                {"engines": {name: asdict(found) for name, found in engines.items()}, "packages": packages} | machine,
+                indent=2,
+            )
+        )
+        return
+    rows = [(name, "yes" if found.available else "no", found.why, found.remedy) for name, found in engines.items()]
+    print_columns([("engine", "here", "why", "what to do"), *rows])
+    print()
+    facts = [(key, value or "none") for key, value in machine.items()]
+    print_columns(
+        [*facts, ("packages", ", ".join(f"{name} {version}" for name, version in packages.items() if version))]
+    )

@@ -1,0 +1,156 @@
+"""``jboost inspect``: what a file is."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .options import Debug
+from .tables import print_columns
+
+if TYPE_CHECKING:
+    from jboost.engine.bundle import Bundle
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A sample set, a bundle or a checkpoint.", show_default=False)],
+    arch: Annotated[
+        str | None, typer.Option(help="A checkpoint's architecture, where its weights do not tell.")
+    ] = None,
+    num_classes: Annotated[
+        int | None, typer.Option(help="A checkpoint's classes, where its weights do not tell.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Say what a file is: count, size, dtype, labels, architecture, hashes.
+
+    Example: jboost inspect samples.npz
+    """
+    kind, facts = describe(path, arch=arch, num_classes=num_classes)
+    if as_json:
+        print(json.dumps({"kind": kind, "path": str(path)} | facts, indent=2))
+        return
+    print_columns([("path", str(path)), ("kind", kind), *((name, _text(value)) for name, value in facts.items())])
+
+
+def describe(path: Path, *, arch: str | None = None, num_classes: int | None = None) -> tuple[str, dict[str, Any]]:
+    """What kind of file `path` is ("samples", "bundle" or "checkpoint") and the facts about it.
+
+    Raises:
+        BadInputError: none of these, damaged, or a bundle that does not match its hashes.
+    """
+    from jboost.engine.bundle import Bundle, is_bundle
+    from jboost.engine.errors import BadInputError
+
+    if not path.exists():
+        raise BadInputError(f"{path} does not exist; give a sample set, a bundle or a checkpoint")
+    if path.is_dir() and is_bundle(path):
+        bundle = Bundle(path)
+        bundle.check()
+        facts = dict(bundle_rows(bundle)) | {"hashes": "all files match"}
+        facts |= {name: ", ".join(filter(None, cells)) for name, *cells in artefact_rows(bundle)}
+        return "bundle", facts
+    if path.is_dir() or _looks_like_samples(path):
+        return "samples", _describe_samples(path)
+    return "checkpoint", _describe_checkpoint(path, arch, num_classes)
+
+
+def _looks_like_samples(path: Path) -> bool:
+    # torch's checkpoints are zip files too, with a data.pkl inside.
+    if path.suffix.lower() in (".npz", ".npy"):
+        return True
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return not any(name.endswith("data.pkl") for name in archive.namelist())
+
+
+def _describe_samples(path: Path) -> dict[str, Any]:
+    import numpy as np
+
+    from jboost.engine.bundle import sha256_file
+    from jboost.engine.samples import open_samples
+
+    samples = open_samples(path)
+    n, h, w, c = samples.shape
+    facts: dict[str, Any] = {
+        "images": n,
+        "height": h,
+        "width": w,
+        "channels": c,
+        "dtype": "uint8",
+        "layout": samples.kind,
+    }
+    if samples.labels is None:
+        facts["labels"] = None
+    else:
+        values, counts = np.unique(samples.labels, return_counts=True)
+        names = [str(v) for v in values] if samples.label_names is None else [samples.label_names[v] for v in values]
+        facts |= {"classes": len(values), "labels": dict(zip(names, counts.tolist(), strict=True))}
+    if path.is_file():
+        facts["sha256"] = sha256_file(path)
+    return facts
+
+
+def _describe_checkpoint(path: Path, arch: str | None, num_classes: int | None) -> dict[str, Any]:
+    from jboost.export.checkpoint import load_checkpoint
+
+    loaded = load_checkpoint(path, arch=arch, num_classes=num_classes)
+    info = loaded.info
+    return {
+        "architecture": info.arch,
+        "parameters": sum(p.numel() for p in loaded.model.parameters()),
+        "classes": info.num_classes,
+        "channels": info.in_channels,
+        "resolution": info.resolution,
+        "mean": list(info.mean),
+        "std": list(info.std),
+        "l0": info.l0,
+        "class names": None if info.class_names is None else list(info.class_names),
+        "notes": list(loaded.notes),
+        "sha256": loaded.sha256,
+    }
+
+
+def bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
+    """The facts about a bundle, as (name, text)."""
+    config = bundle.config
+    rows = [
+        ("architecture", config.architecture),
+        ("classes", f"{config.num_classes:,}"),
+        ("channels", str(config.in_channels)),
+        ("resolutions", ", ".join(f"{r}x{r}" for r in config.resolutions)),
+        ("mean, std", f"{_text(list(config.mean))}, {_text(list(config.std))}"),
+        ("l0", "unknown (pass --real to export)" if config.l0 is None else f"{config.l0:.4f}"),
+        ("source", f"{config.source['file']}, sha256 {config.source['sha256']}"),
+        ("versions", ", ".join(f"{k} {v}" for k, v in config.versions.items())),
+    ]
+    if config.class_names is not None:
+        rows.insert(2, ("class names", _text(list(config.class_names))))
+    return rows
+
+
+def artefact_rows(bundle: Bundle) -> list[tuple[str, str, str]]:
+    """File, size and worst relative gradient error of each of a bundle's artefacts."""
+    rows = []
+    for a in bundle.config.artefacts.values():
+        error = a.errors.get("gradient")
+        rows.append((a.file, f"{a.size / 1e6:.1f} MB", "" if error is None else f"gradient error {error:.1e}"))
+    return rows
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, dict):
+        parts = [f"{k}: {v:,}" for k, v in value.items()]
+        return ", ".join(parts[:20]) + (f", ... ({len(parts)} in all)" if len(parts) > 20 else "")
+    if isinstance(value, list):
+        parts = [f"{v:g}" if isinstance(v, float) else str(v) for v in value]
+        return ", ".join(parts[:10]) + (f", ... ({len(parts)} in all)" if len(parts) > 10 else "")
+    return f"{value:,}" if isinstance(value, int) else str(value)

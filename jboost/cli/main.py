@@ -1,0 +1,84 @@
+"""``jboost``: the entry point, and how errors reach the user."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from . import options
+from .boost import boost
+from .doctor import doctor
+from .export import export
+from .inspect import inspect
+
+app = typer.Typer(
+    name="jboost",
+    help="Make generated images look more real: compiled gradient steps through a robust joint classifier-discriminator.",
+    epilog="First: jboost export --ckpt joint.pt, then: jboost boost samples.npz",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"jboost {version('jboost')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("export")(export)
+app.command("boost")(boost)
+app.command("inspect")(inspect)
+app.command("doctor")(doctor)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line; exit code 2 for bad input, 1 for a failure, 130 when interrupted."""
+    sys.exit(_run(argv))
+
+
+def _run(argv: list[str] | None) -> int:
+    # Typer's own handling of its usage errors (exit code 2) is kept; ours adds the errors of the work itself.
+    try:
+        app(args=argv)
+    except SystemExit as e:
+        return e.code if isinstance(e.code, int) else 0 if e.code is None else 1
+    except KeyboardInterrupt:
+        return _fail("interrupted; a boost goes on where it was with --resume", 130)
+    except BrokenPipeError:
+        return 1
+    except Exception as e:
+        from jboost.engine.errors import JboostError
+
+        if options.debug_wanted:
+            raise
+        if isinstance(e, JboostError):
+            return _fail(str(e), e.exit_code)
+        return _fail(
+            f"{type(e).__name__}: {_one_line(e)}; this is a bug or a broken installation: see it with --debug", 1
+        )
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"jboost: {message}", file=sys.stderr)
+    return code
+
+
+def _one_line(e: BaseException) -> Any:
+    return " ".join(str(e).split())[:300]

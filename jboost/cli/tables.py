@@ -1,0 +1,14 @@
+"""Plain aligned columns, the same in a terminal, a log and a pipe: nothing is wrapped, cut or padded at the end of a line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def print_columns(rows: Sequence[Sequence[str]], *, stderr: bool = False) -> None:
+    """Print `rows`, equally long, with each column but the last padded to its widest entry."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    for row in rows:
+        cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)] + [row[-1]]
+        print("  ".join(cells).rstrip(), file=sys.stderr if stderr else sys.stdout)

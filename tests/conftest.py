@@ -1,0 +1,73 @@
+"""Shared fixtures: a small joint model, its checkpoint and its bundle, and the command line as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from jboost.export.bundle import export_bundle
+from jboost.trainer.architectures import build_network
+from jboost.trainer.checkpoint import ModelInfo, save_checkpoint
+from jboost.trainer.joint import JointModel
+
+SIZE, CLASSES = 16, 5
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network, untrained; its head is scaled so that its gradients are as steep as a trained model's."""
+    torch.manual_seed(0)
+    model = JointModel(build_network("small_resnet8", CLASSES, 3), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    model.network.fc.weight.data.mul_(30)
+    path = tmp_path_factory.mktemp("checkpoint") / "joint.safetensors"
+    info = ModelInfo("small_resnet8", CLASSES, 3, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), l0=3.0, resolution=SIZE)
+    save_checkpoint(path, model.eval(), info)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("bundle") / "bundle"
+    export_bundle(checkpoint, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def images() -> np.ndarray:
+    """uint8 [23, 16, 16, 3], smooth, so that they look more like pictures than noise does."""
+    rng = np.random.default_rng(1)
+    coarse = torch.from_numpy(rng.random((23, 3, 4, 4)))
+    fine = torch.nn.functional.interpolate(coarse, size=(SIZE, SIZE), mode="bilinear")
+    return (fine.numpy() * 255).astype(np.uint8).transpose(0, 2, 3, 1).copy()
+
+
+@pytest.fixture(scope="session")
+def labels(images: np.ndarray) -> np.ndarray:
+    return np.arange(len(images), dtype=np.int64) % CLASSES
+
+
+@pytest.fixture
+def samples(tmp_path: Path, images: np.ndarray, labels: np.ndarray) -> Path:
+    path = tmp_path / "samples.npz"
+    np.savez(path, images, labels)
+    return path
+
+
+@pytest.fixture(scope="session")
+def jboost() -> Run:
+    """Runs the installed command in a subprocess."""
+
+    def run(*args: object, cwd: Path | None = None, **options: object) -> subprocess.CompletedProcess[str]:
+        command = [str(Path(sys.executable).with_name("jboost")), *map(str, args)]
+        environment = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}
+        return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300, **options)
+
+    return run

@@ -1,0 +1,198 @@
+"""The Python API on a real bundle: against an independent loop, at any batch size, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import jboost
+from jboost.engine.eager import EagerRunner
+from jboost.engine.objectives import OBJECTIVES
+from jboost.engine.samples import open_samples
+from jboost.engine.store import DiskStore
+from jboost.export.checkpoint import load_checkpoint
+
+
+@pytest.fixture(scope="module")
+def booster(bundle):
+    with jboost.load(bundle, engine="eager", device="cpu") as b:
+        yield b
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    return load_checkpoint(checkpoint).model
+
+
+def levels_apart(a: np.ndarray, b: np.ndarray) -> int:
+    return int(np.abs(a.astype(int) - b.astype(int)).max())
+
+
+def test_the_released_sgld_is_reproduced_to_one_level(booster, model, images, labels) -> None:
+    # The released script, free of its batch average: 15 steps up the class logit, one clamp at the end.
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    y = torch.from_numpy(labels)
+    for _ in range(15):
+        x.requires_grad_()
+        (grad,) = torch.autograd.grad(model(x).gather(1, y[:, None]).sum(), x)
+        x = (x + 0.002 * grad).detach()
+    want = (x.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    got = booster.boost(images, labels, jboost.SGLD(steps=15, step_size=0.002, noise=0.0), objective="logit")
+    assert levels_apart(got.images, want) <= 1
+    assert (got.images != images).mean() > 0.01  # it did something
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("update", [jboost.PGD(3, 0.2), jboost.PGD(3, 0.2, eps=0.3), jboost.SGLD(3, 0.01, noise=0.01)])
+def test_results_do_not_depend_on_the_batch_size(bundle, images, labels, objective, update) -> None:
+    runs = []
+    for batch in (1, 7, 32):
+        with jboost.load(bundle, engine="eager", device="cpu", batch_size=batch) as b:
+            runs.append(b.boost(images, labels, update, objective=objective, early_stop=False).images)
+    # Convolutions may sum in another order at another batch size; a pixel on the verge of rounding may then go either way.
+    assert levels_apart(runs[0], runs[1]) <= 1
+    assert levels_apart(runs[0], runs[2]) <= 1
+    assert (runs[0] != runs[2]).mean() < 1e-3
+
+
+def test_order_does_not_matter_to_pgd(booster, images, labels) -> None:
+    order = np.random.default_rng(0).permutation(len(images))
+    a = booster.boost(images, labels, jboost.PGD(3, 0.2)).images
+    b = booster.boost(images[order], labels[order], jboost.PGD(3, 0.2)).images
+    assert levels_apart(a[order], b) <= 1
+
+
+def test_zero_steps_give_back_the_bytes(booster, images, labels) -> None:
+    got = booster.boost(images, labels, jboost.PGD(steps=0))
+    np.testing.assert_array_equal(got.images, images)
+    assert got.summary.l2_moved == 0
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_runner_gradients_are_confirmed_by_finite_differences(bundle, booster, images, labels, objective) -> None:
+    with EagerRunner(booster.bundle, objective=objective, l0=3.0, device="cpu") as runner:
+        runner._model.double()
+        x = torch.from_numpy(images[:3]).permute(0, 3, 1, 2).double() / 255
+        y = torch.from_numpy(labels[:3])
+        _, *rest = runner.gradient(x, y)
+        # In double precision throughout: the runner rounds logits to float32, so the model is differentiated beside it.
+        loss = lambda x: OBJECTIVES[objective](runner._model(x), y, 3.0)  # noqa: E731
+        xg = x.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(loss(xg).sum(), xg)
+        torch.testing.assert_close(runner.gradient(x, y).grad, grad, rtol=1e-4, atol=1e-6)
+        direction = torch.randn(x.shape, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+        h = 1e-7  # small enough that hardly a ReLU switches in between
+        slope = (loss(x + h * direction) - loss(x - h * direction)) / (2 * h)
+        torch.testing.assert_close((grad * direction).flatten(1).sum(1), slope, rtol=1e-3, atol=1e-6)
+        assert len(rest) == 3
+
+
+def test_boosting_lowers_the_objective_and_the_summary_says_what_the_model_says(booster, model, images, labels) -> None:
+    got = booster.boost(images, labels, jboost.PGD(5, 0.2), objective="bce", early_stop=False)
+    s = got.summary
+    assert s.realness_after > s.realness_before
+    with torch.no_grad():
+        f = model(torch.from_numpy(got.images).permute(0, 3, 1, 2).float() / 255)
+    f_c = f.gather(1, torch.from_numpy(labels)[:, None])[:, 0]
+    assert s.realness_after == pytest.approx(torch.nn.functional.softplus(f_c).mean().item(), rel=1e-4)
+    assert s.accuracy_after == pytest.approx((f.argmax(1).numpy() == labels).mean())
+    moved = (got.images.astype(float) - images) / 255
+    assert s.l2_moved == pytest.approx(np.sqrt((moved**2).sum(axis=(1, 2, 3))).mean(), rel=1e-4)
+
+
+def test_missing_labels_are_the_prediction(booster, model, images) -> None:
+    with torch.no_grad():
+        predicted = model(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255).argmax(1).numpy()
+    a = booster.boost(images, None, jboost.PGD(3, 0.2))
+    b = booster.boost(images, predicted, jboost.PGD(3, 0.2))
+    np.testing.assert_array_equal(a.images, b.images)
+    assert (a.summary.labels, b.summary.labels) == ("predicted", "given")
+    assert a.summary.accuracy_before is None
+
+
+def test_early_stopping_compares_with_l0(booster, images, labels) -> None:
+    low = booster.boost(images, labels, l0=0.0)
+    assert low.summary.stopped_early == len(images)
+    np.testing.assert_array_equal(low.images, images)
+    high = booster.boost(images, labels, jboost.PGD(2, 0.1), l0=50.0)
+    assert high.summary.stopped_early == 0
+    assert high.summary.steps_used == 2
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_autocast_points_the_same_way(bundle, images, labels, dtype) -> None:
+    grads = []
+    for kind in ("fp32", dtype):
+        with EagerRunner(jboost.load(bundle).bundle, objective="bce", l0=None, device="cpu", dtype=kind) as runner:
+            x = runner.put(images.transpose(0, 3, 1, 2).astype(np.float32) / 255)
+            grads.append(runner.gradient(x, runner.put(labels)).grad.flatten(1))
+            assert grads[-1].dtype == torch.float32
+    assert torch.cosine_similarity(*grads).median() > 0.9  # an untrained network: a trained one does far better
+
+
+def test_a_killed_run_goes_on_and_gives_the_same_file(bundle, samples, tmp_path) -> None:
+    source = open_samples(samples)
+
+    class Killed(BaseException):
+        pass
+
+    with jboost.load(bundle, engine="eager", device="cpu", batch_size=4) as b:
+        settings = b.settings(jboost.SGLD(3, 0.01, noise=0.05))
+        b.boost_file(source, tmp_path / "whole.npz", settings)
+
+        def stop(progress):
+            if progress.finished > 8:
+                raise Killed
+
+        out = tmp_path / "out.npz"
+        with pytest.raises(Killed):
+            b.boost_file(source, out, settings, on_progress=stop)
+        assert not out.exists()
+        with pytest.raises(jboost.BadInputError, match="--resume"):
+            b.boost_file(source, out, settings)
+        with pytest.raises(jboost.BadInputError, match="seed was 0, is 1"):
+            b.boost_file(source, out, b.settings(jboost.SGLD(3, 0.01, noise=0.05), seed=1), resume=True)
+    seen = []
+    with jboost.load(bundle, engine="eager", device="cpu", batch_size=4) as b:
+        b.boost_file(source, out, settings, resume=True, on_progress=seen.append)
+    assert (seen[0].total, seen[0].before) == (23, 8)
+    assert out.read_bytes() == (tmp_path / "whole.npz").read_bytes()
+    assert [p.name for p in tmp_path.iterdir() if "partial" in p.name or p.name.startswith(".")] == []
+
+
+def test_a_partial_folder_that_is_none_is_refused(tmp_path, samples) -> None:
+    (tmp_path / "out.npz.partial").mkdir()
+    with pytest.raises(jboost.BadInputError, match="rm -r"):
+        DiskStore(tmp_path / "out.npz", (1, 2, 2, 3), {}, resume=True)
+
+
+def test_bad_arrays_are_refused(booster, images, labels) -> None:
+    for bad_images, bad_labels, remedy in (
+        (images / 255.0, labels, "astype"),
+        (images[:, :8, :8], labels, "--resolution 8"),
+        (images[..., :1], labels, "np.repeat"),
+        (images, labels + 1, "out of range"),
+        (images, labels[:3], "3 labels for 23"),
+    ):
+        with pytest.raises(jboost.BadInputError, match=remedy):
+            booster.boost(bad_images, bad_labels)
+
+
+def test_class_folders_are_settled_against_the_bundle(booster, tmp_path, images) -> None:
+    from PIL import Image
+
+    for i, name in enumerate(["b", "a", "c"]):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        Image.fromarray(images[i]).save(tmp_path / "set" / name / "0.png")
+    with pytest.raises(jboost.BadInputError, match="class number"):
+        booster.labels_of(open_samples(tmp_path / "set"))
+
+
+def test_summary_is_plain_json(booster, images, labels) -> None:
+    text = json.dumps(booster.boost(images, labels, jboost.PGD(1)).summary.to_dict())
+    stable = "images steps stopped_early seconds images_per_second engine dtype device batch_size realness_before realness_after"
+    stable += " accuracy_before accuracy_after l2_moved fallbacks"
+    assert set(stable.split()) <= set(json.loads(text))
