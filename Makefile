@@ -1,0 +1,34 @@
+# make demo    the whole job on real handwritten digits: train, export, boost, measure (CPU is enough)
+# make test    the tests
+# make check   lint, format and types
+# Each makes its virtual environment when it is missing.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check clean
+
+demo: $(READY)
+	$(BIN)/python benchmarks/demo/run.py --out out/demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+# The types of the installed package: static tools do not follow the folders' mapping in an editable install.
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build
+	$(BIN)/python -m pip install --quiet --no-deps --target build/typed .
+	cd build/typed && $(abspath $(BIN))/mypy --config-file $(abspath pyproject.toml) -p jboost
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build out jboost.egg-info
