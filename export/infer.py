@@ -1,0 +1,225 @@
+"""What a state dict is, told from its names and shapes: wrappers around the network, normalisation, architecture,
+classes, channels.
+
+Published checkpoints wrap the network in layers of others (DataParallel's ``module.``, the Madry lab's attacker, a
+normaliser before the model). `views` takes them off one by one; whoever loads takes the first view that fits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor
+
+from jboost.engine.errors import BadInputError
+from jboost.trainer.architectures import small_resnet_name
+from jboost.trainer.resnet import RESNETS, ResNetShape
+from jboost.trainer.small_resnet import BLOCKS_PER_STAGE
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+# Prefixes that name a wrapper when every entry of the file has them. `1.`: Sequential(normaliser, network).
+_WRAPPERS = ("module.", "model.", "network.", "net.", "1.")
+
+# Where normalisers keep their values: the Madry lab's two, then RobustBench's kinds and the usual hand-written ones.
+_NORMALIZERS = (
+    ("normalizer.new_mean", "normalizer.new_std"),
+    ("attacker.normalize.new_mean", "attacker.normalize.new_std"),
+    ("normalize.mean", "normalize.std"),
+    ("normalizer.mean", "normalizer.std"),
+    ("0.mean", "0.std"),
+    ("mu", "sigma"),
+    ("mean", "std"),
+)
+
+# The usual names of the last and the first layer in networks that are not ours (torchvision, timm).
+_HEAD = re.compile(r"(?:fc|linear|head|head\.fc|heads\.head|classifier(?:\.\d+)?)\.weight")
+_STEM = re.compile(r"(?:conv1|conv_stem|stem\.0|features\.0(?:\.0)?|patch_embed\.proj|conv_proj)\.weight")
+
+
+@dataclass(frozen=True)
+class View:
+    """A state dict with some of its wrappers taken off.
+
+    Attributes:
+        weights: name -> tensor.
+        mean, std: a normaliser's values found on the way, as stored (one a channel, or one for all); None if there was
+            none.
+        released: whether it has the marks of the paper's released checkpoints: ``model.*`` and a scalar ``dummy``.
+        notes: one-line remarks on what was left out.
+    """
+
+    weights: Mapping[str, Tensor]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    released: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """name -> shape."""
+        return {name: tuple(tensor.shape) for name, tensor in self.weights.items()}
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """One of our architectures, recognised by its weights.
+
+    Attributes:
+        arch: its name.
+        num_classes: number of logits; None where the last layer is missing.
+        in_channels: number of image channels.
+    """
+
+    arch: str
+    num_classes: int | None
+    in_channels: int
+
+
+def views(weights: Mapping[str, Tensor]) -> Iterator[View]:
+    """`weights` as they are, then with one wrapper after another taken off, until none is left.
+
+    Raises:
+        BadInputError: two entries that would become one when a wrapper's name is taken off.
+    """
+    view: View | None = View(weights)
+    while view is not None:
+        yield view
+        view = _peel(view)
+
+
+def _peel(view: View) -> View | None:
+    """Take off one wrapper; None if there is none."""
+    names = view.weights.keys()
+    if any("_orig_mod" in name.split(".") for name in names):
+        return replace(view, weights=_without_compile(view.weights))
+    has_model = any(name.startswith("model.") for name in names)
+    has_module = any(name.startswith("module.") for name in names)
+    # The Madry lab's attacker holds the network a second time; torch's AveragedModel counts what it averaged.
+    spare = {n for n in names if (has_model and n.startswith("attacker.model.")) or (has_module and n == "n_averaged")}
+    if spare:
+        return replace(view, weights=_without(view.weights, spare))
+    unused = {n for n in names if n.startswith("sub_block1.")}
+    if unused and any(n.startswith("block1.layer.") for n in names):
+        note = f"left out sub_block1.* ({len(unused)} tensors): TRADES' code defines that block and never runs it"
+        return replace(view, weights=_without(view.weights, unused), notes=(*view.notes, note))
+    if has_model and "dummy" in names and view.weights["dummy"].numel() == 1:
+        rest = _without(view.weights, {"dummy"})
+        return replace(view, weights=rest, released=all(n.startswith("model.") for n in rest))
+    for mean_name, std_name in _NORMALIZERS:
+        if mean_name in names and std_name in names:
+            mean, std = _values(view.weights[mean_name]), _values(view.weights[std_name])
+            if mean is None or std is None:
+                continue
+            rest = _without(view.weights, {mean_name, std_name})
+            # The outermost counts; a second one (the attacker's) is the same again.
+            return replace(view, weights=rest, mean=view.mean or mean, std=view.std or std)
+    for prefix in _WRAPPERS:
+        if names and all(name.startswith(prefix) for name in names):
+            return replace(view, weights={name[len(prefix) :]: tensor for name, tensor in view.weights.items()})
+    return None
+
+
+def _without(weights: Mapping[str, Tensor], names: set[str]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in weights.items() if name not in names}
+
+
+def _without_compile(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take torch.compile's ``_orig_mod`` out of the names, at whatever depth."""
+    plain: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        short = ".".join(part for part in name.split(".") if part != "_orig_mod")
+        if short in plain:
+            raise BadInputError(
+                f"the checkpoint holds {short!r} twice, with and without _orig_mod; save one of the two"
+            )
+        plain[short] = tensor
+    return plain
+
+
+def _values(tensor: Tensor) -> tuple[float, ...] | None:
+    """A normaliser's entry [C], [C, 1, 1], [1, C, 1, 1] or a scalar as numbers; None if it is something else."""
+    if (
+        not tensor.is_floating_point()
+        or not 1 <= tensor.numel() <= 16
+        or max(tensor.shape, default=1) != tensor.numel()
+    ):
+        return None
+    # The shortest decimal that is the same float32: 0.485, not 0.48500001430511475.
+    return tuple(float(str(np.float32(v))) for v in tensor.flatten().tolist())
+
+
+def infer(shapes: Shapes) -> Inferred | None:
+    """The architecture of ours whose state dict has these names and shapes; None if there is none.
+
+    Only what tells the architectures apart is looked at; whoever loads compares every name and shape.
+    """
+    stem = shapes.get("conv1.weight", ())
+    if len(stem) != 4:
+        return None
+    arch = _resnet(shapes) or _small_resnet(shapes) or _cifar_wrn(shapes)
+    head = shapes.get("fc.weight", ())
+    return None if arch is None else Inferred(arch, head[0] if len(head) == 2 else None, stem[1])
+
+
+def _blocks(shapes: Shapes, stage: str) -> int:
+    """How many blocks `stage` has: names ``<stage>.<number>.*``."""
+    return len({name[len(stage) + 1 :].split(".")[0] for name in shapes if name.startswith(stage + ".")})
+
+
+def _resnet(shapes: Shapes) -> str | None:
+    if shapes["conv1.weight"][2:] != (7, 7):
+        return None
+    blocks = (
+        _blocks(shapes, "layer1"),
+        _blocks(shapes, "layer2"),
+        _blocks(shapes, "layer3"),
+        _blocks(shapes, "layer4"),
+    )
+    bottleneck = "layer1.0.conv3.weight" in shapes
+    inner = shapes.get("layer1.0.conv2.weight", (0, 0))
+    if inner[0] != inner[1]:
+        return None  # a grouped convolution: ResNeXt
+    shape = ResNetShape(bottleneck, blocks, inner[0])
+    return next((name for name, known in RESNETS.items() if known == shape), None)
+
+
+def _small_resnet(shapes: Shapes) -> str | None:
+    width, _, *kernel = shapes["conv1.weight"]
+    first = shapes.get("layer1.0.conv1.weight")
+    stages = [_blocks(shapes, f"layer{i}") for i in (1, 2, 3, 4)]
+    if kernel != [3, 3] or first != (width, width, 3, 3) or stages != [BLOCKS_PER_STAGE] * 3 + [0]:
+        return None
+    return small_resnet_name(width)
+
+
+def _cifar_wrn(shapes: Shapes) -> str | None:
+    first = shapes.get("block1.layer.0.conv1.weight", ())
+    if len(first) != 4 or first[0] < 16 or first[0] % 16 != 0:
+        return None
+    return f"wrn_{6 * _blocks(shapes, 'block1.layer') + 4}_{first[0] // 16}"
+
+
+def guess_num_classes(peeled: Sequence[View]) -> int | None:
+    """The outputs of the last layer of a network that is not ours, by its usual names; None if none is there."""
+    for view in reversed(peeled):
+        heads = [name for name, shape in view.shapes.items() if _HEAD.fullmatch(name) and len(shape) == 2]
+        if heads:
+            # classifier.6 comes after classifier.3.
+            return view.shapes[max(heads, key=lambda name: [int(n) for n in re.findall(r"\d+", name)])][0]
+    return None
+
+
+def guess_in_channels(peeled: Sequence[View]) -> int:
+    """The image channels of a network that is not ours: by its normaliser, by its first layer's name, else three."""
+    mean = peeled[-1].mean
+    if mean is not None and len(mean) > 1:
+        return len(mean)
+    for view in reversed(peeled):
+        for name, shape in view.shapes.items():
+            if _STEM.fullmatch(name) and len(shape) == 4:
+                return shape[1]
+    return 3

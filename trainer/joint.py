@@ -1,0 +1,94 @@
+"""The joint classifier-discriminator: a network with its normalisation inside, so that callers pass [0, 1] images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from jboost.engine.errors import BadInputError
+
+# What the field calls by name. CIFAR-10's standard deviations are those of all its pixels, as in RobustBench and the
+# Madry lab.
+NORMALIZATIONS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+}
+
+
+class JointModel(nn.Module):
+    """``network((x - mean) / std)``.
+
+    Input: float [B, C, H, W] in [0, 1]. Output: logits [B, num_classes]; the class logit is also the realness score.
+
+    Attributes:
+        network: what maps normalised images to logits.
+        mean, std: buffers [1, C, 1, 1]; not learned.
+
+    Raises:
+        BadInputError: `mean` and `std` of different lengths, or values that normalise nothing; in `forward`, images
+            whose number of channels differs (broadcasting would otherwise make three channels of one, silently).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        check_normalization(mean, std)
+        self.network = network
+        self.register_buffer("mean", torch.tensor([float(v) for v in mean]).reshape(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor([float(v) for v in std]).reshape(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [B, num_classes] of images [B, C, H, W] in [0, 1]."""
+        if x.ndim != 4 or x.shape[1] != self.mean.shape[1]:
+            raise BadInputError(f"the model takes images [B, {self.mean.shape[1]}, H, W], got {list(x.shape)}")
+        logits: Tensor = self.network((x - self.mean) / self.std)
+        return logits
+
+
+def check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raise BadInputError unless there is one mean in [0, 1] and one positive, finite std for each channel."""
+    if len(mean) != len(std) or not mean:
+        raise BadInputError(f"a normalisation needs one mean and one std a channel, got {len(mean)} and {len(std)}")
+    for value in mean:
+        if not 0.0 <= value <= 1.0:
+            raise BadInputError(
+                f"mean {value:g} lies outside [0, 1], where the images are; for 0-255 statistics, divide by 255"
+            )
+    for value in std:
+        if not (math.isfinite(value) and value > 0.0):
+            raise BadInputError(f"std must be a finite number above 0, got {value:g}")
+
+
+def parse_normalization(text: str, in_channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std, one value a channel, from what a user writes.
+
+    Args:
+        text: ``"imagenet"``, ``"cifar10"``, ``"none"`` (mean 0, std 1) or ``"m1,m2,m3/s1,s2,s3"``, in units of images
+            in [0, 1].
+        in_channels: how many values there must be.
+
+    Raises:
+        BadInputError: none of these, or not `in_channels` values.
+    """
+    if text == "none":
+        return (0.0,) * in_channels, (1.0,) * in_channels
+    forms = "imagenet, cifar10, none or m1,m2,m3/s1,s2,s3 (one value a channel)"
+    if text in NORMALIZATIONS:
+        mean, std = (tuple(values) for values in NORMALIZATIONS[text])
+    else:
+        try:
+            mean, std = (tuple(float(v) for v in part.split(",")) for part in text.split("/"))
+        except ValueError:
+            raise BadInputError(f"cannot read the normalisation {text!r}; give {forms}") from None
+    if len(mean) != in_channels or len(std) != in_channels:
+        raise BadInputError(
+            f"normalisation {text!r} has {len(mean)} means and {len(std)} stds, the model takes {in_channels} "
+            f"channels; give {forms}"
+        )
+    check_normalization(mean, std)
+    return mean, std
