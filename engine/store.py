@@ -7,28 +7,28 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
 from .errors import BadInputError
+from .samples.base import runs
 from .samples.files import cannot_write
 from .stats import RECORD
 
 
 class Store(Protocol):
-    """Results by image: `images` uint8 [N, H, W, C] and `records` [N] of `RECORD`."""
+    """Results by image; `records` [N] of `RECORD` says which are there."""
 
-    images: np.ndarray[Any, Any]
     records: np.ndarray[Any, Any]
 
     def put(self, indices: np.ndarray[Any, Any], images: np.ndarray[Any, Any], records: np.ndarray[Any, Any]) -> None:
-        """Keep the results of the images at `indices`."""
+        """Keep the results of the images at ascending `indices`: `images` uint8 [n, H, W, C] and their records [n]."""
         ...
 
 
 class MemoryStore:
-    """Results in memory, for arrays."""
+    """Results in memory, for arrays; `images` is uint8 [N, H, W, C]."""
 
     def __init__(self, shape: tuple[int, int, int, int]):
         self.images = np.empty(shape, np.uint8)
@@ -65,8 +65,11 @@ class DiskStore:
             self._check_identity(identity)
         else:
             self._create(shape, identity)
-        self.images: np.ndarray[Any, Any] = np.memmap(self.folder / "images.u8", np.uint8, "r+", shape=shape)
-        self.records: np.ndarray[Any, Any] = np.memmap(self.folder / "records.bin", RECORD, "r+", shape=(shape[0],))
+        # Plain files, not memory maps: those would count the whole set as this process's memory.
+        self._shape = shape
+        self._images = (self.folder / "images.u8").open("r+b")
+        self._records = (self.folder / "records.bin").open("r+b")
+        self.records = np.fromfile(self.folder / "records.bin", RECORD)
 
     def _create(self, shape: tuple[int, int, int, int], identity: dict[str, Any]) -> None:
         # Made under another name and renamed: a folder that was left half-made by a kill is not mistaken for a run.
@@ -100,16 +103,35 @@ class DiskStore:
             )
 
     def put(self, indices: np.ndarray[Any, Any], images: np.ndarray[Any, Any], records: np.ndarray[Any, Any]) -> None:
-        """Keep the results of the images at `indices`: pixels first, since the record says they are there."""
-        self.images[indices] = images
+        """Keep the results of the images at ascending `indices`: pixels first, since the record says they are there."""
         self.records[indices] = records
+        _write_rows(self._images, indices, images)
+        _write_rows(self._records, indices, records)
 
     def batches(self, size: int = 256) -> Iterator[np.ndarray[Any, Any]]:
         """The images in order, a few at a time."""
-        for start in range(0, len(self.records), size):
-            yield np.asarray(self.images[start : start + size])
+        self._images.seek(0)
+        for start in range(0, self._shape[0], size):
+            count = min(size, self._shape[0] - start)
+            data = self._images.read(count * int(np.prod(self._shape[1:])))
+            yield np.frombuffer(data, np.uint8).reshape(count, *self._shape[1:])
+
+    def close(self) -> None:
+        """Close the files; what is finished stays for a later run."""
+        self._images.close()
+        self._records.close()
 
     def remove(self) -> None:
         """Drop the folder: the output is complete."""
-        del self.images, self.records
+        self.close()
         shutil.rmtree(self.folder)
+
+
+def _write_rows(file: BinaryIO, indices: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> None:
+    size = rows[0].nbytes
+    done = 0
+    for start, stop in runs(indices):
+        file.seek(start * size)
+        file.write(np.ascontiguousarray(rows[done : done + stop - start]).tobytes())
+        done += stop - start
+    file.flush()

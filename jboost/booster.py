@@ -186,9 +186,12 @@ class Booster:
         )
         self._open_runner(settings)  # whatever is wrong with the bundle or the device shows before anything is written
         store = DiskStore(out, samples.shape, self._identity(samples, settings), resume=resume)
-        finished, batch_size = self._run(settings, samples.read, labels, store, on_progress)
-        write_samples(out, samples.shape, store.batches(), labels=labels, source=samples)
-        summary = self._summary(settings, labels, store, finished, batch_size, perf_counter() - start)
+        try:
+            finished, batch_size = self._run(settings, samples.read, labels, store, on_progress)
+            write_samples(out, samples.shape, store.batches(), labels=labels, source=samples)
+            summary = self._summary(settings, labels, store, finished, batch_size, perf_counter() - start)
+        finally:
+            store.close()
         store.remove()
         return summary
 

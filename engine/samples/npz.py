@@ -38,6 +38,7 @@ class NpzSamples:
 
     def __init__(self, path: Path):
         self.path = path
+        self._stream: IO[bytes] | None = None
         try:
             with zipfile.ZipFile(path) as archive:
                 self._read_structure(archive)
@@ -88,13 +89,15 @@ class NpzSamples:
         size = math.prod(self.shape[1:])
         parts = []
         try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(IMAGES) as f:
-                for start, stop in runs(indices):
-                    f.seek(self._offset + start * size)
-                    data = f.read((stop - start) * size)
-                    if len(data) != (stop - start) * size:
-                        raise EOFError(f"image {start + len(data) // size} is missing")
-                    parts.append(np.frombuffer(data, np.uint8).reshape(-1, *self.shape[1:]))
+            if self._stream is None:
+                # Kept open: a compressed member can only be read from its start, and a run reads on from where it was.
+                self._stream = zipfile.ZipFile(self.path).open(IMAGES)  # noqa: SIM115
+            for start, stop in runs(indices):
+                self._stream.seek(self._offset + start * size)
+                data = self._stream.read((stop - start) * size)
+                if len(data) != (stop - start) * size:
+                    raise EOFError(f"image {start + len(data) // size} is missing")
+                parts.append(np.frombuffer(data, np.uint8).reshape(-1, *self.shape[1:]))
         except _DAMAGE as e:
             raise BadInputError(f"{self.path} is damaged ({e}); make or copy it again") from e
         return np.concatenate(parts)
