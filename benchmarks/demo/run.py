@@ -1,0 +1,204 @@
+"""The main job on real handwritten digits, from nothing: train, export, boost, and measure what boosting did.
+
+    python benchmarks/demo/run.py --out out/demo
+
+A few-step generator makes samples; a joint model is trained adversarially on *other* samples of it and on real images; the command
+line exports the model and boosts the samples; the Fréchet distance to real images that nothing was trained on says how much more
+real they look. Exit code 1 if it did not fall by 30% with PGD.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from data import CLASSES, RESOLUTION, Digits, Labelled, enlarge, load_digits, load_samples, save_samples
+from features import FEATURES, Classifier, accuracy, features, frechet_distance, train_classifier
+from generator import Velocity, sample, train_generator
+from grid import save_grid
+from rich.console import Console
+from rich.table import Table
+
+from jboost.engine.updates import PGD
+from jboost.trainer.adversarial import AdversarialConfig, StepReport, mean_realness, train
+from jboost.trainer.architectures import build_network
+from jboost.trainer.checkpoint import ModelInfo, save_checkpoint
+from jboost.trainer.joint import JointModel
+
+SPLIT_SEED = 0
+EULER_STEPS = 2
+TRAINING_SAMPLES, REPORTED_SAMPLES = 2400, 1000
+ARCH, MEAN, STD = "small_resnet", (0.3,), (0.35,)
+REQUIRED_FALL = 0.30
+
+# The paper's radius of 1.0 is for 64x64 colour images; these have 1/48 as many numbers, and 1/2 leaves a digit what it is.
+JOINT = AdversarialConfig(
+    iterations=200,
+    batch_size=48,
+    learning_rate=2e-3,
+    real_attack=PGD(steps=4, step_size=0.125, eps=0.5),
+    generated_attack=PGD(steps=5, step_size=0.1, eps=10.0),
+    grow_every=25,
+)
+# Chosen on samples of another seed than any that is reported.
+PGD_FLAGS = ["--steps", "15", "--step-size", "0.1"]
+SGLD_FLAGS = ["--update", "sgld", "--objective", "logit", "--steps", "15", "--step-size", "0.05", "--noise", "0.005"]
+
+console = Console(highlight=False)
+
+
+@contextmanager
+def phase(what: str) -> Iterator[list[str]]:
+    """Time a phase and print one line at its end; what is put into the list is said there too."""
+    said: list[str] = []
+    start = time.perf_counter()
+    yield said
+    console.print(
+        f"{time.perf_counter() - start:6.1f} s  {what}{': ' if said else ''}{', '.join(said)}", soft_wrap=True
+    )
+
+
+def jboost(*arguments: str) -> None:
+    """Run the command line, as a user would; end with its message if it fails."""
+    command = [str(Path(sys.executable).with_name("jboost")), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(
+            f"jboost {' '.join(arguments)}\nfailed with exit code {done.returncode}:\n{done.stderr or done.stdout}"
+        )
+
+
+def generate(generator: Velocity, count: int, seed: int) -> Labelled:
+    """`count` samples, as many of each class."""
+    labels = torch.arange(count) % len(CLASSES)
+    return enlarge(sample(generator, (1, 8, 8), labels, steps=EULER_STEPS, seed=seed)), labels
+
+
+def train_joint_model(real: Labelled, generated: Labelled, seed: int, said: list[str]) -> JointModel:
+    torch.manual_seed(seed)
+    model = JointModel(build_network(ARCH, len(CLASSES), in_channels=1), MEAN, STD)
+    reports: list[StepReport] = []
+    train(model, real, generated, JOINT, lambda _, report: reports.append(report))
+    last = reports[-20:]
+    said.append(f"{len(reports)} iterations")
+    said.append(f"loss {sum(r.loss for r in last) / len(last):.2f}")
+    said.append(f"robust accuracy {sum(r.robust_accuracy for r in last) / len(last):.0%} at {JOINT.real_attack.eps}")
+    return model
+
+
+def build(out: Path, seed: int) -> tuple[Digits, Classifier]:
+    """Everything up to the bundle and the samples, under `out`; returns the real images, enlarged, and the yardstick."""
+    with phase("real digits") as said:
+        small = load_digits(SPLIT_SEED)
+        digits = Digits((enlarge(small.train[0]), small.train[1]), (enlarge(small.held_out[0]), small.held_out[1]))
+        said.append(
+            f"{len(digits.train[1])} to train on, {len(digits.held_out[1])} held out, {RESOLUTION}x{RESOLUTION}"
+        )
+    with phase("yardstick, a plain classifier") as said:
+        classifier = train_classifier(digits.train, epochs=20, seed=seed)
+        said.append(f"accuracy {accuracy(classifier, digits.held_out):.1%} on held-out digits")
+    with phase("generator, a rectified flow"):
+        generator = train_generator(small.train, iterations=1500, seed=seed)
+    with phase("samples") as said:
+        for_training = generate(generator, TRAINING_SAMPLES, seed=1000 * seed + 1)
+        save_samples(out / "samples.npz", *generate(generator, REPORTED_SAMPLES, seed=1000 * seed + 2))
+        said.append(f"{EULER_STEPS} Euler steps, {TRAINING_SAMPLES} to train on and {REPORTED_SAMPLES} others to boost")
+    with phase("joint model, adversarially") as said:
+        model = train_joint_model(digits.train, for_training, seed, said)
+    with phase("checkpoint") as said:
+        l0 = mean_realness(model, *digits.train)
+        info = ModelInfo(ARCH, len(CLASSES), 1, MEAN, STD, l0=l0, class_names=tuple(CLASSES), resolution=RESOLUTION)
+        save_checkpoint(out / "joint.safetensors", model, info)
+        said.append(f"l0 = {l0:.3f}")
+    return digits, classifier
+
+
+def report(distances: dict[str, float], accuracies: dict[str, float], counts: dict[str, int], reference: int) -> None:
+    table = Table(title="How real the digits look")
+    for heading in ("images", "count", "Fréchet distance", "change", "classified right"):
+        table.add_column(heading, justify="left" if heading == "images" else "right")
+    for name, distance in distances.items():
+        change = f"{distance / distances['samples'] - 1:+.0%}" if name.startswith("after") else ""
+        table.add_row(name, f"{counts[name]:,}", f"{distance:.2f}", change, f"{accuracies[name]:.1%}")
+    console.print(table)
+    console.print(
+        f"Fréchet distance between features ({FEATURES}, last hidden layer) of a plain classifier trained apart from the joint "
+        f"model, to {reference} held-out real digits that nothing was trained on. Lower is better; the first row is the floor: "
+        "other real digits, those that the models were trained on.",
+        style="dim",
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder to write to (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of training and sampling (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    args = parser.parse_args()
+    out: Path = args.out
+    out.mkdir(parents=True, exist_ok=True)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    start = time.perf_counter()
+
+    digits, classifier = build(out, args.seed)
+    samples, bundle = str(out / "samples.npz"), str(out / "bundle")
+    with phase("jboost export"):
+        jboost("export", "--ckpt", str(out / "joint.safetensors"), "-o", bundle)
+    for update, flags in (("pgd", PGD_FLAGS), ("sgld", SGLD_FLAGS)):
+        with phase("jboost boost " + " ".join(flags)) as said:
+            summary = out / f"{update}.json"
+            target = str(out / f"samples.{update}.npz")
+            # An interrupted demo is trained anew, so what it had boosted is of no use.
+            shutil.rmtree(f"{target}.partial", ignore_errors=True)
+            jboost(
+                "boost",
+                samples,
+                "--bundle",
+                bundle,
+                "-o",
+                target,
+                "--seed",
+                str(args.seed),
+                "--json",
+                str(summary),
+                *flags,
+            )
+            said.append(f"{json.loads(summary.read_text())['images_per_second']:.0f} images/s")
+
+    sets = {
+        "real, training split": digits.train,
+        "samples": load_samples(out / "samples.npz"),
+        "after PGD": load_samples(out / "samples.pgd.npz"),
+        "after SGLD": load_samples(out / "samples.sgld.npz"),
+    }
+    reference = features(classifier, digits.held_out[0])
+    distances = {name: frechet_distance(features(classifier, images[0]), reference) for name, images in sets.items()}
+    accuracies = {name: accuracy(classifier, images) for name, images in sets.items()}
+    report(distances, accuracies, {name: len(images[1]) for name, images in sets.items()}, len(reference))
+
+    picture = out / "before_after.png"
+    save_grid(picture, [*list(sets.items())[1:], ("real, held out", digits.held_out)])
+    results = {"seed": args.seed, "seconds": time.perf_counter() - start, "frechet": distances, "accuracy": accuracies}
+    (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    console.print(f"{results['seconds']:.0f} s in all. Picture: {picture}", soft_wrap=True)
+
+    fall = 1 - distances["after PGD"] / distances["samples"]
+    if not fall >= REQUIRED_FALL:
+        print(
+            f"the Fréchet distance fell by {fall:.0%} with PGD, less than the {REQUIRED_FALL:.0%} that this demo asks for"
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
