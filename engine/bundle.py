@@ -91,6 +91,12 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
+def artefact_of(folder: Path, file: str, **facts: Any) -> Artefact:
+    """The manifest's entry for a file that was just written into `folder`; `facts` are `Artefact`'s other fields."""
+    path = folder / file
+    return Artefact(file=file, sha256=sha256_file(path), size=path.stat().st_size, **facts)
+
+
 class Bundle:
     """An opened bundle.
 

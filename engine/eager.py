@@ -27,6 +27,7 @@ class EagerRunner:
         bundle: an opened bundle; its forward program is checked against the manifest's hash.
         objective: name of the objective.
         l0: mean realness of real images, for objectives that need it.
+        resolution: not needed: the forward program takes every size of the bundle.
         device: a torch device string; ``"auto"`` takes CUDA where there is one.
         dtype: ``"fp32"``, or ``"fp16"`` or ``"bf16"`` for autocast.
 
@@ -36,7 +37,16 @@ class EagerRunner:
 
     name = "eager"
 
-    def __init__(self, bundle: Bundle, *, objective: str, l0: float | None, device: str = "auto", dtype: str = "fp32"):
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        objective: str,
+        l0: float | None,
+        resolution: int | None = None,
+        device: str = "auto",
+        dtype: str = "fp32",
+    ):
         if dtype not in _DTYPES:
             raise BadInputError(f"unknown dtype {dtype!r}; choose one of {', '.join(_DTYPES)}")
         self.device = find_device(device)

@@ -53,6 +53,20 @@ def _open_eager(bundle: Bundle, **options: object) -> Runner:
     return EagerRunner(bundle, **options)  # type: ignore[arg-type]
 
 
+def _probe_onnx() -> Availability:
+    for distribution in ("onnxruntime-gpu", "onnxruntime"):
+        version = _version(distribution)
+        if version is not None and importlib.util.find_spec("onnxruntime") is not None:
+            return Availability(True, f"{distribution} {version}, on the CPU")
+    return Availability(False, "onnxruntime is not installed", "install it: pip install onnxruntime")
+
+
+def _open_onnx(bundle: Bundle, **options: object) -> Runner:
+    from .onnx import OnnxRunner
+
+    return OnnxRunner(bundle, **options)  # type: ignore[arg-type]
+
+
 def _probe_absent() -> Availability:
     return Availability(False, "not part of this version of jboost", "use --engine eager")
 
@@ -61,8 +75,8 @@ def _probe_absent() -> Availability:
 ENGINES: dict[str, Engine] = {
     "trt": Engine("trt", "TensorRT", _probe_absent),
     "compile": Engine("compile", "torch.compile, ahead of time", _probe_absent),
-    "onnx": Engine("onnx", "ONNX Runtime", _probe_absent),
     "eager": Engine("eager", "PyTorch autograd, the yardstick", _probe_torch, _open_eager),
+    "onnx": Engine("onnx", "ONNX Runtime", _probe_onnx, _open_onnx),
 }
 
 
@@ -107,7 +121,9 @@ def pick_engine(name: str) -> tuple[Engine, str]:
     return engine, f"engine {name}: {engine.about} ({found.why})"
 
 
-def open_runner(engine: Engine, bundle: Bundle, *, objective: str, l0: float | None, device: str, dtype: str) -> Runner:
-    """A runner of `engine` for `bundle` and `objective`."""
+def open_runner(
+    engine: Engine, bundle: Bundle, *, objective: str, l0: float | None, resolution: int, device: str, dtype: str
+) -> Runner:
+    """A runner of `engine` for `bundle`, `objective` and images of `resolution` pixels."""
     assert engine.open is not None
-    return engine.open(bundle, objective=objective, l0=l0, device=device, dtype=dtype)
+    return engine.open(bundle, objective=objective, l0=l0, resolution=resolution, device=device, dtype=dtype)

@@ -9,18 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
-from jboost.engine.bundle import CONFIG, Artefact, Bundle, BundleConfig, is_bundle, sha256_file
+from jboost.engine.bundle import CONFIG, Artefact, Bundle, BundleConfig, artefact_of, is_bundle
 from jboost.engine.errors import BadInputError
+from jboost.engine.objectives import resolve_objective
 from jboost.engine.samples import open_samples
 from jboost.engine.samples.files import cannot_write
 
 from .checkpoint import LoadedCheckpoint, load_checkpoint
+from .gradients import Wanted, check_dtypes, write_gradients
 from .l0 import mean_realness
-from .program import save_forward, verify_forward
+from .program import FORWARD_ATOL, FORWARD_RTOL, save_forward, verify_forward
 
-_PACKAGES = ("jboost", "torch", "numpy", "safetensors")
+FORMATS = ("onnx",)
+_PACKAGES = ("jboost", "torch", "numpy", "safetensors", "onnx", "onnxscript")
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,13 @@ def export_bundle(
     num_classes: int | None = None,
     normalization: str | None = None,
     resolutions: tuple[int, ...] | None = None,
+    formats: tuple[str, ...] = FORMATS,
+    objectives: tuple[str, ...] | None = None,
+    dtypes: tuple[str, ...] = ("fp32",),
+    opset: int | None = None,
     real: Path | None = None,
-    atol: float = 1e-4,
-    rtol: float = 1e-3,
+    atol: float | None = None,
+    rtol: float | None = None,
     on_stage: Callable[[str], None] | None = None,
 ) -> Exported:
     """Write a verified bundle.
@@ -52,8 +59,12 @@ def export_bundle(
         out: the bundle's folder. A bundle that is already there is replaced, anything else is left alone.
         arch, num_classes, normalization: what the checkpoint does not tell.
         resolutions: image sizes in pixels; by default the checkpoint's own.
+        formats: gradient graphs to write: ``"onnx"``, or nothing for the forward program alone.
+        objectives: whose gradients; by default ``joint`` where l0 is known, else ``bce``.
+        dtypes: of the network inside the gradient graphs, ``"fp32"`` or ``"fp16"``.
+        opset: ONNX opset; None for the default.
         real: labelled real images, from which l0 is computed (eq. 13); without, the checkpoint's own l0 is kept.
-        atol, rtol: see `verify_forward`.
+        atol, rtol: largest error of a logit and largest relative error of an image's gradient; None for the dtype's own.
         on_stage: told what is being done.
 
     Raises:
@@ -62,6 +73,11 @@ def export_bundle(
     """
     say = on_stage or (lambda stage: None)
     _check_place(out)
+    for name in formats:
+        if name not in FORMATS:
+            raise BadInputError(f"unknown format {name!r}; choose from {', '.join(FORMATS)}")
+    if "onnx" in formats:
+        check_dtypes(dtypes)
     samples = None if real is None else open_samples(real)
     say(f"reading {checkpoint}")
     loaded = load_checkpoint(checkpoint, arch=arch, num_classes=num_classes, normalization=normalization)
@@ -77,18 +93,21 @@ def export_bundle(
         info = loaded.info
         l0 = mean_realness(loaded.model, samples, num_classes=info.num_classes, in_channels=info.in_channels)
 
+    chosen = tuple(resolve_objective(name, l0) for name in dict.fromkeys(objectives or (None,)))
+    wanted = Wanted(chosen, tuple(dict.fromkeys(dtypes)), sizes, opset, atol, rtol) if "onnx" in formats else None
+
     aside = out.with_name(f".{out.name}.writing")
     try:
         if aside.exists():
             shutil.rmtree(aside)
         aside.mkdir(parents=True)
-        exported = _write(aside, loaded, checkpoint, sizes, l0, atol, rtol, say)
+        seconds = _write(aside, loaded, checkpoint, sizes, l0, wanted, atol, rtol, say)
         _replace(aside, out)
     except OSError as e:
         raise cannot_write(out, e) from e
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return Exported(Bundle(out), loaded.notes, exported)
+    return Exported(Bundle(out), loaded.notes, seconds)
 
 
 def _write(
@@ -97,8 +116,9 @@ def _write(
     checkpoint: Path,
     sizes: tuple[int, ...],
     l0: float | None,
-    atol: float,
-    rtol: float,
+    wanted: Wanted | None,
+    atol: float | None,
+    rtol: float | None,
     say: Callable[[str], None],
 ) -> dict[str, float]:
     info, model = loaded.info, loaded.model
@@ -108,18 +128,33 @@ def _write(
     start = perf_counter()
     say("writing model.safetensors")
     # Contiguous copies: safetensors refuses views and shared storage, both of which checkpoints may hold.
-    save_file({k: v.detach().clone().contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
-    artefacts["weights"] = _artefact(folder, "model.safetensors")
+    state = {k: v.detach().clone().contiguous() for k, v in model.state_dict().items()}
+    # Not save_file, whose file only its owner may read (safetensors 0.8): a bundle is meant to be passed on.
+    (folder / "model.safetensors").write_bytes(save(state))
+    artefacts["weights"] = artefact_of(folder, "model.safetensors")
     seconds["weights"] = perf_counter() - start
 
     start = perf_counter()
     say("tracing and verifying forward.pt2")
     save_forward(model, folder / "forward.pt2", in_channels=info.in_channels, resolutions=sizes)
     errors = verify_forward(
-        model, folder / "forward.pt2", in_channels=info.in_channels, resolutions=sizes, atol=atol, rtol=rtol
+        model,
+        folder / "forward.pt2",
+        in_channels=info.in_channels,
+        resolutions=sizes,
+        atol=FORWARD_ATOL if atol is None else atol,
+        rtol=FORWARD_RTOL if rtol is None else rtol,
     )
-    artefacts["forward"] = _artefact(folder, "forward.pt2", errors=errors)
+    artefacts["forward"] = artefact_of(folder, "forward.pt2", errors=errors)
     seconds["forward"] = perf_counter() - start
+
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    if wanted is not None:
+        # The manifest says more; these are for whoever meets the file alone. Nothing that changes from run to run.
+        metadata = {"architecture": info.arch, "checkpoint_sha256": loaded.sha256, "jboost": versions["jboost"]}
+        graphs = write_gradients(folder, model, wanted, in_channels=info.in_channels, l0=l0, metadata=metadata, say=say)
+        artefacts |= {name: artefact for name, (artefact, _) in graphs.items()}
+        seconds |= {name: taken for name, (_, taken) in graphs.items()}
 
     config = BundleConfig(
         architecture=info.arch,
@@ -131,16 +166,11 @@ def _write(
         l0=l0,
         class_names=None if info.class_names is None else tuple(info.class_names),
         source={"file": checkpoint.name, "sha256": loaded.sha256},
-        versions={name: importlib.metadata.version(name) for name in _PACKAGES},
+        versions=versions,
         artefacts=artefacts,
     )
     (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
     return seconds
-
-
-def _artefact(folder: Path, file: str, *, errors: dict[str, float] | None = None) -> Artefact:
-    path = folder / file
-    return Artefact(file=file, sha256=sha256_file(path), size=path.stat().st_size, errors=errors or {})
 
 
 def _check_place(out: Path) -> None:

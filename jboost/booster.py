@@ -76,7 +76,7 @@ class Booster:
         self.bundle = Bundle(bundle)
         self._device, self._dtype, self._batch_size = device, dtype, batch_size
         self._runner: Runner | None = None
-        self._bound: tuple[str, float | None] | None = None
+        self._bound: tuple[str, float | None, int] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -144,9 +144,10 @@ class Booster:
         self._check_fit(labels, images.shape)
         settings = self.settings(update, objective=objective, l0=l0, early_stop=early_stop, seed=seed)
         store = MemoryStore(images.shape)
+        runner = self._open_runner(settings, images.shape[1])
         start = perf_counter()
-        finished, batch_size = self._run(settings, lambda indices: images[indices], labels, store, on_progress)
-        summary = self._summary(settings, labels, store, finished, batch_size, perf_counter() - start)
+        finished, batch_size = self._run(runner, settings, lambda indices: images[indices], labels, store, on_progress)
+        summary = self._summary(runner, settings, labels, store, finished, batch_size, perf_counter() - start)
         return Boosted(store.images, summary, store.records)
 
     def boost_file(
@@ -184,12 +185,13 @@ class Booster:
         check_output(
             out, samples, bytes_needed=(1 if partial.exists() else 2) * size + samples.shape[0] * RECORD.itemsize
         )
-        self._open_runner(settings)  # whatever is wrong with the bundle or the device shows before anything is written
-        store = DiskStore(out, samples.shape, self._identity(samples, settings), resume=resume)
+        # Whatever is wrong with the bundle or the device shows before anything is written.
+        runner = self._open_runner(settings, samples.shape[1])
+        store = DiskStore(out, samples.shape, self._identity(runner, samples, settings), resume=resume)
         try:
-            finished, batch_size = self._run(settings, samples.read, labels, store, on_progress)
+            finished, batch_size = self._run(runner, settings, samples.read, labels, store, on_progress)
             write_samples(out, samples.shape, store.batches(), labels=labels, source=samples)
-            summary = self._summary(settings, labels, store, finished, batch_size, perf_counter() - start)
+            summary = self._summary(runner, settings, labels, store, finished, batch_size, perf_counter() - start)
         finally:
             store.close()
         store.remove()
@@ -224,8 +226,8 @@ class Booster:
                 f"--resolution {shape[1]}, or resize the images"
             )
 
-    def _open_runner(self, settings: Settings) -> Runner:
-        wanted = (settings.objective, settings.l0)
+    def _open_runner(self, settings: Settings, resolution: int) -> Runner:
+        wanted = (settings.objective, settings.l0, resolution)
         if self._runner is None or self._bound != wanted:
             self.close()
             self._runner = open_runner(
@@ -233,23 +235,22 @@ class Booster:
                 self.bundle,
                 objective=settings.objective,
                 l0=settings.l0,
+                resolution=resolution,
                 device=self._device,
                 dtype=self._dtype,
             )
             self._bound = wanted
         return self._runner
 
-    def _identity(self, samples: SampleSet, settings: Settings) -> dict[str, Any]:
+    def _identity(self, runner: Runner, samples: SampleSet, settings: Settings) -> dict[str, Any]:
         """What the output depends on. The batch size is not part of it."""
-        update = settings.update
-        runner = self._open_runner(settings)
         return {
             "input": samples.fingerprint,
             "images": samples.shape[0],
             "bundle": self.bundle.config.source["sha256"],
             "engine": runner.name,
             "dtype": runner.dtype,
-            "update": repr(update),
+            "update": repr(settings.update),
             "objective": settings.objective,
             "l0": settings.l0,
             "early_stop": settings.early_stop,
@@ -258,6 +259,7 @@ class Booster:
 
     def _run(
         self,
+        runner: Runner,
         settings: Settings,
         read: Reader,
         labels: np.ndarray[Any, Any] | None,
@@ -265,7 +267,6 @@ class Booster:
         on_progress: ProgressCallback | None,
     ) -> tuple[int, int]:
         """Boost what is not done yet; returns the number of images finished and the batch size used."""
-        runner = self._open_runner(settings)
         batch_size = self._batch_size or _DEFAULT_BATCH[runner.device.split(":")[0]]
         batch_size = min(batch_size, len(store.records))
         return run_set(
@@ -274,6 +275,7 @@ class Booster:
 
     def _summary(
         self,
+        runner: Runner,
         settings: Settings,
         labels: np.ndarray[Any, Any] | None,
         store: Store,
@@ -281,7 +283,7 @@ class Booster:
         batch_size: int,
         seconds: float,
     ) -> Summary:
-        runner, update = self._open_runner(settings), settings.update
+        update = settings.update
         return Summary(
             steps=update.steps,
             seconds=seconds,

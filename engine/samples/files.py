@@ -15,7 +15,6 @@ from jboost.engine.errors import BadInputError
 
 from .base import SampleSet
 from .npz import NpzSamples, write_npz
-from .png import PngSamples, write_pngs_to_folder, write_pngs_to_zip
 
 Batches = Iterator[np.ndarray[Any, Any]]
 
@@ -30,6 +29,8 @@ def open_samples(path: str | Path) -> SampleSet:
     if not path.exists():
         raise BadInputError(f"{path} does not exist; give a samples.npz, or a folder or zip of PNGs")
     if path.is_dir() or path.suffix.lower() == ".zip":
+        from .png import PngSamples  # needs Pillow, which npz files do without
+
         return PngSamples(path)
     with path.open("rb") as f:
         magic = f.read(6)
@@ -115,19 +116,24 @@ def write_samples(
     """
     kind = output_kind(out)
     aside = out.with_name(f".{out.name}.writing")
-    like_npz = source if isinstance(source, NpzSamples) else None
-    like_png = source if isinstance(source, PngSamples) else None
     try:
         _remove(aside)
         if kind == "npz":
             with aside.open("wb") as f:
-                write_npz(f, shape, batches, labels=labels, source=like_npz)
+                write_npz(f, shape, batches, labels=labels, source=source if isinstance(source, NpzSamples) else None)
                 f.flush()
                 os.fsync(f.fileno())
-        elif kind == "zip":
-            write_pngs_to_zip(aside, shape[0], batches, labels=labels, source=like_png)
         else:
-            write_pngs_to_folder(aside, shape[0], batches, labels=labels, source=like_png)
+            from .png import PngSamples, write_pngs
+
+            write_pngs(
+                aside,
+                shape[0],
+                batches,
+                zipped=kind == "zip",
+                labels=labels,
+                source=source if isinstance(source, PngSamples) else None,
+            )
         os.replace(aside, out)
     except OSError as e:
         _remove(aside)

@@ -11,6 +11,7 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -148,38 +149,33 @@ def _companions(names: list[str], labels: np.ndarray[Any, Any] | None, source: P
     return {_DATASET_JSON: json.dumps({"labels": pairs}).encode()}
 
 
-def write_pngs_to_folder(
+def write_pngs(
     out: Path,
     count: int,
     batches: Iterator[np.ndarray[Any, Any]],
     *,
+    zipped: bool,
     labels: np.ndarray[Any, Any] | None = None,
     source: PngSamples | None = None,
 ) -> None:
-    """Write `count` images (uint8 [n, H, W, C] a batch) as PNGs into the new folder `out`, under the source's names if given."""
+    """Write images as PNGs, under the source's names if one is given.
+
+    Args:
+        out: a new folder, or a zip file if `zipped`.
+        count: number of images.
+        batches: uint8 [n, H, W, C], `count` images in all.
+        labels: int64 [N], for a ``dataset.json`` where no source brings its own.
+        source: the set whose names and companions are taken over.
+    """
     names = source.names if source is not None else png_names(count)
+    images = (encode(image) for batch in batches for image in batch)
+    files = chain(zip(names, images, strict=True), _companions(names, labels, source).items())
+    if zipped:
+        with zipfile.ZipFile(out, "w") as archive:
+            for name, data in files:
+                archive.writestr(zipfile.ZipInfo(name), data)  # ZipInfo's own fixed date: same images, same bytes
+        return
     out.mkdir()
-    for name, image in zip(names, (i for b in batches for i in b), strict=True):
-        file = out / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(encode(image))
-    for name, data in _companions(names, labels, source).items():
+    for name, data in files:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_bytes(data)
-
-
-def write_pngs_to_zip(
-    out: Path,
-    count: int,
-    batches: Iterator[np.ndarray[Any, Any]],
-    *,
-    labels: np.ndarray[Any, Any] | None = None,
-    source: PngSamples | None = None,
-) -> None:
-    """Write `count` images (uint8 [n, H, W, C] a batch) as PNGs into the zip file `out`, under the source's names if given."""
-    names = source.names if source is not None else png_names(count)
-    with zipfile.ZipFile(out, "w") as archive:
-        # ZipInfo's own fixed date, so that the same images give the same bytes.
-        for name, image in zip(names, (i for b in batches for i in b), strict=True):
-            archive.writestr(zipfile.ZipInfo(name), encode(image))
-        for name, data in _companions(names, labels, source).items():
-            archive.writestr(zipfile.ZipInfo(name), data)

@@ -13,7 +13,7 @@ from .tables import print_columns
 if TYPE_CHECKING:
     from jboost.export.bundle import Exported
 
-_MODEL, _CHECK = "Model", "Verification"
+_MODEL, _GRAPHS, _CHECK = "Model", "Graphs", "Verification"
 
 
 def export(
@@ -47,19 +47,36 @@ def export(
         str | None,
         typer.Option(help="Image sizes in pixels, e.g. 64,128.  [default: the checkpoint's]", rich_help_panel=_MODEL),
     ] = None,
+    formats: Annotated[
+        str, typer.Option("--format", help="Gradient graphs to write: onnx, or none.", rich_help_panel=_GRAPHS)
+    ] = "onnx",
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose gradients, e.g. joint,logit.  [default: joint where l0 is known, else bce]",
+            rich_help_panel=_GRAPHS,
+        ),
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="Of the network inside the graphs, e.g. fp32,fp16.", rich_help_panel=_GRAPHS)
+    ] = "fp32",
+    opset: Annotated[int | None, typer.Option(help="ONNX opset.  [default: 20]", rich_help_panel=_GRAPHS)] = None,
     real: Annotated[
         Path | None,
         typer.Option(help="Labelled real images, to compute l0 (eq. 13) from.", rich_help_panel=_MODEL),
     ] = None,
     atol: Annotated[
-        float, typer.Option(help="Largest error of a logit, relative to the largest.", rich_help_panel=_CHECK)
-    ] = 1e-4,
+        float | None, typer.Option(help="Largest error of a logit.  [default: by dtype]", rich_help_panel=_CHECK)
+    ] = None,
     rtol: Annotated[
-        float, typer.Option(help="Largest relative L2 error of an image's gradient.", rich_help_panel=_CHECK)
-    ] = 1e-3,
+        float | None,
+        typer.Option(
+            help="Largest relative L2 error of an image's gradient.  [default: by dtype]", rich_help_panel=_CHECK
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Write a bundle: weights, the forward program, and a manifest with hashes and verification figures.
+    """Write a bundle: weights, the forward program, gradient graphs, and a manifest with hashes and verification figures.
 
     Example: jboost export --ckpt joint.pt -o bundle --real real.npz
     """
@@ -74,6 +91,10 @@ def export(
             num_classes=num_classes,
             normalization=normalize,
             resolutions=split_numbers(resolution, "--resolution"),
+            formats=() if formats == "none" else tuple(formats.split(",")),
+            objectives=None if objective is None else tuple(objective.split(",")),
+            dtypes=tuple(dtype.split(",")),
+            opset=opset,
             real=real,
             atol=atol,
             rtol=rtol,
@@ -88,5 +109,5 @@ def _show(made: Exported) -> None:
     from jboost.cli.inspect import artefact_rows, bundle_rows
 
     print_columns([("bundle", str(made.bundle.path)), *bundle_rows(made.bundle)])
-    rows = zip(artefact_rows(made.bundle), made.seconds.values(), strict=True)
-    print_columns([(file, size, f"{seconds:.1f} s", error) for (file, size, error), seconds in rows])
+    rows = [(file, size, made.seconds[name], error) for name, file, size, error in artefact_rows(made.bundle)]
+    print_columns([(file, size, f"{seconds:.1f} s" if seconds else "", error) for file, size, seconds, error in rows])

@@ -53,7 +53,7 @@ def describe(path: Path, *, arch: str | None = None, num_classes: int | None = N
         bundle = Bundle(path)
         bundle.check()
         facts = dict(bundle_rows(bundle)) | {"hashes": "all files match"}
-        facts |= {name: ", ".join(filter(None, cells)) for name, *cells in artefact_rows(bundle)}
+        facts |= {file: ", ".join(filter(None, cells)) for _, file, *cells in artefact_rows(bundle)}
         return "bundle", facts
     if path.is_dir() or _looks_like_samples(path):
         return "samples", _describe_samples(path)
@@ -135,12 +135,14 @@ def bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
     return rows
 
 
-def artefact_rows(bundle: Bundle) -> list[tuple[str, str, str]]:
-    """File, size and worst relative gradient error of each of a bundle's artefacts."""
+def artefact_rows(bundle: Bundle) -> list[tuple[str, str, str, str]]:
+    """Name in the manifest, file, size and worst relative gradient error of each of a bundle's files."""
     rows = []
-    for a in bundle.config.artefacts.values():
-        error = a.errors.get("gradient")
-        rows.append((a.file, f"{a.size / 1e6:.1f} MB", "" if error is None else f"gradient error {error:.1e}"))
+    # Several graphs may share a file of weights, which is listed once.
+    files = {a.file: (name, a) for name, a in reversed(bundle.config.artefacts.items())}
+    for name, a in reversed(files.values()):
+        error = a.errors.get("grad_worst")
+        rows.append((name, a.file, f"{a.size / 1e6:.1f} MB", "" if error is None else f"gradient error {error:.1e}"))
     return rows
 
 

@@ -12,6 +12,7 @@ from .boost import boost
 from .doctor import doctor
 from .export import export
 from .inspect import inspect
+from .verify import verify
 
 app = typer.Typer(
     name="jboost",
@@ -43,6 +44,7 @@ def _options(
 
 app.command("export")(export)
 app.command("boost")(boost)
+app.command("verify")(verify)
 app.command("inspect")(inspect)
 app.command("doctor")(doctor)
 

@@ -1,0 +1,158 @@
+"""The onnx engine: a bundle's gradient graph in ONNX Runtime. Needs numpy and onnxruntime alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import onnxruntime as ort
+
+from .bundle import Bundle
+from .errors import BadInputError
+from .objectives import NEEDS_L0
+from .runner import Evaluation, Gradient
+
+
+def artefact_name(objective: str, dtype: str, resolution: int) -> str:
+    """The name of a gradient graph in a bundle's manifest."""
+    return f"onnx/{objective}/{dtype}/{resolution}"
+
+
+def weights_name(graph: str) -> str:
+    """The name of a graph's weights in a bundle's manifest."""
+    return f"{graph}/weights"
+
+
+class OnnxRunner:
+    """Runs a bundle's ONNX gradient graph on the CPU, with inputs and outputs bound to buffers of its own.
+
+    Args:
+        bundle: an opened bundle; the graph and its weights are checked against the manifest's hashes.
+        objective: name of the objective.
+        l0: mean realness of real images; for objectives that need it, it must be what the graph was exported with.
+        resolution: image size in pixels.
+        device: ``"auto"`` or ``"cpu"``.
+        dtype: of the network inside the graph.
+
+    Raises:
+        BadInputError: the bundle has no such graph, or it cannot run on that device.
+    """
+
+    name = "onnx"
+    device = "cpu"
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        objective: str,
+        l0: float | None,
+        resolution: int,
+        device: str = "auto",
+        dtype: str = "fp32",
+    ):
+        if device not in ("auto", "cpu"):
+            raise BadInputError(
+                f"engine 'onnx' runs on the CPU in this version, not on {device!r}; use --device cpu or --engine eager"
+            )
+        if objective in NEEDS_L0 and l0 != bundle.config.l0:
+            raise BadInputError(
+                f"the bundle's {objective!r} graph was exported with l0 {bundle.config.l0}, not {l0}; leave --l0 out, "
+                "use --engine eager, or export again"
+            )
+        self.dtype = dtype
+        self._bundle, self._objective, self._resolution = bundle, objective, resolution
+        self._session = self._open(dtype)
+        self._precise: ort.InferenceSession | None = None
+        self._bindings: dict[tuple[int, ...], _Binding] = {}
+
+    def _open(self, dtype: str) -> ort.InferenceSession:
+        name = artefact_name(self._objective, dtype, self._resolution)
+        if name not in self._bundle.config.artefacts:
+            raise BadInputError(
+                f"bundle {self._bundle.path} has no ONNX graph for objective {self._objective}, {dtype}, "
+                f"{self._resolution}x{self._resolution}; export it with: jboost export --ckpt FILE --format onnx "
+                f"--objective {self._objective} --dtype {dtype} --resolution {self._resolution}"
+            )
+        path = self._bundle.checked_path(name)
+        self._bundle.checked_path(weights_name(name))
+        return open_session(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._bindings.clear()
+        del self._session
+        self._precise = None
+
+    def put(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """`array` itself: the device is the CPU."""
+        return array
+
+    def get(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """`array` itself."""
+        return array
+
+    def gradient(self, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], *, precise: bool = False) -> Gradient:
+        """The objective's gradient for `x` float32 [B, C, H, W], classes `y` int64 [B].
+
+        ``grad`` is a buffer that the next call overwrites. `precise` uses the bundle's float32 graph where it has one.
+        """
+        if precise and self.dtype != "fp32":
+            if artefact_name(self._objective, "fp32", self._resolution) not in self._bundle.config.artefacts:
+                return self.gradient(x, y)  # as it was: the loop then counts the image as failed
+            self._precise = self._precise or self._open("fp32")
+            grad, class_logit, loss, predicted = self._precise.run(None, {"x": x, "y": y})
+            return Gradient(grad, class_logit, loss, predicted)
+        if x.shape not in self._bindings:
+            self._bindings[x.shape] = _Binding(self._session, x.shape)
+        return self._bindings[x.shape].run(self._session, x, y)
+
+    def evaluate(self, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> Evaluation:
+        """Class logit and prediction for `x`."""
+        _, class_logit, _, predicted = self.gradient(x, y)
+        return Evaluation(class_logit, predicted)
+
+
+class _Binding:
+    """Inputs and outputs at fixed addresses, so that a step allocates nothing."""
+
+    def __init__(self, session: ort.InferenceSession, shape: tuple[int, ...]):
+        batch = shape[0]
+        self.x, self.y = np.empty(shape, np.float32), np.empty(batch, np.int64)
+        self.grad = np.empty(shape, np.float32)
+        self.class_logit, self.loss = np.empty(batch, np.float32), np.empty(batch, np.float32)
+        self.predicted = np.empty(batch, np.int64)
+        self._io = session.io_binding()
+        for name in ("x", "y"):
+            array = getattr(self, name)
+            self._io.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        for name in Gradient._fields:
+            array = getattr(self, name)
+            self._io.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+
+    def run(self, session: ort.InferenceSession, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> Gradient:
+        np.copyto(self.x, x)
+        np.copyto(self.y, y)
+        session.run_with_iobinding(self._io)
+        # The loop keeps these beyond the next call; they are small.
+        return Gradient(self.grad, self.class_logit.copy(), self.loss.copy(), self.predicted.copy())
+
+
+def open_session(path: Path) -> ort.InferenceSession:
+    """An ONNX Runtime session on the CPU.
+
+    Raises:
+        BadInputError: ONNX Runtime cannot read or run the graph.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors; warnings about a missing GPU are no news here
+    try:
+        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as e:  # onnxruntime raises its own hierarchy, and RuntimeError
+        reason = " ".join(str(e).split())[:200]
+        raise BadInputError(
+            f"ONNX Runtime {ort.__version__} cannot run {path} ({reason}); export the bundle again"
+        ) from e

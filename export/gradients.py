@@ -1,0 +1,161 @@
+"""Writing a bundle's ONNX gradient graphs: traced once per image size, lowered per dtype, one file per objective, each verified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+
+import onnx
+import torch
+from torch import nn
+
+from jboost.engine.bundle import Artefact, artefact_of
+from jboost.engine.errors import BadInputError
+from jboost.engine.onnx import artefact_name, weights_name
+from jboost.engine.registry import DTYPES
+
+from .graph import (
+    DEFAULT_OPSET,
+    TOLERANCES,
+    Tolerance,
+    attach_objective,
+    check_images,
+    choose_scale,
+    lower_precision,
+    optimize,
+    to_onnx,
+    trace_trunk,
+    verify_onnx,
+)
+
+_TORCH = {"fp32": torch.float32, "fp16": torch.float16}
+# The loss scale is chosen on images of this seed; verification draws others.
+_PROBE_SEED = 1000
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which gradient graphs to write.
+
+    Attributes:
+        objectives, dtypes, resolutions: one graph for each combination.
+        opset: ONNX opset; None for the default.
+        atol, rtol: see `tolerance`; None for the dtype's own.
+    """
+
+    objectives: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    resolutions: tuple[int, ...]
+    opset: int | None = None
+    atol: float | None = None
+    rtol: float | None = None
+
+
+def check_dtypes(dtypes: Sequence[str]) -> None:
+    """Check that each dtype can be exported to ONNX and verified on this machine.
+
+    Raises:
+        BadInputError: unknown, or bf16, which ONNX Runtime's CPU provider cannot run.
+    """
+    for dtype in dtypes:
+        if dtype not in DTYPES:
+            raise BadInputError(f"unknown dtype {dtype!r}; choose from {', '.join(DTYPES)}")
+        if dtype not in _TORCH:
+            raise BadInputError(
+                "ONNX Runtime has no bf16 convolutions on a CPU, so a bf16 graph could not be verified; export --dtype fp16 or fp32"
+            )
+
+
+def tolerance(dtype: str, atol: float | None, rtol: float | None) -> Tolerance:
+    """The dtype's tolerance, with `atol` bounding a class logit's error and `rtol` the worst image's relative gradient error."""
+    default = TOLERANCES[dtype]
+    if atol is not None:
+        default = replace(default, logits=atol)
+    if rtol is not None:
+        default = replace(default, worst=rtol, median=min(default.median, rtol))
+    return default
+
+
+def write_gradients(
+    folder: Path,
+    model: nn.Module,
+    wanted: Wanted,
+    *,
+    in_channels: int,
+    l0: float | None,
+    metadata: dict[str, str],
+    say: Callable[[str], None],
+) -> dict[str, tuple[Artefact, float]]:
+    """Write and verify every graph that is wanted.
+
+    Args:
+        folder: where to.
+        model: float32 [B, C, H, W] in [0, 1] -> logits [B, num_classes], in eval mode.
+        wanted: which graphs.
+        in_channels: C.
+        l0: mean realness of real images; becomes a constant of the graphs whose objective needs it.
+        metadata: kept inside each file, beside what it computes.
+        say: told what is being done.
+
+    Returns:
+        By name in the manifest: the entry, and the seconds that it took.
+
+    Raises:
+        BadInputError: the model has an operator without a rule, or cannot be lowered.
+        FailureError: a graph that does not match autograd.
+    """
+    written: dict[str, tuple[Artefact, float]] = {}
+    for size in wanted.resolutions:
+        shape = (in_channels, size, size)
+        say(f"tracing the gradient at {size}x{size}")
+        start = perf_counter()
+        trunk = trace_trunk(model, torch.rand(2, *shape), dynamic_batch=True)
+        optimize(trunk, "onnx")
+        tracing = perf_counter() - start
+        for dtype in wanted.dtypes:
+            scale = choose_scale(trunk, check_images(4, shape, _PROBE_SEED)).loss_scale if dtype == "fp16" else 1.0
+            low = lower_precision(trunk, _TORCH[dtype], scale)
+            for objective in wanted.objectives:
+                start = perf_counter() - tracing  # the first graph of a size pays for its tracing
+                tracing = 0.0
+                say(f"gradient of {objective}, {dtype}, {size}x{size}")
+                path = folder / f"gradient.{objective}.{size}.{dtype}.onnx"
+                says = {"objective": objective, "l0": str(l0), "dtype": dtype, "loss_scale": str(scale)}
+                to_onnx(attach_objective(low, objective, l0), path, opset=wanted.opset, metadata=metadata | says)
+                data = _share_weights(path, [a.file for name, (a, _) in written.items() if name.endswith("/weights")])
+                figures = verify_onnx(
+                    path,
+                    model,
+                    objective,
+                    shape,
+                    l0=l0,
+                    dtype=dtype,
+                    tolerance=tolerance(dtype, wanted.atol, wanted.rtol),
+                )
+                name = artefact_name(objective, dtype, size)
+                common = {"dtype": dtype, "objective": objective, "resolution": size}
+                graph = artefact_of(
+                    folder, path.name, opset=wanted.opset or DEFAULT_OPSET, errors=figures.as_dict(), **common
+                )
+                written[name] = graph, perf_counter() - start
+                written[weights_name(name)] = artefact_of(folder, data, dtype=dtype), 0.0
+    return written
+
+
+def _share_weights(path: Path, others: Sequence[str]) -> str:
+    """Let graphs with the same weights, which those of several objectives are, share one file; returns its name."""
+    own = path.with_name(path.name + ".data")
+    content = own.read_bytes()
+    for other in others:
+        if path.with_name(other).stat().st_size == len(content) and path.with_name(other).read_bytes() == content:
+            model = onnx.load(path, load_external_data=False)
+            for tensor in model.graph.initializer:
+                for entry in tensor.external_data:
+                    if entry.key == "location":
+                        entry.value = other
+            path.write_bytes(model.SerializeToString(deterministic=True))
+            own.unlink()
+            return other
+    return own.name

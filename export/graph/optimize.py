@@ -1,0 +1,61 @@
+"""The passes, in the order that suits a target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import fx
+
+from .passes.fold_affine import fold_affine
+from .passes.fold_constants import drop_no_ops, fold_constants, merge_duplicates
+from .passes.input_gradients import Strided, flip_weights, split_strided
+from .passes.relu_masks import relu_masks_as_products
+
+#: ``"onnx"``: forms that ONNX Runtime and TensorRT read and run fast; ``"inductor"``: forms that torch's compiler fuses best.
+Target = Literal["onnx", "inductor"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the targets differ in."""
+
+    strided: Strided
+    product_masks: bool
+
+
+RECIPES: dict[str, Recipe] = {
+    "onnx": Recipe(strided="phases", product_masks=True),
+    "inductor": Recipe(strided="phases", product_masks=False),
+}
+
+
+def optimize(module: fx.GraphModule, target: Target = "onnx", recipe: Recipe | None = None) -> dict[str, int]:
+    """Run every pass on a trunk or a gradient graph, in place.
+
+    Args:
+        module: what `trace_trunk`, `attach_objective` or `trace_gradient` returned.
+        target: which forms to prefer.
+        recipe: overrides `target`.
+
+    Returns:
+        How many places each pass changed.
+    """
+    recipe = recipe or RECIPES[target]
+    strided = recipe.strided
+    passes: list[Callable[[fx.GraphModule], int]] = [
+        drop_no_ops,
+        fold_constants,
+        merge_duplicates,
+        fold_affine,
+        flip_weights,
+    ]
+    counts = {run.__name__: run(module) for run in passes}
+    counts["split_strided"] = split_strided(module, strided)
+    if recipe.product_masks:
+        counts["relu_masks_as_products"] = relu_masks_as_products(module)
+    counts["drop_no_ops"] += drop_no_ops(module)
+    counts["fold_constants"] += fold_constants(module)
+    counts["merge_duplicates"] += merge_duplicates(module)
+    return counts

@@ -1,0 +1,175 @@
+"""Transposed convolutions, which is what input gradients of convolutions are, as plain ones.
+
+At stride 1 the input gradient is a convolution with the weights turned by 180 degrees and their channel axes swapped. At stride s,
+output positions of equal remainder modulo s are each an ordinary convolution with every s-th tap (a sub-pixel convolution):
+
+    out[s t + a] = sum_j in[t + m - j] * w[r + s j],     r = (a + padding) mod s,     m = (a + padding - r) / s
+
+Either the s*s phases are computed one by one, which costs no multiplication too many, or all at once, with the kernels padded to
+one size and the phases as channels: one large convolution instead of several small ones.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, fx
+
+from jboost.export.graph.rewriter import Rewriter, sizes
+
+from .convolutions import Convolution, aten, read_convolution
+
+#: How a strided input gradient is written: left as a transposed convolution, phase by phase, or all phases in one convolution.
+Strided = Literal["transposed", "phases", "merged"]
+
+
+def as_plain_weight(conv: Convolution) -> Tensor:
+    """Weights [in, out/g, kh, kw] of a transposed convolution -> [out, in/g, kh, kw], turned by 180 degrees."""
+    w, g = conv.weight, conv.groups
+    blocks = w.reshape(g, w.shape[0] // g, *w.shape[1:]).transpose(1, 2)
+    return blocks.reshape(conv.outputs, w.shape[0] // g, *w.shape[2:]).flip(2, 3)
+
+
+def flip_weights(module: fx.GraphModule) -> int:
+    """Stride-1 transposed convolutions -> plain convolutions with flipped, transposed constant weights.
+
+    Returns:
+        The number of convolutions rewritten.
+    """
+    r = Rewriter(module)
+    for node in list(r.graph.nodes):
+        conv = read_convolution(r, node)
+        if conv is None or not conv.transposed or any(s != 1 for s in conv.stride) or any(conv.output_padding):
+            continue
+        padding = [d * (k - 1) - p for d, k, p in zip(conv.dilation, conv.weight.shape[2:], conv.padding, strict=True)]
+        if min(padding) < 0:
+            continue
+        with r.before(node):
+            weight = r.constant(as_plain_weight(conv), f"{conv.name}_flipped")
+            r.replace(
+                node,
+                r.call(
+                    aten.convolution.default, conv.input, weight, node.args[2], [1, 1], padding, list(conv.dilation), False,
+                    [0, 0], conv.groups,
+                ),
+            )  # fmt: skip
+    return r.done()
+
+
+class _Taps:
+    """Along one axis, for each phase a: which input offsets (from t) its taps read, and which taps those are."""
+
+    def __init__(self, kernel: int, stride: int, padding: int, size: int, out: int) -> None:
+        self.phases: list[list[tuple[int, int]]] = []  # (offset, tap), by offset
+        for a in range(stride):
+            r = (a + padding) % stride
+            m = (a + padding - r) // stride
+            taps = [(m - j, r + stride * j) for j in range(-(-(kernel - r) // stride))]
+            self.phases.append(sorted(taps))
+        self.size, self.count = size, -(-out // stride)
+
+    def pads(self, offsets: list[int]) -> tuple[int, int]:
+        """Zeros to add (negative: entries to drop) on both sides so that a valid convolution yields `count` entries."""
+        return -min(offsets), self.count - 1 + max(offsets) - (self.size - 1)
+
+
+def _convolve(r: Rewriter, x: fx.Node, weight: Tensor, name: str, pads: list[tuple[int, int]], groups: int) -> fx.Node:
+    """Stride-1 convolution of `x` with pads [(top, bottom), (left, right)]."""
+    symmetric = all(a == b >= 0 for a, b in pads)
+    if not symmetric:
+        (top, bottom), (left, right) = pads
+        x = r.call(aten.constant_pad_nd.default, x, [left, right, top, bottom], 0.0)
+    padding = [a for a, _ in pads] if symmetric else [0, 0]
+    w = r.constant(weight, name)
+    return r.call(aten.convolution.default, x, w, None, [1, 1], padding, [1, 1], False, [0, 0], groups)
+
+
+def _phase_by_phase(r: Rewriter, conv: Convolution, weight: Tensor, axes: tuple[_Taps, _Taps]) -> fx.Node:
+    """[B, C, s*T, s*T]: every phase its own convolution (or zeros, where no tap reaches it), then interleaved."""
+    rows, columns = axes
+    computed: dict[tuple[int, int], fx.Node] = {}
+    for i, row in enumerate(rows.phases):
+        for j, column in enumerate(columns.phases):
+            if row and column:
+                w = weight[:, :, [k for _, k in row]][:, :, :, [k for _, k in column]]
+                pads = [rows.pads([o for o, _ in row]), columns.pads([o for o, _ in column])]
+                computed[i, j] = _convolve(r, conv.input, w, f"{conv.name}_phase{i}{j}", pads, conv.groups)
+    first = next(iter(computed.values()))
+    _, C, T0, T1 = sizes(first)
+    if len(computed) == 1 and (0, 0) in computed:  # a 1x1 kernel: the gradient at every s-th position and zeros between
+        spread = r.call(aten.reshape.default, first, [-1, C, T0, 1, T1, 1])
+        spread = r.call(
+            aten.constant_pad_nd.default, spread, [0, len(columns.phases) - 1, 0, 0, 0, len(rows.phases) - 1], 0.0
+        )
+        return r.call(aten.reshape.default, spread, [-1, C, T0 * len(rows.phases), T1 * len(columns.phases)])
+    zero = None if len(computed) == len(rows.phases) * len(columns.phases) else r.call(aten.mul.Tensor, first, 0.0)
+    bands = []
+    for i in range(len(rows.phases)):
+        parts = [r.call(aten.unsqueeze.default, computed.get((i, j), zero), 4) for j in range(len(columns.phases))]
+        band = r.call(aten.cat.default, parts, 4)
+        bands.append(r.call(aten.reshape.default, band, [-1, C, T0, 1, T1 * len(columns.phases)]))
+    whole = r.call(aten.cat.default, bands, 3)
+    return r.call(aten.reshape.default, whole, [-1, C, T0 * len(rows.phases), T1 * len(columns.phases)])
+
+
+def _all_at_once(r: Rewriter, conv: Convolution, weight: Tensor, axes: tuple[_Taps, _Taps]) -> fx.Node:
+    """[B, C, s*T, s*T]: one convolution to s*s*C channels, then depth to space."""
+    rows, columns = axes
+    ranges = [sorted({o for phase in axis.phases for o, _ in phase}) for axis in axes]
+    low = [offsets[0] for offsets in ranges]
+    span = [offsets[-1] - offsets[0] + 1 for offsets in ranges]
+    s0, s1 = len(rows.phases), len(columns.phases)
+    merged = weight.new_zeros((weight.shape[0], s0, s1, weight.shape[1], *span))
+    for i, row in enumerate(rows.phases):
+        for j, column in enumerate(columns.phases):
+            for u, k in row:
+                for v, m in column:
+                    merged[:, i, j, :, u - low[0], v - low[1]] = weight[:, :, k, m]
+    pads = [axis.pads(offsets) for axis, offsets in zip(axes, ranges, strict=True)]
+    merged = merged.reshape(-1, weight.shape[1], *span)
+    deep = _convolve(r, conv.input, merged, f"{conv.name}_merged", pads, conv.groups)
+    return r.call(aten.pixel_shuffle.default, deep, s0)
+
+
+def split_strided(module: fx.GraphModule, form: Strided = "phases") -> int:
+    """Strided transposed convolutions -> stride-1 plain convolutions and an interleaving, or left alone (``"transposed"``).
+
+    ``"merged"`` falls back to ``"phases"`` where it would waste work: kernels that leave whole phases empty (1x1 at stride 2),
+    strides that differ along the axes, and groups.
+
+    Returns:
+        The number of convolutions rewritten.
+    """
+    if form == "transposed":
+        return 0
+    r = Rewriter(module)
+    for node in list(r.graph.nodes):
+        conv = read_convolution(r, node)
+        if (
+            conv is None
+            or not conv.transposed
+            or all(s == 1 for s in conv.stride)
+            or any(d != 1 for d in conv.dilation)
+        ):
+            continue
+        kernel, out, size = conv.weight.shape[2:], sizes(node)[2:], sizes(conv.input)[2:]
+        rows, columns = (
+            _Taps(int(kernel[i]), conv.stride[i], conv.padding[i], int(size[i]), int(out[i])) for i in (0, 1)
+        )
+        weight = as_plain_weight(conv).flip(
+            2, 3
+        )  # in plain layout, taps in their own order: each phase reads them by offset
+        square = conv.stride[0] == conv.stride[1] and conv.groups == 1
+        with r.before(node):
+            if form == "merged" and square and all(rows.phases) and all(columns.phases):
+                whole = _all_at_once(r, conv, weight, (rows, columns))
+            else:
+                whole = _phase_by_phase(r, conv, weight, (rows, columns))
+            for axis in (2, 3):
+                if sizes(whole)[axis] != sizes(node)[axis]:
+                    whole = r.call(aten.slice.Tensor, whole, axis, 0, sizes(node)[axis])
+            if conv.bias is not None:
+                bias = r.constant(conv.bias.reshape(1, -1, 1, 1), f"{conv.name}_bias")
+                whole = r.call(aten.add.Tensor, whole, bias)
+            r.replace(node, whole)
+    return r.done()

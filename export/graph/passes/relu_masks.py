@@ -1,0 +1,37 @@
+"""A ReLU's gradient as a product with a mask read off the ReLU's output; nothing of the forward pass is computed again.
+
+where(y <= 0, 0, g) is a comparison and a selection, which ONNX Runtime runs slowly on a CPU (no vector code, and no layout but
+the plain one). As a product both of its steps are ordinary elementwise arithmetic.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from jboost.export.graph.operators import relu_mask  # noqa: F401  (registers the operator)
+from jboost.export.graph.rewriter import Rewriter, arguments
+
+aten = torch.ops.aten
+
+
+def relu_masks_as_products(module: fx.GraphModule) -> int:
+    """where(y <= 0, 0, g) -> g * relu_mask(y), where y is the output of a ReLU. Numbers are the same for every finite g.
+
+    Returns:
+        The number of masks rewritten.
+    """
+    r = Rewriter(module)
+    for node in list(r.graph.nodes):
+        if node.target is not aten.where.self:
+            continue
+        condition, zero, g = arguments(node)
+        value = r.value(zero)
+        if not isinstance(condition, fx.Node) or condition.target is not aten.le.Scalar or condition.args[1] != 0:
+            continue
+        y = arguments(condition)[0]
+        if y.target is not aten.relu.default or value is None or bool((value != 0).any()):
+            continue
+        with r.before(node):
+            r.replace(node, r.call(aten.mul.Tensor, g, r.call(torch.ops.jboost.relu_mask.default, y)))
+    return r.done()

@@ -1,0 +1,283 @@
+"""Pooling and its gradients as plain operators.
+
+Max-pooling works one axis at a time: the first maximum of a window in row-major order, which is where torch sends the gradient, is
+the first row that attains it and in that row the first column. So two passes of k comparisons give exactly what one of k*k does.
+Average pooling of every kind (ceil mode, adaptive at sizes it does not divide) is a fixed matrix along each axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+
+
+def _pair(value: Sequence[int], default: Sequence[int] | None = None) -> tuple[int, int]:
+    values = list(value) or list(default or ())
+    return (values[0], values[-1])
+
+
+def _windows(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool) -> int:
+    """How many windows torch places along an axis."""
+    span = size + 2 * padding - dilation * (kernel - 1) - 1
+    count = (-(-span // stride) if ceil else span // stride) + 1
+    if ceil and (count - 1) * stride >= size + padding:
+        count -= 1  # a window must start inside the input or its left padding
+    return count
+
+
+class _Axis:
+    """Max-pooling along one axis of [B, C, H, W]."""
+
+    def __init__(self, dim: int, size: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool) -> None:
+        self.dim, self.size, self.kernel, self.stride, self.dilation = dim, size, kernel, stride, dilation
+        self.before = padding
+        self.count = _windows(size, kernel, stride, padding, dilation, ceil)
+        self.reach = (self.count - 1) * stride + dilation * (kernel - 1) + 1
+        self.after = max(0, self.reach - size - padding)
+
+    def _pads(self, before: int, after: int) -> list[int]:
+        return [before, after, 0, 0] if self.dim == 3 else [0, 0, before, after]
+
+    def taps(self, x: Tensor) -> list[Tensor]:
+        """For each offset in the window, the entries at it: `kernel` tensors with `count` entries along the axis."""
+        if self.before or self.after:
+            x = aten.constant_pad_nd(x, self._pads(self.before, self.after), -math.inf)
+        last = (self.count - 1) * self.stride + 1
+        return [
+            aten.slice(x, self.dim, k * self.dilation, k * self.dilation + last, self.stride)
+            for k in range(self.kernel)
+        ]
+
+    def forward(self, x: Tensor) -> Tensor:
+        taps = self.taps(x)
+        top = taps[0]
+        for tap in taps[1:]:
+            top = torch.maximum(top, tap)
+        return top
+
+    def backward(self, grad: Tensor, x: Tensor, top: Tensor) -> Tensor:
+        """Send each entry of `grad` to the first tap that equals the maximum."""
+        parts, rest = [], grad
+        taps = self.taps(x)
+        for tap in taps[:-1]:
+            hit = tap == top
+            parts.append(torch.where(hit, rest, 0.0))
+            rest = torch.where(hit, 0.0, rest)
+        parts.append(rest)  # what no earlier tap took is the last one's
+        return self._spread(parts)
+
+    def _spread(self, parts: list[Tensor]) -> Tensor:
+        """Add parts[k][..., i] to position i * stride + k * dilation: sum within each phase, then interleave the phases."""
+        length = -(-(self.before + self.size + self.after) // self.stride)
+        phases: list[Tensor | None] = [None] * self.stride
+        for k, part in enumerate(parts):
+            shift, phase = divmod(k * self.dilation, self.stride)
+            before, after = shift, length - shift - self.count
+            if before or after:  # a negative pad crops what lies beyond the input
+                part = aten.constant_pad_nd(part, self._pads(before, after), 0.0)
+            known = phases[phase]
+            phases[phase] = part if known is None else known + part
+        if self.stride == 1:
+            whole = phases[0]
+            assert whole is not None
+        else:
+            zero = torch.zeros_like(next(p for p in phases if p is not None))
+            stacked = torch.stack([zero if p is None else p for p in phases], dim=self.dim + 1)
+            shape = list(stacked.shape)
+            whole = stacked.reshape([*shape[: self.dim], -1, *shape[self.dim + 2 :]])
+        if self.before or whole.shape[self.dim] != self.size:
+            whole = aten.slice(whole, self.dim, self.before, self.before + self.size)
+        return whole
+
+
+def _axes(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil: bool,
+) -> tuple[_Axis, _Axis]:
+    k, p, d = _pair(kernel), _pair(padding, (0,)), _pair(dilation, (1,))
+    s = _pair(stride, k)
+    rows = _Axis(2, int(x.shape[2]), k[0], s[0], p[0], d[0], ceil)
+    columns = _Axis(3, int(x.shape[3]), k[1], s[1], p[1], d[1], ceil)
+    return rows, columns
+
+
+def max_pool_shifted(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil_mode: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Max-pooling [B, C, H, W] as slices and maxima. The indices (second result) are a placeholder that nothing may read."""
+    rows, columns = _axes(x, kernel, stride, padding, dilation, ceil_mode)
+    return rows.forward(columns.forward(x)), x.new_empty((0,), dtype=torch.int64)
+
+
+def max_pool_shifted_gradient(
+    grad: Tensor,
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+    indices: Tensor,
+) -> Tensor:
+    """Input gradient of max-pooling; ties go to the first maximum in row-major order, as in torch."""
+    rows, columns = _axes(x, kernel, stride, padding, dilation, ceil_mode)
+    by_row = columns.forward(x)
+    return columns.backward(rows.backward(grad, by_row, rows.forward(by_row)), x, by_row)
+
+
+def max_pool_scatter_gradient(
+    grad: Tensor,
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+    indices: Tensor,
+) -> Tensor:
+    """Input gradient of max-pooling from the indices that torch's forward operator returns (flat within each [H, W])."""
+    B, C, H, W = x.shape
+    into = grad.new_zeros((B, C, H * W))
+    return into.scatter_add(2, indices.reshape(B, C, -1), grad.reshape(B, C, -1)).reshape(B, C, H, W)
+
+
+def _pool_matrix(
+    starts: Sequence[int], ends: Sequence[int], divisors: Sequence[float], size: int, like: Tensor
+) -> Tensor:
+    """[len(starts), size]: row i averages entries starts[i]:ends[i]. Built from operators, so that it folds to a constant."""
+    rows = [
+        torch.nn.functional.pad(like.new_full((end - start,), 1.0 / divisor), (start, size - end))
+        for start, end, divisor in zip(starts, ends, divisors, strict=True)
+    ]
+    return torch.stack(rows)
+
+
+def _average_matrix(
+    size: int,
+    kernel: int,
+    stride: int,
+    padding: int,
+    ceil: bool,
+    include_pad: bool,
+    like: Tensor,
+    divisor: float | None,
+) -> Tensor:
+    """The matrix of avg_pool along one axis."""
+    count = _windows(size, kernel, stride, padding, 1, ceil)
+    starts = [i * stride - padding for i in range(count)]
+    ends = [min(start + kernel, size + padding) for start in starts]
+    inside = [(max(start, 0), min(end, size)) for start, end in zip(starts, ends, strict=True)]
+    divisors = [
+        divisor if divisor is not None else float(e - s if include_pad else hi - lo)
+        for s, e, (lo, hi) in zip(starts, ends, inside, strict=True)
+    ]
+    return _pool_matrix([lo for lo, _ in inside], [hi for _, hi in inside], divisors, size, like)
+
+
+def _average_matrices(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil: bool,
+    include_pad: bool,
+    divisor: int | None,
+) -> tuple[Tensor, Tensor]:
+    k, p = _pair(kernel), _pair(padding, (0,))
+    s = _pair(stride, k)
+    # divisor_override replaces the product of both axes' counts: put it into one of them.
+    d0, d1 = (None, None) if divisor is None else (float(divisor), 1.0)
+    rows = _average_matrix(int(x.shape[2]), k[0], s[0], p[0], ceil, include_pad, x, d0)
+    columns = _average_matrix(int(x.shape[3]), k[1], s[1], p[1], ceil, include_pad, x, d1)
+    return rows, columns
+
+
+def _adaptive_matrix(size: int, out: int, like: Tensor) -> Tensor:
+    starts = [i * size // out for i in range(out)]
+    ends = [-(-(i + 1) * size // out) for i in range(out)]
+    return _pool_matrix(starts, ends, [float(e - s) for s, e in zip(starts, ends, strict=True)], size, like)
+
+
+def _apply(rows: Tensor, columns: Tensor, x: Tensor) -> Tensor:
+    return rows @ (x @ columns.t())
+
+
+def avg_pool(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    """Average pooling [B, C, H, W] as one matrix product along each axis."""
+    rows, columns = _average_matrices(x, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    return _apply(rows, columns, x)
+
+
+def avg_pool_gradient(
+    grad: Tensor,
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> Tensor:
+    """Its input gradient: the transposed matrices."""
+    rows, columns = _average_matrices(x, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    return _apply(rows.t(), columns.t(), grad)
+
+
+def adaptive_avg_pool(x: Tensor, output_size: Sequence[int]) -> Tensor:
+    """Adaptive average pooling at any size; global pooling stays a mean."""
+    if list(output_size) == [1, 1]:
+        return x.mean((2, 3), keepdim=True)
+    if list(output_size) == list(x.shape[2:]):
+        return x.clone()
+    rows, columns = (_adaptive_matrix(int(x.shape[2 + i]), int(output_size[i]), x) for i in (0, 1))
+    return _apply(rows, columns, x)
+
+
+def adaptive_avg_pool_gradient(grad: Tensor, x: Tensor) -> Tensor:
+    """Its input gradient."""
+    if list(grad.shape[2:]) == [1, 1]:
+        return (grad / (x.shape[2] * x.shape[3])).expand(x.shape)
+    rows, columns = (_adaptive_matrix(int(x.shape[2 + i]), int(grad.shape[2 + i]), x) for i in (0, 1))
+    return _apply(rows.t(), columns.t(), grad)
+
+
+_AVERAGE: dict[Any, Callable[..., Any]] = {
+    aten.avg_pool2d.default: avg_pool,
+    aten.avg_pool2d_backward.default: avg_pool_gradient,
+    aten._adaptive_avg_pool2d.default: adaptive_avg_pool,
+    aten._adaptive_avg_pool2d_backward.default: adaptive_avg_pool_gradient,
+}
+
+#: Rules for targets that have no max-pooling with indices (TensorRT), or where the comparisons are as fast.
+SHIFTED: dict[Any, Callable[..., Any]] = _AVERAGE | {
+    aten.max_pool2d_with_indices.default: max_pool_shifted,
+    aten.max_pool2d_with_indices_backward.default: max_pool_shifted_gradient,
+}
+
+#: Rules for torch's own compiler.
+SCATTER: dict[Any, Callable[..., Any]] = _AVERAGE | {
+    aten.max_pool2d_with_indices_backward.default: max_pool_scatter_gradient
+}

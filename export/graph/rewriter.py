@@ -1,0 +1,112 @@
+"""What every pass needs: reading constants, and inserting nodes whose shapes and dtypes are known at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._dispatch.python import enable_python_dispatcher
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, StatelessSymbolicContext
+
+from .passes.dead_code import remove_dead_code
+
+
+def fake_mode(module: fx.GraphModule) -> FakeTensorMode:
+    """The fake-tensor mode that the graph was traced in; its inputs' metadata hold it."""
+    mode: FakeTensorMode = next(node for node in module.graph.nodes if node.op == "placeholder").meta["val"].fake_mode
+    return mode
+
+
+class Rewriter:
+    """Edits one graph. Every node it makes carries its fake value in ``meta["val"]``, so that passes can be run in any order.
+
+    Attributes:
+        changed: how many places `replace` has changed.
+    """
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        self.module, self.graph = module, module.graph
+        self.mode = fake_mode(module)
+        self.changed = 0
+
+    def value(self, node: Any) -> Tensor | None:
+        """The tensor of a constant node, None for anything else."""
+        if isinstance(node, fx.Node) and node.op == "get_attr":
+            tensor: Tensor = getattr(self.module, str(node.target))
+            return tensor
+        return None
+
+    def constant(self, tensor: Tensor, name: str) -> fx.Node:
+        """A new constant, stored as a buffer of the graph."""
+        name = name.removesuffix("_")
+        unique, i = name, 0
+        while hasattr(self.module, unique):
+            i += 1
+            unique = f"{name}_{i}"
+        tensor = tensor.detach().contiguous()
+        self.module.register_buffer(unique, tensor)
+        node = self.graph.create_node("get_attr", unique)
+        static: StatelessSymbolicContext[Any, Any] = StatelessSymbolicContext(
+            dynamic_sizes=[DimDynamic.STATIC] * tensor.dim()
+        )
+        node.meta["val"] = self.mode.from_tensor(tensor, symbolic_context=static if self.mode.shape_env else None)
+        return node
+
+    def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        """A new operator node at the insertion point, with its fake value worked out."""
+        node = self.graph.call_function(target, args, kwargs)
+        fake_args, fake_kwargs = fx.node.map_arg((args, kwargs), lambda n: n.meta["val"])
+        node.meta["val"] = self.fake_call(target, fake_args, fake_kwargs)
+        return node
+
+    def fake_call(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """The shape and dtype of an operator's result."""
+        # Without the Python dispatcher, operators written in C++ would fix a dynamic batch at the example's size (torch 2.13).
+        with self.mode, enable_python_dispatcher() if self.mode.shape_env else nullcontext():
+            return target(*args, **kwargs)
+
+    @contextmanager
+    def before(self, node: fx.Node) -> Iterator[None]:
+        """Insert in front of `node`."""
+        with self.graph.inserting_before(node):
+            yield
+
+    def replace(self, old: fx.Node, new: fx.Node) -> None:
+        """Let every user of `old` read `new`; `old` is removed when the pass is done."""
+        old.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+        self.changed += 1
+
+    def done(self) -> int:
+        """Clean up after a pass.
+
+        Returns:
+            The number of places changed.
+        """
+        remove_dead_code(self.module)
+        return self.changed
+
+
+def arguments(node: fx.Node) -> tuple[Any, ...]:
+    """A node's positional arguments, without torch's union of every type they might have."""
+    return node.args
+
+
+def results(module: fx.GraphModule) -> tuple[Any, ...]:
+    """The nodes a graph returns, in order."""
+    flat: Any = module.graph.output_node().args[0]
+    return tuple(flat)
+
+
+def sizes(node: fx.Node) -> list[int]:
+    """The shape of a node's value (symbolic entries stay symbolic)."""
+    return list(node.meta["val"].shape)
+
+
+def dtype(node: fx.Node) -> torch.dtype:
+    """The dtype of a node's value."""
+    result: torch.dtype = node.meta["val"].dtype
+    return result

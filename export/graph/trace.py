@@ -1,0 +1,321 @@
+"""From a classifier to one FX graph that computes its logits and their vector-Jacobian product, and from there a gradient.
+
+The network is traced once, as its *trunk*, (x, v) -> (logits, d<logits, v>/dx). An objective contributes only a *head*,
+(logits, y) -> (loss, class logit, predicted, d loss/d logits), which is spliced between the trunk's forward and backward halves:
+deriving the graph of a second objective costs milliseconds, and shares the weights and every optimisation with the first.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+# Private, but the one entry point that traces forward and backward together, functionalised (in-place ReLUs and views included),
+# in every torch since 2.1; plain torch.export refuses a function that calls autograd.grad (torch 2.13).
+from torch._functorch.aot_autograd import aot_export_joint_simple
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+from jboost.engine.errors import BadInputError, JboostError
+from jboost.engine.objectives import OBJECTIVES, class_logit, resolve_objective
+
+from .decompositions import HEAD, Pooling, decomposition_table
+from .leftovers import MODULE_KEY, check_no_leftovers
+from .passes.dead_code import remove_dead_code
+from .passes.fold_constants import drop_no_ops, fold_constants, merge_duplicates
+from .rewriter import results
+
+#: Outputs of a gradient graph, in order.
+OUTPUTS = ("grad", "class_logit", "loss", "predicted")
+
+
+def _fake(mode: FakeTensorMode, t: Tensor, dynamic_batch: bool = False) -> FakeTensor:
+    if mode.shape_env is None:
+        return mode.from_tensor(t)
+    sizes = [DimDynamic.DYNAMIC if dynamic_batch and i == 0 else DimDynamic.STATIC for i in range(t.dim())]
+    return mode.from_tensor(t, symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes))
+
+
+@contextmanager
+def _named_nodes(model: nn.Module) -> Iterator[None]:
+    """While active, forward nodes that are traced carry the name of the innermost module that made them."""
+    handles = []
+    starts: list[fx.Node | None] = []
+
+    def last() -> fx.Node | None:
+        mode = get_proxy_mode()
+        return None if mode is None else next(iter(reversed(mode.tracer.graph.nodes)), None)
+
+    def enter(module: nn.Module, args: Any) -> None:
+        starts.append(last())
+
+    def leave(name: str, module: nn.Module) -> Any:
+        def hook(_module: nn.Module, args: Any, output: Any) -> None:
+            start, node = starts.pop(), last()
+            while node is not None and node is not start and node.op != "root":
+                node.meta.setdefault(MODULE_KEY, f"{name or 'the model'} ({type(module).__name__})")
+                node = node.prev
+
+        return hook
+
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(enter))
+        handles.append(module.register_forward_hook(leave(name, module)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    model.eval()
+    torch.backends.mha.set_fastpath_enabled(False)  # its fused operator has no derivative
+    try:
+        # The fused attention kernels' backward operators have no decomposition (torch 2.13); the plain formula needs none.
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        for module, training in modes.items():
+            module.training = training
+
+
+def _check_example(example: Tensor) -> None:
+    if example.dim() != 4 or not example.is_floating_point() or example.shape[0] < 1:
+        raise BadInputError(
+            f"the example must be a floating-point batch [B, C, H, W], got {example.dtype} {list(example.shape)}"
+        )
+
+
+def trace_trunk(
+    model: nn.Module, example: Tensor, *, dynamic_batch: bool = False, pooling: Pooling = "shifted"
+) -> fx.GraphModule:
+    """Trace the network and its input gradient as one graph of forward operators.
+
+    Args:
+        model: classifier, [B, C, H, W] in [0, 1] -> logits [B, K]; traced in evaluation mode, left as it was.
+        example: [B, C, H, W], gives shapes and dtype; its values don't matter. float64 traces a float64 graph (of a model that
+            was converted with ``.double()``), which the tests hold against autograd.
+        dynamic_batch: leave B open; every other size is fixed. (torch takes sizes 0 and 1 for constants, so B must be 2 or more
+            in the example; the graph then runs at 1 too where the model has no special case for it.)
+        pooling: how max-pooling and its gradient are written: ``"shifted"`` as slices and comparisons, which every runtime reads,
+            ``"scatter"`` with the indices of torch's own operator, which Inductor runs faster on a CPU.
+
+    Returns:
+        fx.GraphModule, (x [B, C, H, W], v [B, K]) -> (logits [B, K], grad [B, C, H, W]) where grad = d sum(v * logits) / dx.
+        The weights are its buffers; it shares their memory with the model.
+
+    Raises:
+        BadInputError: the model cannot be traced, is not differentiable with respect to x, or uses an operator without a rule.
+    """
+    _check_example(example)
+    if dynamic_batch and example.shape[0] < 2:
+        raise BadInputError(
+            "a dynamic batch needs an example of two images or more: torch takes a batch of one for a constant"
+        )
+    example = example.detach()
+    state: dict[str, Tensor] = {k: p.detach() for k, p in model.named_parameters()}
+    state |= {k: b.detach() for k, b in model.named_buffers()}
+    names = list(state)
+    mode = FakeTensorMode(shape_env=ShapeEnv() if dynamic_batch else None, allow_non_fake_inputs=True)
+
+    def forward(*args: Tensor) -> tuple[Tensor]:
+        logits = torch.func.functional_call(model, dict(zip(names, args[:-1], strict=True)), (args[-1],))
+        if not isinstance(logits, Tensor) or logits.dim() != 2:
+            got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise BadInputError(f"the model must return logits [B, classes], got {got}")
+        return (logits.clone(),)  # the tracer refuses an output that is a view, such as x.flatten(1)
+
+    try:
+        with _evaluating(model), _named_nodes(model), mode:
+            x = _fake(mode, example, dynamic_batch).requires_grad_()
+            joint: Any = aot_export_joint_simple(
+                forward,
+                (*(_fake(mode, state[name]) for name in names), x),
+                trace_joint=True,
+                decompositions=decomposition_table(pooling),
+            )
+    except JboostError:
+        raise
+    except Exception as e:
+        # Whatever the model's own code raised under tracing (data-dependent branches, .item(), numpy): the cause is its to fix.
+        detail = str(e).strip().splitlines() or [""]
+        raise BadInputError(
+            f"{type(model).__name__} cannot be traced: {type(e).__name__}: {detail[0]}; the forward pass must be made of torch "
+            "operators, without branches on values, .item() or numpy, and its logits must depend on the input differentiably"
+        ) from e
+    trunk = _lift(joint, state, names)
+    check_no_leftovers(trunk)
+    return trunk
+
+
+def _lift(joint: fx.GraphModule, state: dict[str, Tensor], names: list[str]) -> fx.GraphModule:
+    """Weights from placeholders to buffers; inputs named x and v; outputs (logits, grad)."""
+    graph = joint.graph
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    if len(placeholders) != len(names) + 2:
+        raise BadInputError(
+            "the model's logits do not depend on its input differentiably, so there is no gradient to export"
+        )
+    for node in graph.nodes:  # constants the model keeps outside its state
+        if node.op == "get_attr":
+            state = {**state, node.target: getattr(joint, node.target)}
+    root = nn.Module()
+    for name, value in state.items():
+        root.register_buffer(attribute_name(name), value)
+    for name, node in zip(names, placeholders, strict=False):
+        with graph.inserting_before(node):
+            attribute = graph.create_node("get_attr", attribute_name(name))
+        attribute.meta.update(node.meta)
+        node.replace_all_uses_with(attribute)
+        graph.erase_node(node)
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            node.target = attribute_name(node.target)
+    for name, node in zip("xv", placeholders[-2:], strict=True):
+        node.target = node.name = name
+    output = graph.output_node()
+    flat = torch.utils._pytree.tree_leaves(output.args)
+    logits, grad = flat[0], flat[-1]
+    if grad is None:
+        raise BadInputError(
+            "the model's logits do not depend on its input differentiably, so there is no gradient to export"
+        )
+    output.args = ((logits, grad),)
+    graph.set_codegen(fx.graph.CodeGen())  # drop torch's pytree calling convention
+    trunk = fx.GraphModule(root, graph, "Trunk")
+    remove_dead_code(trunk)
+    return trunk
+
+
+def attribute_name(name: str) -> str:
+    """A state-dict key as a flat attribute of the graph: ``layer1.0.conv1.weight`` -> ``layer1_0_conv1_weight``."""
+    flat = "".join(c if c.isalnum() else "_" for c in name)
+    return flat if flat[:1].isalpha() else f"w_{flat}"
+
+
+class _PlainGather(TorchFunctionMode):
+    """take_along_dim as gather: the former reads the batch size as a plain integer, which fixes a dynamic one (torch 2.13)."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.take_along_dim:
+            given: list[Any] = [*args, *(kwargs or {}).values()]
+            return torch.gather(given[0], given[2], given[1])  # its shapes agree but for `dim`, so nothing broadcasts
+        return func(*args, **(kwargs or {}))
+
+
+def _trace_head(objective: str, l0: float | None, logits: FakeTensor) -> fx.GraphModule:
+    """(logits [B, K], y int64 [B], ones [B]) -> (loss [B], class_logit [B], predicted int64 [B], d loss/d logits [B, K])."""
+    function = OBJECTIVES[resolve_objective(objective, l0)]
+
+    def head(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        loss = function(logits, y, 0.0 if l0 is None else l0)
+        constant = logits.detach()
+        return loss, class_logit(constant, y), constant.argmax(dim=1)
+
+    with logits.fake_mode, _PlainGather():
+        labels = torch.zeros(logits.shape[:1], dtype=torch.int64)
+        table = decomposition_table("shifted") | HEAD
+        arguments = (torch.empty_like(logits).requires_grad_(), labels)
+        joint: Any = aot_export_joint_simple(head, arguments, trace_joint=True, decompositions=table)
+    assert isinstance(joint, fx.GraphModule)
+    return joint
+
+
+def attach_objective(trunk: fx.GraphModule, objective: str, l0: float | None = None) -> fx.GraphModule:
+    """Derive an objective's gradient graph from a trunk, optimised or not.
+
+    Args:
+        trunk: what `trace_trunk` returned. It is not changed; the result shares its weights.
+        objective: a name in `jboost.engine.objectives.OBJECTIVES`.
+        l0: mean realness of real images, for the objectives that need it. It becomes a constant of the graph.
+
+    Returns:
+        fx.GraphModule, (x [B, C, H, W], y int64 [B]) -> (grad [B, C, H, W], class_logit [B], loss [B], predicted int64 [B]).
+
+    Raises:
+        BadInputError: unknown objective, or one that needs l0 without it.
+    """
+    nodes = list(trunk.graph.nodes)
+    x, v = (node for node in nodes if node.op == "placeholder")
+    logits, grad = results(trunk)
+    head = _trace_head(objective, l0, logits.meta["val"])
+    after_v: set[fx.Node] = {v}
+    for node in nodes:
+        if any(i in after_v for i in node.all_input_nodes):
+            after_v.add(node)
+
+    graph = fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {}
+    copied[x] = graph.placeholder("x")
+    copied[x].meta = copy.copy(x.meta)
+    y = graph.placeholder("y")
+    for node in nodes:
+        if node not in after_v and node is not x:
+            copied[node] = graph.node_copy(node, copied.__getitem__)
+    head_logits, head_y, head_ones = (node for node in head.graph.nodes if node.op == "placeholder")
+    y.meta = copy.copy(head_y.meta)
+    in_head: dict[fx.Node, Any] = {head_logits: copied[logits], head_y: y}
+    # The gradient of the losses' sum, never of their mean: an image's step must not depend on its neighbours. A loss of shape [B]
+    # is differentiated with ones of the same shape, here one number that broadcasts.
+    in_head[head_ones] = graph.call_function(
+        torch.ops.aten.full.default, ([1], 1.0), {"dtype": head_ones.meta["val"].dtype}
+    )
+    in_head[head_ones].meta["val"] = head_ones.meta["val"]
+    root = dict(trunk.named_buffers())
+    for node in head.graph.nodes:
+        if node.op == "get_attr":
+            name = f"head_{node.target}"
+            root[name] = getattr(head, node.target)
+            in_head[node] = graph.get_attr(name)
+            in_head[node].meta = copy.copy(node.meta)
+        elif node.op == "call_function":
+            in_head[node] = graph.node_copy(node, in_head.__getitem__)
+    flat = [n for n in torch.utils._pytree.tree_leaves(head.graph.output_node().args) if n is not None]
+    loss, class_logit_, predicted, cotangent = (in_head[n] for n in flat)
+    copied[v] = cotangent
+    for node in nodes:
+        if node in after_v and node is not v and node.op != "output":
+            copied[node] = graph.node_copy(node, copied.__getitem__)
+    graph.output((copied[grad], class_logit_, loss, predicted))
+    module = nn.Module()
+    for name, value in root.items():
+        module.register_buffer(name, value)
+    gradient = fx.GraphModule(module, graph, "Gradient")
+    for tidy in (drop_no_ops, fold_constants, merge_duplicates):
+        tidy(gradient)
+    return gradient
+
+
+def trace_gradient(
+    model: nn.Module,
+    objective: str,
+    example: Tensor,
+    l0: float | None = None,
+    *,
+    dynamic_batch: bool = False,
+    pooling: Pooling = "shifted",
+) -> fx.GraphModule:
+    """`trace_trunk` and `attach_objective` in one call, for when a model has one objective.
+
+    Returns:
+        fx.GraphModule, (x [B, C, H, W], y int64 [B]) -> (grad [B, C, H, W], class_logit [B], loss [B], predicted int64 [B]) with
+        grad = d sum(loss) / dx.
+
+    Raises:
+        BadInputError: see `trace_trunk` and `attach_objective`.
+    """
+    resolve_objective(objective, l0)  # before the expensive part
+    return attach_objective(trace_trunk(model, example, dynamic_batch=dynamic_batch, pooling=pooling), objective, l0)

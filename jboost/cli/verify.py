@@ -1,0 +1,33 @@
+"""``jboost verify``: a bundle's graphs against eager autograd, on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Debug, console
+from .tables import print_columns
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="What `jboost export` wrote.")] = Path("bundle"),
+    atol: Annotated[float | None, typer.Option(help="Largest error of a logit.  [default: by dtype]")] = None,
+    rtol: Annotated[
+        float | None, typer.Option(help="Largest relative L2 error of an image's gradient.  [default: by dtype]")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Check a bundle's hashes and compare each of its graphs with eager autograd; exit code 1 if one is off.
+
+    Example: jboost verify bundle
+    """
+    from jboost.engine.bundle import Bundle
+    from jboost.export.verify import verify_bundle
+
+    with console(stderr=True).status("") as status:
+        figures = verify_bundle(Bundle(bundle), atol=atol, rtol=rtol, say=status.update)
+    rows = [(file, f"{f['grad_worst']:.1e}", f"{f['logits_worst']:.1e}") for file, f in figures.items()]
+    print_columns([("artefact", "worst gradient error", "worst logit error"), *rows])
+    print(f"{bundle}: all files match their hashes, all graphs match autograd")

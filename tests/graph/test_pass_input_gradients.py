@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from jboost.export.graph.passes.input_gradients import flip_weights, split_strided
+
+from .passes_helpers import count, folded, keeps
+
+
+class One(nn.Module):
+    def __init__(self, **kwargs: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(4, 6, bias=False, **kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.conv(x)).sum((2, 3))
+
+
+@pytest.mark.parametrize("size", [(12, 12), (13, 10)])
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"kernel_size": 3, "padding": 1},
+        {"kernel_size": 1},
+        {"kernel_size": 5, "padding": 1},
+        {"kernel_size": 3, "padding": 2, "dilation": 2},
+        {"kernel_size": 3, "groups": 2},
+    ],
+)
+def test_stride_one_becomes_a_plain_convolution(kwargs: dict[str, int], size: tuple[int, int]) -> None:
+    shape = (2, 4, *size)
+    trunk = folded(One(**kwargs), shape)
+    assert keeps(trunk, shape, flip_weights) == 1
+    assert not any(n.args[6] for n in trunk.graph.nodes if "convolution" in str(n.target))
+
+
+@pytest.mark.parametrize("form", ["phases", "merged"])
+@pytest.mark.parametrize("size", [(12, 12), (13, 10), (15, 17)])
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"kernel_size": 3, "stride": 2, "padding": 1},
+        {"kernel_size": 1, "stride": 2},
+        {"kernel_size": 7, "stride": 2, "padding": 3},
+        {"kernel_size": 4, "stride": 4},
+        {"kernel_size": 2, "stride": 3, "padding": 1},
+        {"kernel_size": 5, "stride": 3, "padding": 0},
+        {"kernel_size": 3, "stride": 2, "padding": 1, "groups": 2},
+        {"kernel_size": (3, 1), "stride": (2, 1)},
+    ],
+)
+def test_strided_becomes_plain_convolutions(kwargs: dict[str, int], size: tuple[int, int], form: str) -> None:
+    shape = (2, 4, *size)
+    trunk = folded(One(**kwargs), shape)
+    assert keeps(trunk, shape, lambda m: split_strided(m, form)) == 1
+    assert not any(n.args[6] for n in trunk.graph.nodes if "convolution" in str(n.target))
+
+
+def test_left_alone_on_request() -> None:
+    trunk = folded(One(kernel_size=3, stride=2), (2, 4, 12, 12))
+    assert split_strided(trunk, "transposed") == 0
+    assert count(trunk)["convolution"] == 2

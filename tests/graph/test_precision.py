@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from jboost.engine.errors import BadInputError
+from jboost.export.graph import (
+    TOLERANCES,
+    attach_objective,
+    check_images,
+    choose_scale,
+    graph_run,
+    judge,
+    lower_precision,
+    measure,
+    optimize,
+    trace_trunk,
+)
+
+from .models import make
+
+SHAPE = (4, 3, 32, 32)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_a_trained_network_keeps_its_gradient(trained: nn.Module, dtype: str) -> None:
+    trunk = trace_trunk(trained, torch.zeros(SHAPE))
+    optimize(trunk)
+    scale = choose_scale(trunk, check_images(4, SHAPE[1:], 7))
+    low = torch.float16 if dtype == "fp16" else torch.bfloat16
+    gradient = attach_objective(lower_precision(trunk, low, scale.loss_scale), "joint", 1.5)
+    figures = measure(graph_run(gradient), trained, "joint", SHAPE[1:], l0=1.5)
+    judge(figures, TOLERANCES[dtype])
+    x, y = torch.rand(SHAPE), torch.zeros(4, dtype=torch.int64)
+    grad, class_logit, loss, predicted = gradient(x, y)
+    assert grad.dtype == class_logit.dtype == loss.dtype == torch.float32
+    assert predicted.dtype == torch.int64
+
+
+def test_the_float32_trunk_is_left_as_it_was() -> None:
+    trunk = trace_trunk(make("resnet"), torch.zeros(SHAPE))
+    optimize(trunk)
+    x, v = torch.rand(SHAPE), torch.rand(4, 10)
+    before = trunk(x, v)
+    lower_precision(trunk, torch.float16, 8.0)
+    assert all(torch.equal(a, b) for a, b in zip(trunk(x, v), before, strict=True))
+
+
+@pytest.mark.parametrize("name", ["convnext", "vit"])
+def test_delicate_operators_stay_float32(name: str) -> None:
+    trunk = trace_trunk(make(name), torch.zeros(2, 3, 16, 16))
+    optimize(trunk)
+    half = lower_precision(trunk, torch.float16, 1.0)
+    dtypes: dict[str, set[torch.dtype]] = {"product": set(), "delicate": set()}
+    for node in half.graph.nodes:
+        target = str(node.target)
+        if any(word in target for word in ("aten.exp.", "aten.rsqrt", "aten.mean", "aten.sum", "aten.erf")):
+            dtypes["delicate"].add(node.meta["val"].dtype)
+        if "convolution" in target or "aten.bmm" in target:
+            dtypes["product"].add(node.meta["val"].dtype)
+    assert dtypes == {"product": {torch.float16}, "delicate": {torch.float32}}
+
+
+def test_tiny_gradients_do_not_underflow() -> None:
+    """Ten orders of magnitude below float16's smallest number, and image by image."""
+    model = make("convnext")
+    trunk = trace_trunk(model, torch.zeros(2, 3, 16, 16))
+    optimize(trunk)
+    scale = choose_scale(trunk, check_images(2, (3, 16, 16), 7))
+    half = lower_precision(trunk, torch.float16, scale.loss_scale)
+    x, v = torch.rand(2, 3, 16, 16), torch.randn(2, 10)
+    tiny = v * torch.tensor([[1e-18], [1.0]])
+    want, got = trunk(x, tiny)[1], half(x, tiny)[1]
+    for a, b in zip(got, want, strict=True):
+        assert (a - b).norm() < 0.01 * b.norm()
+    assert torch.count_nonzero(half(x, torch.zeros_like(v))[1]) == 0
+
+
+def test_activations_beyond_float16_are_refused_with_the_remedy() -> None:
+    model = make("resnet")
+    model.stem[1].weight.mul_(1e6)
+    trunk = trace_trunk(model, torch.zeros(SHAPE))
+    with pytest.raises(BadInputError, match="bf16"):
+        choose_scale(trunk, check_images(4, SHAPE[1:], 7))
+    with pytest.raises(BadInputError, match="fp16"):
+        lower_precision(trunk, torch.int8)
