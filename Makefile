@@ -18,7 +18,7 @@ test: $(READY)
 
 # The types of the installed package: static tools do not follow the folders' mapping in an editable install.
 check: $(READY)
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check .
 	rm -rf build
 	$(BIN)/python -m pip install --quiet --no-deps --target build/typed .

@@ -3,7 +3,8 @@
 Inputs, outputs, reductions, exponentials and the logits stay float32. In float16 gradients would underflow, so the backward half is
 computed on a cotangent that is scaled image by image, v * S / max|v|, and its result is scaled back: the input gradient is linear
 in v, so this is exact, and it makes the range that float16 has to hold independent of the objective (near its optimum, ``joint``
-has very small cotangents). S, the loss scale, is a power of two chosen at export from the largest value that the backward half reaches.
+has very small cotangents). S, the loss scale, is a power of two chosen at export from the largest value that the backward half
+reaches.
 """
 
 from __future__ import annotations

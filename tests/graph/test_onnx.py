@@ -59,7 +59,7 @@ def test_onnx_runtime_agrees_with_autograd(name: str, channels: int, size: int, 
     assert figures.images == 10
 
 
-@pytest.mark.parametrize("name", ["resnet", "vit"])
+@pytest.mark.parametrize("name", ["resnet", pytest.param("vit", marks=pytest.mark.slow)])
 def test_dynamic_batch(name: str, tmp_path: Path) -> None:
     model = make(name)
     export(model, (2, 3, 16, 16), tmp_path / "g.onnx", dynamic_batch=True)
