@@ -107,7 +107,8 @@ def autograd(
 
 def _relative(a: Tensor, b: Tensor) -> Tensor:
     a, b = a.double().flatten(1), b.double().flatten(1)
-    return (a - b).norm(dim=1) / b.norm(dim=1).clamp_min(1e-30)
+    error: Tensor = (a - b).norm(dim=1) / b.norm(dim=1).clamp_min(1e-30)
+    return error
 
 
 def measure(

@@ -1,24 +1,8 @@
-import logging
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import nn
 
 from .models import TinyResNet
-
-# pytest's log capture records every debug message that torch's tracer drops otherwise, which makes tracing several times slower.
-for name in ("torch", "torch.__trace"):
-    logging.getLogger(name).setLevel(logging.WARNING)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> Iterator[None]:
-    """Small operators on shared cores run many times faster on one thread than on two that wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
