@@ -32,6 +32,7 @@ class Artefact:
         objective: the objective it computes the gradient of; None for a plain forward.
         resolution: the image size it is fixed to; None where all of the bundle's will do.
         opset: ONNX opset, for ONNX files.
+        target: what a compiled file is tied to (kind of device, instruction set, torch version); None where it runs anywhere.
         errors: figures of its verification against eager autograd, by name.
     """
 
@@ -43,6 +44,7 @@ class Artefact:
     objective: str | None = None
     resolution: int | None = None
     opset: int | None = None
+    target: str | None = None
     errors: dict[str, float] = field(default_factory=dict)
 
 

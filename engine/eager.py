@@ -36,6 +36,7 @@ class EagerRunner:
     """
 
     name = "eager"
+    batch_size: int | None = None
 
     def __init__(
         self,

@@ -24,6 +24,29 @@ def weights_name(graph: str) -> str:
     return f"{graph}/weights"
 
 
+def why_unusable(
+    bundle: Bundle,
+    *,
+    objective: str,
+    l0: float | None,
+    resolution: int,
+    device: str,
+    dtype: str,
+    batch_size: int | None = None,
+) -> str | None:
+    """Why the bundle's graph, if any, cannot serve this run; None if it can."""
+    if device not in ("auto", "cpu"):
+        return f"it runs on the CPU in this version, not on {device!r}; use --device cpu or --engine eager"
+    if artefact_name(objective, dtype, resolution) not in bundle.config.artefacts:
+        return (
+            f"bundle {bundle.path} has no ONNX graph for objective {objective}, {dtype}, {resolution}x{resolution}; export it "
+            f"with: jboost export --ckpt FILE --format onnx --objective {objective} --dtype {dtype} --resolution {resolution}"
+        )
+    if objective in NEEDS_L0 and l0 != bundle.config.l0:
+        return f"the graph was exported with l0 {bundle.config.l0}, not {l0}; leave --l0 out, use --engine eager, or export again"
+    return None
+
+
 class OnnxRunner:
     """Runs a bundle's ONNX gradient graph on the CPU, with inputs and outputs bound to buffers of its own.
 
@@ -41,6 +64,7 @@ class OnnxRunner:
 
     name = "onnx"
     device = "cpu"
+    batch_size: int | None = None
 
     def __init__(
         self,
@@ -52,15 +76,9 @@ class OnnxRunner:
         device: str = "auto",
         dtype: str = "fp32",
     ):
-        if device not in ("auto", "cpu"):
-            raise BadInputError(
-                f"engine 'onnx' runs on the CPU in this version, not on {device!r}; use --device cpu or --engine eager"
-            )
-        if objective in NEEDS_L0 and l0 != bundle.config.l0:
-            raise BadInputError(
-                f"the bundle's {objective!r} graph was exported with l0 {bundle.config.l0}, not {l0}; leave --l0 out, "
-                "use --engine eager, or export again"
-            )
+        why = why_unusable(bundle, objective=objective, l0=l0, resolution=resolution, device=device, dtype=dtype)
+        if why is not None:
+            raise BadInputError(f"engine 'onnx' cannot run this: {why}")
         self.dtype = dtype
         self._bundle, self._objective, self._resolution = bundle, objective, resolution
         self._session = self._open(dtype)
@@ -69,12 +87,6 @@ class OnnxRunner:
 
     def _open(self, dtype: str) -> ort.InferenceSession:
         name = artefact_name(self._objective, dtype, self._resolution)
-        if name not in self._bundle.config.artefacts:
-            raise BadInputError(
-                f"bundle {self._bundle.path} has no ONNX graph for objective {self._objective}, {dtype}, "
-                f"{self._resolution}x{self._resolution}; export it with: jboost export --ckpt FILE --format onnx "
-                f"--objective {self._objective} --dtype {dtype} --resolution {self._resolution}"
-            )
         path = self._bundle.checked_path(name)
         self._bundle.checked_path(weights_name(name))
         return open_session(path)

@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from .bundle import Bundle
 from .errors import BadInputError
@@ -25,12 +26,20 @@ class Availability:
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine: what it is, the probe that says whether it can run here, and the function that opens a runner."""
+    """An engine.
+
+    Attributes:
+        name, about: what it is called and what it is.
+        probe: whether it can run on this machine.
+        open: a runner for (bundle, objective, l0, resolution, device, dtype).
+        why_unusable: for the same arguments and the batch size asked for (or None), why it cannot serve the run; None if it can.
+    """
 
     name: str
     about: str
     probe: Callable[[], Availability]
-    open: Callable[..., Runner] | None = None
+    open: Callable[..., Runner]
+    why_unusable: Callable[..., str | None]
 
 
 def _version(distribution: str) -> str | None:
@@ -47,12 +56,6 @@ def _probe_torch() -> Availability:
     return Availability(True, f"torch {version}")
 
 
-def _open_eager(bundle: Bundle, **options: object) -> Runner:
-    from .eager import EagerRunner
-
-    return EagerRunner(bundle, **options)  # type: ignore[arg-type]
-
-
 def _probe_onnx() -> Availability:
     for distribution in ("onnxruntime-gpu", "onnxruntime"):
         version = _version(distribution)
@@ -61,22 +64,39 @@ def _probe_onnx() -> Availability:
     return Availability(False, "onnxruntime is not installed", "install it: pip install onnxruntime")
 
 
-def _open_onnx(bundle: Bundle, **options: object) -> Runner:
-    from .onnx import OnnxRunner
-
-    return OnnxRunner(bundle, **options)  # type: ignore[arg-type]
-
-
 def _probe_absent() -> Availability:
-    return Availability(False, "not part of this version of jboost", "use --engine eager")
+    return Availability(False, "not part of this version of jboost", "use --engine compile, onnx or eager")
 
 
-#: Ordered by preference for ``--engine auto``: the first that is available.
+def _in_module(module: str, name: str) -> Callable[..., Any]:
+    """A function or class of one of this package's modules, imported when it is first called."""
+
+    def call(*args: object, **options: object) -> Any:
+        return getattr(importlib.import_module(f"{__package__}.{module}"), name)(*args, **options)
+
+    return call
+
+
+def _always_usable(*args: object, **options: object) -> None:
+    """The forward program serves every run."""
+
+
+#: Ordered by preference for ``--engine auto``: the first that is available and that the bundle has what it needs for.
 ENGINES: dict[str, Engine] = {
-    "trt": Engine("trt", "TensorRT", _probe_absent),
-    "compile": Engine("compile", "torch.compile, ahead of time", _probe_absent),
-    "eager": Engine("eager", "PyTorch autograd, the yardstick", _probe_torch, _open_eager),
-    "onnx": Engine("onnx", "ONNX Runtime", _probe_onnx, _open_onnx),
+    "trt": Engine("trt", "TensorRT", _probe_absent, _in_module("none", "none"), _always_usable),
+    "compile": Engine(
+        "compile",
+        "compiled ahead of time by AOTInductor",
+        _probe_torch,
+        _in_module("compiled", "CompiledRunner"),
+        _in_module("compiled", "why_unusable"),
+    ),
+    "eager": Engine(
+        "eager", "PyTorch autograd, the yardstick", _probe_torch, _in_module("eager", "EagerRunner"), _always_usable
+    ),
+    "onnx": Engine(
+        "onnx", "ONNX Runtime", _probe_onnx, _in_module("onnx", "OnnxRunner"), _in_module("onnx", "why_unusable")
+    ),
 }
 
 
@@ -97,33 +117,34 @@ def find_gpu() -> str | None:
     return f"{torch.cuda.get_device_name(0)}, compute capability {major}.{minor}, CUDA {torch.version.cuda}"
 
 
-def pick_engine(name: str) -> tuple[Engine, str]:
-    """The engine called `name`, or for ``"auto"`` the best one here; and one line that says what was picked and why.
+def find_engine(name: str) -> Engine | None:
+    """The engine called `name`; None for ``"auto"``, which is settled when the bundle and the run are known.
 
     Raises:
         BadInputError: unknown, or not available on this machine.
     """
     if name == "auto":
-        for engine in ENGINES.values():
-            found = engine.probe()
-            if found.available:
-                return (
-                    engine,
-                    f"engine {engine.name}: {engine.about} ({found.why}); the first of {', '.join(ENGINES)} here",
-                )
-        raise BadInputError("no engine can run on this machine; see what is missing with: jboost doctor")
+        return None
     if name not in ENGINES:
         raise BadInputError(f"unknown engine {name!r}; choose one of auto, {', '.join(ENGINES)}")
-    engine = ENGINES[name]
-    found = engine.probe()
+    found = ENGINES[name].probe()
     if not found.available:
         raise BadInputError(f"engine {name!r} cannot run here: {found.why}; {found.remedy}")
-    return engine, f"engine {name}: {engine.about} ({found.why})"
+    return ENGINES[name]
 
 
-def open_runner(
-    engine: Engine, bundle: Bundle, *, objective: str, l0: float | None, resolution: int, device: str, dtype: str
-) -> Runner:
-    """A runner of `engine` for `bundle`, `objective` and images of `resolution` pixels."""
-    assert engine.open is not None
-    return engine.open(bundle, objective=objective, l0=l0, resolution=resolution, device=device, dtype=dtype)
+def pick_engine(bundle: Bundle, *, batch_size: int | None, **run: Any) -> tuple[Engine, str]:
+    """The best engine for a run (objective, l0, resolution, device, dtype), and a text that says what was picked and why.
+
+    Raises:
+        BadInputError: none can run here.
+    """
+    passed_over: list[tuple[str, str]] = []
+    for engine in ENGINES.values():
+        found = engine.probe()
+        why = found.why if not found.available else engine.why_unusable(bundle, batch_size=batch_size, **run)
+        if why is None:
+            line = f"engine {engine.name}: {engine.about} ({found.why})"
+            return engine, line + "".join(f"\n  not {name}: {reason}" for name, reason in passed_over)
+        passed_over.append((engine.name, why))
+    raise BadInputError("no engine can run on this machine; see what is missing with: jboost doctor")

@@ -41,6 +41,8 @@ class Runner(Protocol):
     name: str
     device: str
     dtype: str
+    #: The number of images that every call takes; None where any will do.
+    batch_size: int | None
 
     def __enter__(self) -> Self: ...
 

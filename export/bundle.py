@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from safetensors.torch import save
 
@@ -20,9 +21,10 @@ from jboost.engine.samples.files import cannot_write
 from .checkpoint import LoadedCheckpoint, load_checkpoint
 from .gradients import Wanted, check_dtypes, write_gradients
 from .l0 import mean_realness
+from .packages import check_compiler, write_packages
 from .program import FORWARD_ATOL, FORWARD_RTOL, save_forward, verify_forward
 
-FORMATS = ("onnx",)
+FORMATS = ("onnx", "compile")
 _PACKAGES = ("jboost", "torch", "numpy", "safetensors", "onnx", "onnxscript")
 
 
@@ -43,9 +45,10 @@ def export_bundle(
     num_classes: int | None = None,
     normalization: str | None = None,
     resolutions: tuple[int, ...] | None = None,
-    formats: tuple[str, ...] = FORMATS,
+    formats: tuple[str, ...] = ("onnx",),
     objectives: tuple[str, ...] | None = None,
     dtypes: tuple[str, ...] = ("fp32",),
+    batch_size: int = 32,
     opset: int | None = None,
     real: Path | None = None,
     atol: float | None = None,
@@ -59,9 +62,11 @@ def export_bundle(
         out: the bundle's folder. A bundle that is already there is replaced, anything else is left alone.
         arch, num_classes, normalization: what the checkpoint does not tell.
         resolutions: image sizes in pixels; by default the checkpoint's own.
-        formats: gradient graphs to write: ``"onnx"``, or nothing for the forward program alone.
+        formats: gradient graphs to write: ``"onnx"``, ``"compile"`` (for this kind of machine, a minute or so each), both, or
+            nothing for the forward program alone.
         objectives: whose gradients; by default ``joint`` where l0 is known, else ``bce``.
-        dtypes: of the network inside the gradient graphs, ``"fp32"`` or ``"fp16"``.
+        dtypes: of the network inside the gradient graphs, ``"fp32"``, ``"fp16"`` or, compiled only, ``"bf16"``.
+        batch_size: of compiled packages.
         opset: ONNX opset; None for the default.
         real: labelled real images, from which l0 is computed (eq. 13); without, the checkpoint's own l0 is kept.
         atol, rtol: largest error of a logit and largest relative error of an image's gradient; None for the dtype's own.
@@ -76,8 +81,11 @@ def export_bundle(
     for name in formats:
         if name not in FORMATS:
             raise BadInputError(f"unknown format {name!r}; choose from {', '.join(FORMATS)}")
-    if "onnx" in formats:
-        check_dtypes(dtypes)
+    onnx_dtypes, remarks = check_dtypes(dtypes, formats)
+    if "compile" in formats:
+        check_compiler()
+    if batch_size < 1:
+        raise BadInputError(f"batch size must be at least 1, got {batch_size}")
     samples = None if real is None else open_samples(real)
     say(f"reading {checkpoint}")
     loaded = load_checkpoint(checkpoint, arch=arch, num_classes=num_classes, normalization=normalization)
@@ -94,20 +102,20 @@ def export_bundle(
         l0 = mean_realness(loaded.model, samples, num_classes=info.num_classes, in_channels=info.in_channels)
 
     chosen = tuple(resolve_objective(name, l0) for name in dict.fromkeys(objectives or (None,)))
-    wanted = Wanted(chosen, tuple(dict.fromkeys(dtypes)), sizes, opset, atol, rtol) if "onnx" in formats else None
+    wanted = Wanted(chosen, tuple(dict.fromkeys(dtypes)), sizes, opset, atol, rtol)
 
     aside = out.with_name(f".{out.name}.writing")
     try:
         if aside.exists():
             shutil.rmtree(aside)
         aside.mkdir(parents=True)
-        seconds = _write(aside, loaded, checkpoint, sizes, l0, wanted, atol, rtol, say)
+        seconds = _write(aside, loaded, checkpoint, sizes, l0, wanted, formats, onnx_dtypes, batch_size, say)
         _replace(aside, out)
     except OSError as e:
         raise cannot_write(out, e) from e
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return Exported(Bundle(out), loaded.notes, seconds)
+    return Exported(Bundle(out), (*loaded.notes, *remarks), seconds)
 
 
 def _write(
@@ -116,9 +124,10 @@ def _write(
     checkpoint: Path,
     sizes: tuple[int, ...],
     l0: float | None,
-    wanted: Wanted | None,
-    atol: float | None,
-    rtol: float | None,
+    wanted: Wanted,
+    formats: tuple[str, ...],
+    onnx_dtypes: tuple[str, ...],
+    batch_size: int,
     say: Callable[[str], None],
 ) -> dict[str, float]:
     info, model = loaded.info, loaded.model
@@ -142,19 +151,23 @@ def _write(
         folder / "forward.pt2",
         in_channels=info.in_channels,
         resolutions=sizes,
-        atol=FORWARD_ATOL if atol is None else atol,
-        rtol=FORWARD_RTOL if rtol is None else rtol,
+        atol=FORWARD_ATOL if wanted.atol is None else wanted.atol,
+        rtol=FORWARD_RTOL if wanted.rtol is None else wanted.rtol,
     )
     artefacts["forward"] = artefact_of(folder, "forward.pt2", errors=errors)
     seconds["forward"] = perf_counter() - start
 
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    if wanted is not None:
-        # The manifest says more; these are for whoever meets the file alone. Nothing that changes from run to run.
-        metadata = {"architecture": info.arch, "checkpoint_sha256": loaded.sha256, "jboost": versions["jboost"]}
-        graphs = write_gradients(folder, model, wanted, in_channels=info.in_channels, l0=l0, metadata=metadata, say=say)
-        artefacts |= {name: artefact for name, (artefact, _) in graphs.items()}
-        seconds |= {name: taken for name, (_, taken) in graphs.items()}
+    # The manifest says more; these are for whoever meets the file alone. Nothing that changes from run to run.
+    metadata = {"architecture": info.arch, "checkpoint_sha256": loaded.sha256, "jboost": versions["jboost"]}
+    common: dict[str, Any] = {"in_channels": info.in_channels, "l0": l0, "say": say}
+    graphs: dict[str, tuple[Artefact, float]] = {}
+    if "onnx" in formats:
+        graphs |= write_gradients(folder, model, replace(wanted, dtypes=onnx_dtypes), metadata=metadata, **common)
+    if "compile" in formats:
+        graphs |= write_packages(folder, model, wanted, batch_size=batch_size, **common)
+    artefacts |= {name: artefact for name, (artefact, _) in graphs.items()}
+    seconds |= {name: taken for name, (_, taken) in graphs.items()}
 
     config = BundleConfig(
         architecture=info.arch,

@@ -53,19 +53,22 @@ class Wanted:
     rtol: float | None = None
 
 
-def check_dtypes(dtypes: Sequence[str]) -> None:
-    """Check that each dtype can be exported to ONNX and verified on this machine.
+def check_dtypes(dtypes: Sequence[str], formats: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The dtypes to write as ONNX, and a remark on those that are not.
 
     Raises:
-        BadInputError: unknown, or bf16, which ONNX Runtime's CPU provider cannot run.
+        BadInputError: an unknown dtype, or nothing but bf16 for ONNX alone, which ONNX Runtime's CPU provider cannot run.
     """
     for dtype in dtypes:
         if dtype not in DTYPES:
             raise BadInputError(f"unknown dtype {dtype!r}; choose from {', '.join(DTYPES)}")
-        if dtype not in _TORCH:
-            raise BadInputError(
-                "ONNX Runtime has no bf16 convolutions on a CPU, so a bf16 graph could not be verified; export --dtype fp16 or fp32"
-            )
+    why = "ONNX Runtime has no bf16 convolutions on a CPU, so a bf16 graph could not be verified"
+    kept = tuple(dtype for dtype in dict.fromkeys(dtypes) if dtype in _TORCH)
+    if "onnx" not in formats or "bf16" not in dtypes:
+        return kept, ()
+    if not kept and "compile" not in formats:
+        raise BadInputError(f"{why}; export --dtype fp16 or fp32, or --format compile")
+    return kept, (f"bf16: not written as ONNX ({why})",)
 
 
 def tolerance(dtype: str, atol: float | None, rtol: float | None) -> Tolerance:

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from jboost.engine.bundle import Bundle
-from jboost.engine.onnx import weights_name
+from jboost.engine.compiled import machine_target
 from jboost.engine.program import load_program
 
 from .gradients import tolerance
 from .graph import verify_onnx
+from .packages import verify_package
 from .program import FORWARD_ATOL, FORWARD_RTOL, verify_forward
 
 
@@ -71,15 +72,33 @@ def verify_bundle(
             rtol=rtol or FORWARD_RTOL,
         )
     }
-    for name, artefact in config.artefacts.items():
-        if weights_name(name) not in config.artefacts or artefact.objective is None or artefact.resolution is None:
+    for artefact in config.artefacts.values():
+        if artefact.objective is None or artefact.resolution is None:
+            continue
+        shape = (config.in_channels, artefact.resolution, artefact.resolution)
+        if artefact.target is not None and artefact.batch_size is not None:
+            if artefact.target != machine_target():
+                say(f"{artefact.file} is for {artefact.target}; not run here")
+                continue
+            say(artefact.file)
+            figures[artefact.file] = verify_package(
+                bundle.path / artefact.file,
+                model,
+                artefact.objective,
+                shape,
+                l0=config.l0,
+                dtype=artefact.dtype,
+                batch_size=artefact.batch_size,
+                atol=atol,
+                rtol=rtol,
+            ).as_dict()
             continue
         say(artefact.file)
         figures[artefact.file] = verify_onnx(
             bundle.path / artefact.file,
             model,
             artefact.objective,
-            (config.in_channels, artefact.resolution, artefact.resolution),
+            shape,
             l0=config.l0,
             dtype=artefact.dtype,
             tolerance=tolerance(artefact.dtype, atol, rtol),

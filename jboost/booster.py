@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -12,7 +13,7 @@ import numpy as np
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError
 from jboost.engine.presets import Preset, Settings, ignores_labels, resolve_settings
-from jboost.engine.registry import DTYPES, open_runner, pick_engine
+from jboost.engine.registry import DTYPES, find_engine, pick_engine
 from jboost.engine.run import ProgressCallback, Reader, run_set
 from jboost.engine.runner import Runner
 from jboost.engine.samples import (
@@ -27,6 +28,7 @@ from jboost.engine.stats import RECORD, Summary, image_means
 from jboost.engine.store import DiskStore, MemoryStore, Store
 from jboost.engine.updates import PGD, Update
 
+_log = logging.getLogger("jboost")
 _DEFAULT_BATCH = {"cpu": 32, "cuda": 256}
 
 
@@ -50,7 +52,8 @@ class Booster:
 
     Args:
         bundle: the bundle's folder.
-        engine: ``"eager"``, or ``"auto"`` for the best one that runs here.
+        engine: ``"compile"``, ``"eager"``, ``"onnx"``, or ``"auto"`` for the first of these that runs here and that the bundle has
+            the graph for; what it picks, and why, goes to the logger ``"jboost"``.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         dtype: of the network, ``"fp32"``, ``"fp16"`` or ``"bf16"``; the iterate is always float32.
         batch_size: images in flight; None for 32 on a CPU and 256 on a GPU. It does not change the results.
@@ -72,7 +75,7 @@ class Booster:
             raise BadInputError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
         if batch_size is not None and batch_size < 1:
             raise BadInputError(f"batch size must be at least 1, got {batch_size}")
-        self.engine, self.engine_choice = pick_engine(engine)
+        self._engine = find_engine(engine)
         self.bundle = Bundle(bundle)
         self._device, self._dtype, self._batch_size = device, dtype, batch_size
         self._runner: Runner | None = None
@@ -230,15 +233,22 @@ class Booster:
         wanted = (settings.objective, settings.l0, resolution)
         if self._runner is None or self._bound != wanted:
             self.close()
-            self._runner = open_runner(
-                self.engine,
-                self.bundle,
-                objective=settings.objective,
-                l0=settings.l0,
-                resolution=resolution,
-                device=self._device,
-                dtype=self._dtype,
-            )
+            run: dict[str, Any] = {
+                "objective": settings.objective,
+                "l0": settings.l0,
+                "resolution": resolution,
+                "device": self._device,
+                "dtype": self._dtype,
+            }
+            engine = self._engine
+            if engine is None:
+                engine, choice = pick_engine(self.bundle, batch_size=self._batch_size, **run)
+                _log.info(choice)
+            else:
+                why = engine.why_unusable(self.bundle, batch_size=self._batch_size, **run)
+                if why is not None:
+                    raise BadInputError(f"engine {engine.name!r} cannot run this: {why}")
+            self._runner = engine.open(self.bundle, **run)
             self._bound = wanted
         return self._runner
 
@@ -267,8 +277,10 @@ class Booster:
         on_progress: ProgressCallback | None,
     ) -> tuple[int, int]:
         """Boost what is not done yet; returns the number of images finished and the batch size used."""
-        batch_size = self._batch_size or _DEFAULT_BATCH[runner.device.split(":")[0]]
-        batch_size = min(batch_size, len(store.records))
+        batch_size = runner.batch_size
+        if batch_size is None:
+            batch_size = self._batch_size or _DEFAULT_BATCH[runner.device.split(":")[0]]
+            batch_size = min(batch_size, len(store.records))
         return run_set(
             runner, read, labels, store, settings, batch_size=batch_size, on_progress=on_progress
         ), batch_size

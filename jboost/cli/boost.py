@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from pathlib import Path
 from time import perf_counter
@@ -14,6 +15,8 @@ from .options import Debug, console
 from .tables import print_columns
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from jboost.booster import Booster
     from jboost.engine.presets import Settings
     from jboost.engine.run import Progress
@@ -50,7 +53,7 @@ def boost(
         typer.Option(
             "-b",
             "--batch-size",
-            help="Images in flight.  [default: 32 on a CPU, 256 on a GPU]",
+            help="Images in flight.  [default: the package's; else 32 on a CPU, 256 on a GPU]",
             rich_help_panel=_ENGINE,
         ),
     ] = None,
@@ -128,7 +131,7 @@ def boost(
         images = open_samples(samples)
         out = output or default_output(images)
         _check_side_outputs(grid, json_file)
-        summary = _run(booster, images, out, settings, resume=resume, engine_asked=engine)
+        summary = _run(booster, images, out, settings, resume=resume)
     _show(summary, out, stderr=json_file == "-")
     if grid is not None:
         _draw(grid, images, out)
@@ -136,6 +139,17 @@ def boost(
         print(json.dumps(summary.to_dict()))
     elif json_file is not None:
         Path(json_file).write_text(json.dumps(summary.to_dict(), indent=2) + "\n")
+
+
+class _ToConsole(logging.Handler):
+    """Shows what the engine logs, above the progress bar."""
+
+    def __init__(self, notes: Console):
+        super().__init__()
+        self._notes = notes
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._notes.print(record.getMessage(), style="dim")
 
 
 def _check_side_outputs(grid: Path | None, json_file: str | None) -> None:
@@ -146,17 +160,16 @@ def _check_side_outputs(grid: Path | None, json_file: str | None) -> None:
             raise BadInputError(f"{option} {path} cannot be written: it is a folder, or its folder does not exist")
 
 
-def _run(
-    booster: Booster, images: SampleSet, out: Path, settings: Settings, *, resume: bool, engine_asked: str
-) -> Summary:
+def _run(booster: Booster, images: SampleSet, out: Path, settings: Settings, *, resume: bool) -> Summary:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
     from jboost.engine.presets import ignores_labels
 
     notes = console(stderr=True)
-    if engine_asked == "auto":
-        notes.print(booster.engine_choice, style="dim")
+    logger = logging.getLogger("jboost")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(_ToConsole(notes))
     if images.labels is None and not ignores_labels(settings.objective):
         notes.print(
             f"{images.path} has no labels: each image's class is the model's prediction (algorithm 1)", style="dim"

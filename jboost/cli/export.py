@@ -48,7 +48,12 @@ def export(
         typer.Option(help="Image sizes in pixels, e.g. 64,128.  [default: the checkpoint's]", rich_help_panel=_MODEL),
     ] = None,
     formats: Annotated[
-        str, typer.Option("--format", help="Gradient graphs to write: onnx, or none.", rich_help_panel=_GRAPHS)
+        str,
+        typer.Option(
+            "--format",
+            help="Gradient graphs to write: onnx, compile, both with a comma, or none.",
+            rich_help_panel=_GRAPHS,
+        ),
     ] = "onnx",
     objective: Annotated[
         str | None,
@@ -60,6 +65,10 @@ def export(
     dtype: Annotated[
         str, typer.Option(help="Of the network inside the graphs, e.g. fp32,fp16.", rich_help_panel=_GRAPHS)
     ] = "fp32",
+    batch_size: Annotated[
+        int,
+        typer.Option("-b", "--batch-size", help="Of compiled packages; ONNX graphs take any.", rich_help_panel=_GRAPHS),
+    ] = 32,
     opset: Annotated[int | None, typer.Option(help="ONNX opset.  [default: 20]", rich_help_panel=_GRAPHS)] = None,
     real: Annotated[
         Path | None,
@@ -94,6 +103,7 @@ def export(
             formats=() if formats == "none" else tuple(formats.split(",")),
             objectives=None if objective is None else tuple(objective.split(",")),
             dtypes=tuple(dtype.split(",")),
+            batch_size=batch_size,
             opset=opset,
             real=real,
             atol=atol,
