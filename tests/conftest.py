@@ -81,7 +81,8 @@ def jboost() -> Run:
 
     def run(*args: object, cwd: Path | None = None, **options: object) -> subprocess.CompletedProcess[str]:
         command = [str(Path(sys.executable).with_name("jboost")), *map(str, args)]
-        environment = os.environ | {"COLUMNS": "200", "NO_COLOR": "1"}
+        # One thread, for the same reason as in `one_thread`.
+        environment = os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
         return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300, **options)
 
     return run

@@ -92,7 +92,10 @@ def test_a_killed_run_is_resumed_to_the_same_file(jboost, bundle, samples, tmp_p
     ]
     assert jboost(*command, "-o", tmp_path / "whole.npz").returncode == 0
     out = tmp_path / "out.npz"
-    killed = subprocess.Popen([str(Path(sys.executable).with_name("jboost")), *map(str, command), "-o", str(out)])
+    killed = subprocess.Popen(
+        [str(Path(sys.executable).with_name("jboost")), *map(str, command), "-o", str(out)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     records = tmp_path / "out.npz.partial" / "records.bin"
     while killed.poll() is None and not (records.exists() and any(records.read_bytes())):
         time.sleep(0.01)

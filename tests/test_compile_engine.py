@@ -28,7 +28,9 @@ def compiled(checkpoint, tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("update", [jboost.PGD(10, 0.1), jboost.PGD(4, 0.2, eps=0.3), jboost.SGLD(4, 0.005, noise=0.01)])
+@pytest.mark.parametrize(
+    "update", [jboost.PGD(10, 0.1), jboost.PGD(4, 0.2, eps=0.3), jboost.SGLD(4, 0.005, noise=0.01)]
+)
 @pytest.mark.parametrize("count", [23, 8, 1])
 def test_images_are_those_of_eager(compiled, images, labels, update, count) -> None:
     results = []
@@ -83,7 +85,10 @@ def test_what_the_bundle_lacks_is_named(compiled, options, remedy) -> None:
 
 
 def test_another_batch_size_is_refused_before_anything_runs(compiled, images, labels) -> None:
-    with jboost.load(compiled, engine="compile", batch_size=4) as booster, pytest.raises(jboost.BadInputError, match="-b 4"):
+    with (
+        jboost.load(compiled, engine="compile", batch_size=4) as booster,
+        pytest.raises(jboost.BadInputError, match="-b 4"),
+    ):
         booster.boost(images, labels)
 
 
@@ -94,7 +99,7 @@ def test_a_package_from_another_kind_of_machine_is_refused(compiled, tmp_path) -
     assert config.artefacts[name].target == machine_target()
     foreign = replace(config.artefacts[name], target="cpu SVE256, torch 2.13.0")
     (copy / "config.json").write_text(replace(config, artefacts=config.artefacts | {name: foreign}).to_json())
-    with pytest.raises(jboost.BadInputError, match="SVE256.*this machine is"):
+    with pytest.raises(jboost.BadInputError, match=r"SVE256.*this machine is"):
         CompiledRunner(Bundle(copy), objective="joint", l0=3.0, resolution=16)
     assert config.artefacts[name].file not in verify_bundle(Bundle(copy))
 
