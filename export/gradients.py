@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,12 +74,14 @@ def check_dtypes(dtypes: Sequence[str], formats: Sequence[str]) -> tuple[tuple[s
 
 def tolerance(dtype: str, atol: float | None, rtol: float | None) -> Tolerance:
     """The dtype's tolerance, with `atol` bounding a class logit's error and `rtol` the worst image's relative gradient error."""
-    default = TOLERANCES[dtype]
+    chosen = TOLERANCES[dtype]
     if atol is not None:
-        default = replace(default, logits=atol)
+        chosen = replace(chosen, logits=atol)
     if rtol is not None:
-        default = replace(default, worst=rtol, median=min(default.median, rtol))
-    return default
+        # An error of r leaves a cosine of at least sqrt(1 - r^2).
+        cosine = math.sqrt(1 - rtol**2) if rtol < 1 else -1.0
+        chosen = replace(chosen, worst=rtol, median=rtol, cosine=min(chosen.cosine, cosine))
+    return chosen
 
 
 def write_gradients(

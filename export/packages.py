@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -159,9 +160,12 @@ def verify_package(
 
 def _compile(program: torch.export.ExportedProgram, path: Path) -> None:
     try:
-        # Freezing packs the weights into the layout that the convolutions want, once, at compile time.
-        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs={"freezing": True})
+        # Freezing packs the weights into the layout that the convolutions want, once, at compile time. Through memory: torch's
+        # own writer ends the whole process when the disk is full (torch 2.13).
+        buffer = io.BytesIO()
+        torch._inductor.aoti_compile_and_package(program, package_path=buffer, inductor_configs={"freezing": True})
     except Exception as e:  # Inductor and the C++ compiler raise their own
         raise FailureError(
             f"{path.name} could not be compiled ({type(e).__name__}: {first_line(e)}); see it with --debug"
         ) from e
+    path.write_bytes(buffer.getbuffer())

@@ -194,6 +194,24 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(jboost, workshop) -> None:
     assert sorted(workshop.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    "room", [4096, 150_000]
+)  # for none of the files, and for the weights but not the forward program
+def test_a_full_disk_leaves_no_half_made_bundle(jboost, checkpoint, tmp_path, room) -> None:
+    limit = (room, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    done = jboost(
+        "export",
+        "--ckpt",
+        checkpoint,
+        "-o",
+        tmp_path / "b",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+    )
+    assert done.returncode == 2, done.stderr
+    assert "no room" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_an_unwritable_folder_is_named(jboost, workshop) -> None:
     locked = workshop / "locked"
