@@ -193,3 +193,32 @@ def test_inspect_lists_the_graphs_once(jboost, whole) -> None:
     facts = json.loads(jboost("inspect", whole, "--json").stdout)
     assert sum(key.endswith(".data") for key in facts) == 1
     assert sum(key.endswith(".onnx") for key in facts) == len(OBJECTIVES)
+
+
+@pytest.mark.parametrize("network", ["TinyConvNeXt", "TinyViT"])
+def test_a_factorys_network_goes_all_the_way(jboost, tmp_path, images, labels, network) -> None:
+    models = Path(__file__).parent / "graph"
+    (tmp_path / "nets.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(models)!r})\nfrom models import {network}\n\n"
+        f"def build(num_classes):\n    return {network}(classes=num_classes)\n"
+    )
+    sys.path.insert(0, str(models))
+    try:
+        import models as networks
+
+        torch.manual_seed(0)
+        torch.save(getattr(networks, network)(classes=5).state_dict(), tmp_path / "net.pt")
+    finally:
+        sys.path.remove(str(models))
+    np.savez(tmp_path / "s.npz", images, labels)
+    options = ["--ckpt", "net.pt", "--arch", "nets:build", "--num-classes", "5", "--resolution", "16"]
+    exported = jboost("export", *options, cwd=tmp_path)
+    assert exported.returncode == 0, exported.stderr
+    boosted = {}
+    for engine in ("eager", "onnx"):
+        done = jboost("boost", "s.npz", "--engine", engine, "--steps", "3", "-o", f"{engine}.npz", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        with np.load(tmp_path / f"{engine}.npz") as out:
+            boosted[engine] = out["arr_0"].astype(int)
+    assert np.abs(boosted["eager"] - boosted["onnx"]).max() <= 1
+    assert (boosted["eager"] != images).any()
