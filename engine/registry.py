@@ -77,13 +77,17 @@ def _in_module(module: str, name: str) -> Callable[..., Any]:
     return call
 
 
+def _never_opened(*args: object, **options: object) -> Runner:
+    raise AssertionError("an engine whose probe says no is not opened")
+
+
 def _always_usable(*args: object, **options: object) -> None:
     """The forward program serves every run."""
 
 
 #: Ordered by preference for ``--engine auto``: the first that is available and that the bundle has what it needs for.
 ENGINES: dict[str, Engine] = {
-    "trt": Engine("trt", "TensorRT", _probe_absent, _in_module("none", "none"), _always_usable),
+    "trt": Engine("trt", "TensorRT", _probe_absent, _never_opened, _always_usable),
     "compile": Engine(
         "compile",
         "compiled ahead of time by AOTInductor",

@@ -38,7 +38,8 @@ def boost(
         typer.Option(
             "-o",
             "--output",
-            help="Where to: .npz, .zip or a folder.  [default: SAMPLES.boosted.npz]",
+            help="Where to: .npz, .zip or a folder.",
+            show_default="SAMPLES.boosted.npz",
             rich_help_panel=_OUTPUT,
         ),
     ] = None,
@@ -53,7 +54,8 @@ def boost(
         typer.Option(
             "-b",
             "--batch-size",
-            help="Images in flight.  [default: the package's; else 32 on a CPU, 256 on a GPU]",
+            help="Images in flight.",
+            show_default="the package's; else 32 on a CPU, 256 on a GPU",
             rich_help_panel=_ENGINE,
         ),
     ] = None,
@@ -64,44 +66,54 @@ def boost(
             rich_help_panel=_METHOD,
         ),
     ] = None,
-    update: Annotated[str | None, typer.Option(help="pgd or sgld.  [default: pgd]", rich_help_panel=_METHOD)] = None,
+    update: Annotated[
+        str | None, typer.Option(help="pgd or sgld.", show_default="pgd", rich_help_panel=_METHOD)
+    ] = None,
     objective: Annotated[
         str | None,
         typer.Option(
-            help="logit, ce, bce, ce-bce, joint or energy.  [default: joint where l0 is known, else bce]",
+            help="logit, ce, bce, ce-bce, joint or energy.",
+            show_default="joint where l0 is known, else bce",
             rich_help_panel=_METHOD,
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Steps an image takes at most.  [default: 15]", rich_help_panel=_METHOD)
+        int | None, typer.Option(help="Steps an image takes at most.", show_default="15", rich_help_panel=_METHOD)
     ] = None,
     step_size: Annotated[
         float | None,
         typer.Option(
-            help="pgd: length of a step; sgld: factor of the gradient.  [default: 0.1; 0.002]", rich_help_panel=_METHOD
+            help="pgd: length of a step; sgld: factor of the gradient.",
+            show_default="0.1; 0.002",
+            rich_help_panel=_METHOD,
         ),
     ] = None,
     eps: Annotated[
         float | None,
-        typer.Option(help="pgd: radius of the ball around the input.  [default: none]", rich_help_panel=_METHOD),
+        typer.Option(help="pgd: radius of the ball around the input.", show_default="none", rich_help_panel=_METHOD),
     ] = None,
-    norm: Annotated[str | None, typer.Option(help="pgd: l2 or linf.  [default: l2]", rich_help_panel=_METHOD)] = None,
+    norm: Annotated[
+        str | None, typer.Option(help="pgd: l2 or linf.", show_default="l2", rich_help_panel=_METHOD)
+    ] = None,
     noise: Annotated[
         float | None,
-        typer.Option(help="sgld: standard deviation of a step's noise.  [default: 0.0001]", rich_help_panel=_METHOD),
+        typer.Option(
+            help="sgld: standard deviation of a step's noise.", show_default="0.0001", rich_help_panel=_METHOD
+        ),
     ] = None,
     early_stop: Annotated[
         bool | None,
         typer.Option(
             "--early-stop/--no-early-stop",
-            help="Leave an image alone once its realness reaches l0.  [default: on for joint]",
+            help="Leave an image alone once its realness reaches l0.",
+            show_default="on for joint",
             rich_help_panel=_METHOD,
         ),
     ] = None,
     l0: Annotated[
         float | None,
         typer.Option(
-            "--l0", help="Mean realness of real images (eq. 13).  [default: the bundle's]", rich_help_panel=_METHOD
+            "--l0", help="Mean realness of real images (eq. 13).", show_default="the bundle's", rich_help_panel=_METHOD
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of sgld's noise.", rich_help_panel=_METHOD)] = 0,

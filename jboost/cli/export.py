@@ -29,23 +29,27 @@ def export(
     arch: Annotated[
         str | None,
         typer.Option(
-            help="Architecture, e.g. resnet50 or package.module:factory.  [default: read from the weights]",
+            help="Architecture, e.g. resnet50 or package.module:factory.",
+            show_default="read from the weights",
             rich_help_panel=_MODEL,
         ),
     ] = None,
     num_classes: Annotated[
-        int | None, typer.Option(help="Classes.  [default: read from the weights]", rich_help_panel=_MODEL)
+        int | None, typer.Option(help="Classes.", show_default="read from the weights", rich_help_panel=_MODEL)
     ] = None,
     normalize: Annotated[
         str | None,
         typer.Option(
-            help="Normalisation inside the model: imagenet, cifar10, none or m1,m2,m3/s1,s2,s3.  [default: the checkpoint's]",
+            help="Normalisation inside the model: imagenet, cifar10, none or m1,m2,m3/s1,s2,s3.",
+            show_default="the checkpoint's",
             rich_help_panel=_MODEL,
         ),
     ] = None,
     resolution: Annotated[
         str | None,
-        typer.Option(help="Image sizes in pixels, e.g. 64,128.  [default: the checkpoint's]", rich_help_panel=_MODEL),
+        typer.Option(
+            help="Image sizes in pixels, e.g. 64,128.", show_default="the checkpoint's", rich_help_panel=_MODEL
+        ),
     ] = None,
     formats: Annotated[
         str,
@@ -58,7 +62,8 @@ def export(
     objective: Annotated[
         str | None,
         typer.Option(
-            help="Whose gradients, e.g. joint,logit.  [default: joint where l0 is known, else bce]",
+            help="Whose gradients, e.g. joint,logit.",
+            show_default="joint where l0 is known, else bce",
             rich_help_panel=_GRAPHS,
         ),
     ] = None,
@@ -69,18 +74,18 @@ def export(
         int,
         typer.Option("-b", "--batch-size", help="Of compiled packages; ONNX graphs take any.", rich_help_panel=_GRAPHS),
     ] = 32,
-    opset: Annotated[int | None, typer.Option(help="ONNX opset.  [default: 20]", rich_help_panel=_GRAPHS)] = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX opset.", show_default="20", rich_help_panel=_GRAPHS)] = None,
     real: Annotated[
         Path | None,
         typer.Option(help="Labelled real images, to compute l0 (eq. 13) from.", rich_help_panel=_MODEL),
     ] = None,
     atol: Annotated[
-        float | None, typer.Option(help="Largest error of a logit.  [default: by dtype]", rich_help_panel=_CHECK)
+        float | None, typer.Option(help="Largest error of a logit.", show_default="by dtype", rich_help_panel=_CHECK)
     ] = None,
     rtol: Annotated[
         float | None,
         typer.Option(
-            help="Largest relative L2 error of an image's gradient.  [default: by dtype]", rich_help_panel=_CHECK
+            help="Largest relative L2 error of an image's gradient.", show_default="by dtype", rich_help_panel=_CHECK
         ),
     ] = None,
     debug: Debug = False,

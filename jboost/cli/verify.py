@@ -13,9 +13,9 @@ from .tables import print_columns
 
 def verify(
     bundle: Annotated[Path, typer.Argument(help="What `jboost export` wrote.")] = Path("bundle"),
-    atol: Annotated[float | None, typer.Option(help="Largest error of a logit.  [default: by dtype]")] = None,
+    atol: Annotated[float | None, typer.Option(help="Largest error of a logit.", show_default="by dtype")] = None,
     rtol: Annotated[
-        float | None, typer.Option(help="Largest relative L2 error of an image's gradient.  [default: by dtype]")
+        float | None, typer.Option(help="Largest relative L2 error of an image's gradient.", show_default="by dtype")
     ] = None,
     debug: Debug = False,
 ) -> None:
