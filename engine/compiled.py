@@ -11,8 +11,8 @@ import torch
 from .bundle import Bundle
 from .eager import EagerRunner
 from .errors import BadInputError
-from .objectives import NEEDS_L0
 from .runner import Evaluation, Gradient
+from .serving import export_command, why_no_graph
 
 
 def artefact_name(objective: str, dtype: str, resolution: int) -> str:
@@ -39,18 +39,13 @@ def why_unusable(
     batch_size: int | None = None,
 ) -> str | None:
     """Why the bundle's package, if any, cannot serve this run; None if it can."""
-    if device not in ("auto", "cpu"):
-        return f"it runs on the CPU in this version, not on {device!r}; use --device cpu or --engine eager"
     name = artefact_name(objective, dtype, resolution)
-    rebuild = (
-        f"export it with: jboost export --ckpt FILE --format compile --objective {objective} --dtype {dtype} "
-        f"--resolution {resolution}"
+    why = why_no_graph(
+        bundle, name, "compile", objective=objective, l0=l0, resolution=resolution, device=device, dtype=dtype
     )
-    if name not in bundle.config.artefacts:
-        what = f"objective {objective}, {dtype}, {resolution}x{resolution}"
-        return f"bundle {bundle.path} has no compiled package for {what}; {rebuild}"
-    if objective in NEEDS_L0 and l0 != bundle.config.l0:
-        return f"the package was compiled with l0 {bundle.config.l0}, not {l0}; leave --l0 out, use --engine eager, or export again"
+    if why is not None:
+        return why
+    rebuild = f"export it with: {export_command('compile', objective=objective, dtype=dtype, resolution=resolution)}"
     artefact = bundle.config.artefacts[name]
     if artefact.target != machine_target():
         return f"the package was compiled for {artefact.target}, this machine is {machine_target()}; {rebuild}"

@@ -10,8 +10,8 @@ import onnxruntime as ort
 
 from .bundle import Bundle
 from .errors import BadInputError
-from .objectives import NEEDS_L0
 from .runner import Evaluation, Gradient
+from .serving import why_no_graph
 
 
 def artefact_name(objective: str, dtype: str, resolution: int) -> str:
@@ -35,16 +35,10 @@ def why_unusable(
     batch_size: int | None = None,
 ) -> str | None:
     """Why the bundle's graph, if any, cannot serve this run; None if it can."""
-    if device not in ("auto", "cpu"):
-        return f"it runs on the CPU in this version, not on {device!r}; use --device cpu or --engine eager"
-    if artefact_name(objective, dtype, resolution) not in bundle.config.artefacts:
-        return (
-            f"bundle {bundle.path} has no ONNX graph for objective {objective}, {dtype}, {resolution}x{resolution}; export it "
-            f"with: jboost export --ckpt FILE --format onnx --objective {objective} --dtype {dtype} --resolution {resolution}"
-        )
-    if objective in NEEDS_L0 and l0 != bundle.config.l0:
-        return f"the graph was exported with l0 {bundle.config.l0}, not {l0}; leave --l0 out, use --engine eager, or export again"
-    return None
+    name = artefact_name(objective, dtype, resolution)
+    return why_no_graph(
+        bundle, name, "onnx", objective=objective, l0=l0, resolution=resolution, device=device, dtype=dtype
+    )
 
 
 class OnnxRunner:

@@ -32,8 +32,8 @@ from .graph import (
 )
 
 _TORCH = {"fp32": torch.float32, "fp16": torch.float16}
-# The loss scale is chosen on images of this seed; verification draws others.
-_PROBE_SEED = 1000
+#: The loss scale is chosen on images of this seed; verification draws others.
+PROBE_SEED = 1000
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def write_gradients(
         optimize(trunk, "onnx")
         tracing = perf_counter() - start
         for dtype in wanted.dtypes:
-            scale = choose_scale(trunk, check_images(4, shape, _PROBE_SEED)).loss_scale if dtype == "fp16" else 1.0
+            scale = choose_scale(trunk, check_images(4, shape, PROBE_SEED)).loss_scale if dtype == "fp16" else 1.0
             low = lower_precision(trunk, _TORCH[dtype], scale)
             for objective in wanted.objectives:
                 start = perf_counter() - tracing  # the first graph of a size pays for its tracing

@@ -18,7 +18,7 @@ from jboost.engine.compiled import artefact_name, load_package, machine_target
 from jboost.engine.errors import BadInputError, FailureError
 from jboost.engine.program import first_line
 
-from .gradients import Wanted, tolerance
+from .gradients import PROBE_SEED, Wanted, tolerance
 from .graph import (
     DTYPES,
     attach_objective,
@@ -34,8 +34,6 @@ from .graph import (
 from .graph.verify import Figures, Run
 
 FOLDER = "compile"
-# The loss scale is chosen on images of this seed; verification draws others.
-_PROBE_SEED = 1000
 
 
 def check_compiler() -> None:
@@ -102,7 +100,7 @@ def write_packages(
         trunk = trace_trunk(model, torch.rand(batch_size, *shape), pooling="scatter")
         optimize(trunk, "inductor")
         for dtype in wanted.dtypes:
-            scale = choose_scale(trunk, check_images(4, shape, _PROBE_SEED)).loss_scale if dtype == "fp16" else 1.0
+            scale = choose_scale(trunk, check_images(4, shape, PROBE_SEED)).loss_scale if dtype == "fp16" else 1.0
             low = lower_precision(trunk, DTYPES[dtype], scale)
             for objective in wanted.objectives:
                 say(f"compiling {objective}, {dtype}, {size}x{size}, batch {batch_size}")

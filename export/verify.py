@@ -49,7 +49,7 @@ def verify_bundle(
         say: told what is being done.
 
     Returns:
-        The figures of each artefact that has some, by file name.
+        The figures by file name, of every graph but the compiled ones of another kind of machine, which cannot run here.
 
     Raises:
         BadInputError: a file is missing, changed or unreadable.
@@ -68,8 +68,8 @@ def verify_bundle(
             bundle.checked_path("forward"),
             in_channels=config.in_channels,
             resolutions=config.resolutions,
-            atol=atol or FORWARD_ATOL,
-            rtol=rtol or FORWARD_RTOL,
+            atol=FORWARD_ATOL if atol is None else atol,
+            rtol=FORWARD_RTOL if rtol is None else rtol,
         )
     }
     for artefact in config.artefacts.values():
@@ -78,7 +78,6 @@ def verify_bundle(
         shape = (config.in_channels, artefact.resolution, artefact.resolution)
         if artefact.target is not None and artefact.batch_size is not None:
             if artefact.target != machine_target():
-                say(f"{artefact.file} is for {artefact.target}; not run here")
                 continue
             say(artefact.file)
             figures[artefact.file] = verify_package(

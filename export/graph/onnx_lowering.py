@@ -17,6 +17,7 @@ from onnxscript import opset18 as op
 from torch import fx
 
 from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.program import first_line
 
 from .operators import relu_mask  # noqa: F401  (registers the operator)
 from .trace import OUTPUTS
@@ -78,11 +79,7 @@ def export_program(module: fx.GraphModule) -> torch.export.ExportedProgram:
     try:
         return torch.export.export(module, arguments, dynamic_shapes=shapes)
     except Exception as e:
-        raise FailureError(f"torch.export refuses the gradient graph: {type(e).__name__}: {_first_line(e)}") from e
-
-
-def _first_line(e: BaseException) -> str:
-    return (str(e).strip().splitlines() or [""])[0]
+        raise FailureError(f"torch.export refuses the gradient graph: {type(e).__name__}: {first_line(e)}") from e
 
 
 def to_onnx(
@@ -136,7 +133,7 @@ def to_onnx(
         while cause.__cause__ is not None:
             cause = cause.__cause__
         raise BadInputError(
-            f"the gradient graph has no ONNX form at opset {opset}: {_first_line(cause)}; replace the layer, or add a rule with "
+            f"the gradient graph has no ONNX form at opset {opset}: {first_line(cause)}; replace the layer, or add a rule with "
             "jboost.export.graph.decompositions.register that writes its operator in others"
         ) from e
     assert exported is not None
@@ -148,7 +145,7 @@ def to_onnx(
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as e:
-        raise FailureError(f"{path.name} was written but is not a valid ONNX model: {_first_line(e)}") from e
+        raise FailureError(f"{path.name} was written but is not a valid ONNX model: {first_line(e)}") from e
     return [path, data] if data.exists() else [path]
 
 

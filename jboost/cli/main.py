@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -82,5 +82,5 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _one_line(e: BaseException) -> Any:
+def _one_line(e: BaseException) -> str:
     return " ".join(str(e).split())[:300]

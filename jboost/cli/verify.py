@@ -27,7 +27,12 @@ def verify(
     from jboost.export.verify import verify_bundle
 
     with console(stderr=True).status("") as status:
-        figures = verify_bundle(Bundle(bundle), atol=atol, rtol=rtol, say=status.update)
+        opened = Bundle(bundle)
+        figures = verify_bundle(opened, atol=atol, rtol=rtol, say=status.update)
     rows = [(file, f"{f['grad_worst']:.1e}", f"{f['logits_worst']:.1e}") for file, f in figures.items()]
     print_columns([("artefact", "worst gradient error", "worst logit error"), *rows])
-    print(f"{bundle}: all files match their hashes, all graphs match autograd")
+    foreign = [a for a in opened.config.artefacts.values() if a.target is not None and a.file not in figures]
+    for artefact in foreign:
+        print(f"{artefact.file}: not run, it is for {artefact.target}")
+    graphs = "all graphs match autograd" if not foreign else "all graphs that run here match autograd"
+    print(f"{bundle}: all files match their hashes, {graphs}")
