@@ -12,6 +12,7 @@ from .passes.fold_affine import fold_affine
 from .passes.fold_constants import drop_no_ops, fold_constants, merge_duplicates
 from .passes.input_gradients import Strided, flip_weights, split_strided
 from .passes.relu_masks import relu_masks_as_products
+from .passes.small_maps import small_maps_as_products
 
 #: ``"onnx"``: forms that ONNX Runtime and TensorRT read and run fast; ``"inductor"``: forms that torch's compiler fuses best.
 Target = Literal["onnx", "inductor"]
@@ -23,11 +24,12 @@ class Recipe:
 
     strided: Strided
     product_masks: bool
+    small_maps: bool
 
 
 RECIPES: dict[str, Recipe] = {
-    "onnx": Recipe(strided="phases", product_masks=True),
-    "inductor": Recipe(strided="phases", product_masks=False),
+    "onnx": Recipe(strided="cheapest", product_masks=True, small_maps=True),
+    "inductor": Recipe(strided="cheapest", product_masks=False, small_maps=True),
 }
 
 
@@ -53,6 +55,8 @@ def optimize(module: fx.GraphModule, target: Target = "onnx", recipe: Recipe | N
     ]
     counts = {run.__name__: run(module) for run in passes}
     counts["split_strided"] = split_strided(module, strided)
+    if recipe.small_maps:
+        counts["small_maps_as_products"] = small_maps_as_products(module)
     if recipe.product_masks:
         counts["relu_masks_as_products"] = relu_masks_as_products(module)
     counts["drop_no_ops"] += drop_no_ops(module)

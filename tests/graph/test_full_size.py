@@ -26,9 +26,8 @@ def test_onnx_agrees_with_autograd(arch: str, size: int, tmp_path: Path) -> None
         JointModel(build_network(arch, 1000), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)).eval().requires_grad_(False)
     )
     for block in model.modules():
-        if hasattr(
-            block, "bn3"
-        ):  # as in trained networks, the residual branches add little; untrained ones are chaotic
+        # As in trained networks, the residual branches add little; untrained ones are chaotic.
+        if hasattr(block, "bn3"):
             nn.init.constant_(block.bn3.weight, 0.2)
     trunk = trace_trunk(model, torch.zeros(2, 3, size, size))
     counts = optimize(trunk)
@@ -41,13 +40,15 @@ def test_onnx_agrees_with_autograd(arch: str, size: int, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["phases", "merged", "transposed"])
-def test_the_optimised_graph_is_autograd_in_float64(form: Strided) -> None:
+@pytest.mark.parametrize(
+    ("form", "small_maps"), [("phases", False), ("merged", False), ("transposed", False), ("cheapest", True)]
+)
+def test_the_optimised_graph_is_autograd_in_float64(form: Strided, small_maps: bool) -> None:
     torch.manual_seed(0)
     model = JointModel(build_network("resnet50", 1000), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     model = model.eval().requires_grad_(False).double()
     trunk = trace_trunk(model, torch.zeros(2, 3, 64, 64, dtype=torch.float64))
-    optimize(trunk, recipe=Recipe(strided=form, product_masks=True))
+    optimize(trunk, recipe=Recipe(strided=form, product_masks=True, small_maps=small_maps))
     x, y = torch.rand(2, 3, 64, 64, dtype=torch.float64), torch.tensor([3, 977])
     got = attach_objective(trunk, "joint", 1.0)(x, y)
     want = reference(model, "joint", x, y, 1.0)

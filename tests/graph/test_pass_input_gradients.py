@@ -63,3 +63,19 @@ def test_left_alone_on_request() -> None:
     trunk = folded(One(kernel_size=3, stride=2), (2, 4, 12, 12))
     assert split_strided(trunk, "transposed") == 0
     assert count(trunk)["convolution"] == 2
+
+
+def test_cheapest_merges_the_phases_of_few_channels_only() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 8, 3, 2, 1, bias=False)
+            self.body = nn.Conv2d(8, 8, 3, 2, 1, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tanh(self.body(torch.tanh(self.stem(x)))).sum((2, 3))
+
+    trunk = folded(Two(), (2, 3, 16, 16))
+    assert keeps(trunk, (2, 3, 16, 16), lambda m: split_strided(m, "cheapest")) == 2
+    # Two forward, one for the stem's 3 channels times 4 phases, four for the body's.
+    assert count(trunk)["convolution"] == 2 + 1 + 4
