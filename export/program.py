@@ -13,6 +13,8 @@ from torch.export import Dim
 from jboost.engine.errors import BadInputError, FailureError
 from jboost.engine.program import first_line, load_program
 
+from .graph.verify import check_images, relative_error
+
 #: Tolerances of `verify_forward` unless told otherwise: the program runs the model's own operators.
 FORWARD_ATOL, FORWARD_RTOL = 1e-4, 1e-3
 
@@ -75,11 +77,10 @@ def verify_forward(
     """
     program = load_program(path, "cpu")
     exact = copy.deepcopy(model).double()
-    generator = torch.Generator().manual_seed(0)
     worst = dict.fromkeys(("logits_worst", "eager_worst", "grad_worst"), 0.0)
     for size in resolutions:
         for batch in _CHECK_BATCHES:
-            for x in check_inputs((batch, in_channels, size, size), generator):
+            for x in check_images(batch, (in_channels, size, size), seed=batch):
                 try:
                     logits, grad = _logits_and_gradient(program, x)
                 except Exception as e:  # a size the program was not made for raises from generated code
@@ -92,8 +93,8 @@ def verify_forward(
                 scale = max(1.0, float(want_logits.abs().max()))
                 errors = {
                     "logits_worst": float((logits - want_logits).abs().max()) / scale,
-                    "eager_worst": relative_error(grad, want_grad),
-                    "grad_worst": relative_error(grad.double(), exact_grad),
+                    "eager_worst": float(relative_error(grad, want_grad).max()),
+                    "grad_worst": float(relative_error(grad, exact_grad).max()),
                 }
                 worst = {key: _worse(worst[key], errors[key]) for key in worst}
     # Written so that NaN fails.
@@ -104,20 +105,6 @@ def verify_forward(
             "sensitive, raise --atol or --rtol"
         )
     return worst
-
-
-def check_inputs(shape: tuple[int, int, int, int], generator: torch.Generator) -> list[torch.Tensor]:
-    """Images to check on, float32 [B, C, H, W] in [0, 1]: uniform noise, and smooth ones, which look more like pictures."""
-    b, c, h, w = shape
-    coarse = torch.rand((b, c, 4, 4), generator=generator)
-    smooth = nn.functional.interpolate(coarse, size=(h, w), mode="bilinear", align_corners=False)
-    return [torch.rand(shape, generator=generator), smooth]
-
-
-def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
-    """The worst image's ||a - b||_2 / ||b||_2, for [B, ...]."""
-    difference = (a - b).flatten(1).norm(dim=1)
-    return float((difference / b.flatten(1).norm(dim=1).clamp_min(1e-30)).max())
 
 
 def _logits_and_gradient(model: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,7 +8,7 @@ Average pooling of every kind (ceil mode, adaptive at sizes it does not divide) 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -156,37 +156,25 @@ def max_pool_scatter_gradient(
     return into.scatter_add(2, indices.reshape(B, C, -1), grad.reshape(B, C, -1)).reshape(B, C, H, W)
 
 
-def _pool_matrix(
-    starts: Sequence[int], ends: Sequence[int], divisors: Sequence[float], size: int, like: Tensor
-) -> Tensor:
-    """[len(starts), size]: row i averages entries starts[i]:ends[i]. Built from operators, so that it folds to a constant."""
-    rows = [
-        torch.nn.functional.pad(like.new_full((end - start,), 1.0 / divisor), (start, size - end))
-        for start, end, divisor in zip(starts, ends, divisors, strict=True)
-    ]
-    return torch.stack(rows)
+def _matrices(x: Tensor, windows: Callable[[int, int], Iterable[tuple[int, int, float]]]) -> tuple[Tensor, Tensor]:
+    """Average pooling as one matrix [windows, size] for the rows and one for the columns of x [B, C, H, W].
 
+    Args:
+        x: gives sizes, dtype and device.
+        windows: (axis 0 or 1, its size) -> for each window, the entries it covers (start, end) and what their sum is divided by.
+    """
 
-def _average_matrix(
-    size: int,
-    kernel: int,
-    stride: int,
-    padding: int,
-    ceil: bool,
-    include_pad: bool,
-    like: Tensor,
-    divisor: float | None,
-) -> Tensor:
-    """The matrix of avg_pool along one axis."""
-    count = _windows(size, kernel, stride, padding, 1, ceil)
-    starts = [i * stride - padding for i in range(count)]
-    ends = [min(start + kernel, size + padding) for start in starts]
-    inside = [(max(start, 0), min(end, size)) for start, end in zip(starts, ends, strict=True)]
-    divisors = [
-        divisor if divisor is not None else float(e - s if include_pad else hi - lo)
-        for s, e, (lo, hi) in zip(starts, ends, inside, strict=True)
-    ]
-    return _pool_matrix([lo for lo, _ in inside], [hi for _, hi in inside], divisors, size, like)
+    def along(axis: int) -> Tensor:
+        size = int(x.shape[2 + axis])
+        # Built from operators, so that it folds to a constant.
+        return torch.stack(
+            [
+                torch.nn.functional.pad(x.new_full((end - start,), 1.0 / divisor), (start, size - end))
+                for start, end, divisor in windows(axis, size)
+            ]
+        )
+
+    return along(0), along(1)
 
 
 def _average_matrices(
@@ -200,17 +188,28 @@ def _average_matrices(
 ) -> tuple[Tensor, Tensor]:
     k, p = _pair(kernel), _pair(padding, (0,))
     s = _pair(stride, k)
-    # divisor_override replaces the product of both axes' counts: put it into one of them.
-    d0, d1 = (None, None) if divisor is None else (float(divisor), 1.0)
-    rows = _average_matrix(int(x.shape[2]), k[0], s[0], p[0], ceil, include_pad, x, d0)
-    columns = _average_matrix(int(x.shape[3]), k[1], s[1], p[1], ceil, include_pad, x, d1)
-    return rows, columns
+
+    def windows(axis: int, size: int) -> Iterator[tuple[int, int, float]]:
+        for i in range(_windows(size, k[axis], s[axis], p[axis], 1, ceil)):
+            start = i * s[axis] - p[axis]
+            end = min(start + k[axis], size + p[axis])
+            low, high = max(start, 0), min(end, size)
+            count = end - start if include_pad else high - low
+            if divisor is not None:  # it replaces the product of both axes' counts: put it into one of them
+                count = divisor if axis == 0 else 1
+            yield low, high, float(count)
+
+    return _matrices(x, windows)
 
 
-def _adaptive_matrix(size: int, out: int, like: Tensor) -> Tensor:
-    starts = [i * size // out for i in range(out)]
-    ends = [-(-(i + 1) * size // out) for i in range(out)]
-    return _pool_matrix(starts, ends, [float(e - s) for s, e in zip(starts, ends, strict=True)], size, like)
+def _adaptive_matrices(x: Tensor, output_size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def windows(axis: int, size: int) -> Iterator[tuple[int, int, float]]:
+        out = int(output_size[axis])
+        for i in range(out):
+            start, end = i * size // out, -(-(i + 1) * size // out)
+            yield start, end, float(end - start)
+
+    return _matrices(x, windows)
 
 
 def _apply(rows: Tensor, columns: Tensor, x: Tensor) -> Tensor:
@@ -252,7 +251,7 @@ def adaptive_avg_pool(x: Tensor, output_size: Sequence[int]) -> Tensor:
         return x.mean((2, 3), keepdim=True)
     if list(output_size) == list(x.shape[2:]):
         return x.clone()
-    rows, columns = (_adaptive_matrix(int(x.shape[2 + i]), int(output_size[i]), x) for i in (0, 1))
+    rows, columns = _adaptive_matrices(x, output_size)
     return _apply(rows, columns, x)
 
 
@@ -260,7 +259,7 @@ def adaptive_avg_pool_gradient(grad: Tensor, x: Tensor) -> Tensor:
     """Its input gradient."""
     if list(grad.shape[2:]) == [1, 1]:
         return (grad / (x.shape[2] * x.shape[3])).expand(x.shape)
-    rows, columns = (_adaptive_matrix(int(x.shape[2 + i]), int(grad.shape[2 + i]), x) for i in (0, 1))
+    rows, columns = _adaptive_matrices(x, grad.shape[2:])
     return _apply(rows.t(), columns.t(), grad)
 
 

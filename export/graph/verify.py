@@ -106,7 +106,8 @@ def autograd(
     return grad.detach(), logits.detach(), f_c.detach(), loss.detach()
 
 
-def _relative(a: Tensor, b: Tensor) -> Tensor:
+def relative_error(a: Tensor, b: Tensor) -> Tensor:
+    """||a - b||_2 / ||b||_2 per image [B], float64, for [B, ...] of any float dtype."""
     a, b = a.double().flatten(1), b.double().flatten(1)
     error: Tensor = (a - b).norm(dim=1) / b.norm(dim=1).clamp_min(1e-30)
     return error
@@ -163,7 +164,7 @@ def measure(
             cosine = nn.functional.cosine_similarity(grad.double().flatten(1), want.flatten(1), dim=1, eps=1e-60)
             loss_error = (loss.double() - want_loss).abs() / want_loss.abs().clamp_min(1.0)
             f_error = (f_c.double() - want_f).abs() / spread
-            rows.append((_relative(grad, want), cosine, f_error, loss_error, _relative(grad, eager), floor))
+            rows.append((relative_error(grad, want), cosine, f_error, loss_error, relative_error(grad, eager), floor))
             short = logits.amax(1) - logits.gather(1, predicted[:, None]).squeeze(1)
             wrong += int((short > 4 * f_error.max() * spread + 1e-6 * spread).sum())
     error, cosine, f_error, loss_error, to_eager, floor = (torch.cat(column) for column in zip(*rows, strict=True))
@@ -196,10 +197,10 @@ def _floor(
 
     Whether one run's rounding happens to turn a ReLU round is luck; three runs tell how much an image suffers from it.
     """
-    worst = _relative(eager, want)
+    worst = relative_error(eager, want)
     for _ in range(2):
         stirred = x * (1 + 1.2e-7 * torch.randn(x.shape, generator=generator))
-        worst = torch.maximum(worst, _relative(autograd(model, objective, stirred, y, l0)[0], want))
+        worst = torch.maximum(worst, relative_error(autograd(model, objective, stirred, y, l0)[0], want))
     return worst
 
 

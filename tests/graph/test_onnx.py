@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -130,10 +131,35 @@ def test_figures_and_bounds(tmp_path: Path) -> None:
 def test_tensorrt_parses_and_builds_it(name: str, dtype: str, tmp_path: Path) -> None:
     trt = pytest.importorskip("tensorrt_rtx")
     export(make(name), (2, 3, 16, 16), tmp_path / "g.onnx", dtype)
-    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+    assert plan(trt, tmp_path / "g.onnx", "SM86") is not None
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("convnext", "vit"))]
+)
+def test_tensorrt_builds_any_batch_size_for_other_gpus(name: str, tmp_path: Path) -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    export(make(name), (2, 3, 16, 16), tmp_path / "g.onnx", "fp16", dynamic_batch=True)
+    for capability in ("SM89", "SM120"):
+        assert plan(trt, tmp_path / "g.onnx", capability, batches=(1, 4)) is not None
+
+
+def plan(trt: Any, path: Path, capability: str, batches: tuple[int, int] | None = None) -> Any:
+    """The serialised engine of a graph for GPUs that need not be here, or None; `batches` for a graph of any batch size."""
+    log = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(log)
     network = builder.create_network(0)
-    parser = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
-    assert parser.parse_from_file(str(tmp_path / "g.onnx")), [
-        str(parser.get_error(i)) for i in range(parser.num_errors)
-    ]
-    assert builder.build_serialized_network(network, builder.create_builder_config()) is not None
+    parser = trt.OnnxParser(network, log)
+    assert parser.parse_from_file(str(path)), [str(parser.get_error(i)) for i in range(parser.num_errors)]
+    config = builder.create_builder_config()
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(getattr(trt.ComputeCapability, capability), 0)
+    if batches is not None:
+        least, most = batches
+        profile = builder.create_optimization_profile()
+        for value in (network.get_input(i) for i in range(network.num_inputs)):
+            image = tuple(value.shape)[1:]
+            assert value.shape[0] == -1
+            profile.set_shape(value.name, (least, *image), (most, *image), (most, *image))
+        config.add_optimization_profile(profile)
+    return builder.build_serialized_network(network, config)

@@ -1,0 +1,165 @@
+"""What TensorRT-RTX makes of the gradient graphs, without a GPU: parsing, building a plan for each kind of GPU, and its size.
+
+    python benchmarks/rtx_plans.py                                      # ResNet-50 and Wide-ResNet-50-2 at 64x64
+    python benchmarks/rtx_plans.py resnet50:128 --dtype fp16 --sm 89
+    python benchmarks/rtx_plans.py bundle                               # every ONNX graph of a bundle
+
+Needs the extra `rtx`. Networks named by architecture are untrained, and not verified: what a plan costs does not depend on what its
+weights are. The batch is one of
+
+* `32`: a graph that was traced for 32 images;
+* `32..32`: a graph for any batch, as bundles hold, and a profile that allows 32 alone;
+* `1..32`: the same graph and a profile that allows 1 to 32, tuned for 32.
+
+A line whose last columns are missing ends with the first thing that TensorRT-RTX said was wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import tensorrt_rtx as trt
+import torch
+from torch import nn
+
+from jboost.engine.bundle import Bundle
+from jboost.engine.onnx import weights_name
+from jboost.export.graph import (
+    DTYPES,
+    attach_objective,
+    check_images,
+    choose_scale,
+    lower_precision,
+    optimize,
+    to_onnx,
+    trace_trunk,
+)
+from jboost.trainer.architectures import build_network
+from jboost.trainer.joint import JointModel
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An ONNX gradient graph: what it is called in the table, its dtype, and its batch size, None for any."""
+
+    name: str
+    dtype: str
+    path: Path
+    batch: int | None
+
+
+class Log(trt.ILogger):
+    """Keeps the errors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors: list[str] = []
+
+    def log(self, severity: trt.ILogger.Severity, message: str) -> None:
+        if severity <= trt.ILogger.Severity.ERROR:
+            self.errors.append(message.strip().splitlines()[0])
+
+
+def network(arch: str) -> JointModel:
+    """An untrained joint model of 1000 classes."""
+    torch.manual_seed(0)
+    model = JointModel(build_network(arch, 1000), MEAN, STD).eval().requires_grad_(False)
+    for block in model.modules():
+        # In trained networks the residual branches add little; in untrained ones activations grow beyond what float16 holds.
+        if hasattr(block, "bn3"):
+            nn.init.constant_(block.bn3.weight, 0.2)
+    return model
+
+
+def export(arch: str, size: int, dtypes: list[str], batch: int, folder: Path) -> Iterator[Graph]:
+    """Write the graphs of a network, `joint` for example: for each dtype one for `batch` images and one for any number."""
+    model = network(arch)
+    for fixed in (batch, None):
+        trunk = trace_trunk(model, torch.zeros(fixed or 2, 3, size, size), dynamic_batch=fixed is None)
+        optimize(trunk)
+        for dtype in dtypes:
+            probes = check_images(batch if fixed else 4, (3, size, size))
+            scale = choose_scale(trunk, probes).loss_scale if dtype == "fp16" else 1.0
+            gradient = attach_objective(lower_precision(trunk, DTYPES[dtype], scale), "joint", 1.0)
+            path = folder / f"{arch}.{size}.{dtype}.{fixed or 'any'}.onnx"
+            to_onnx(gradient, path)
+            yield Graph(f"{arch} {size}px", dtype, path, fixed)
+
+
+def of_bundle(folder: Path) -> Iterator[Graph]:
+    """The ONNX graphs of a bundle, each checked against its hash."""
+    bundle = Bundle(folder)
+    for name, entry in bundle.config.artefacts.items():
+        if entry.file.endswith(".onnx"):
+            bundle.checked_path(weights_name(name))
+            label = f"{bundle.config.architecture} {entry.resolution}px {entry.objective or 'forward'}"
+            yield Graph(label, entry.dtype or "", bundle.checked_path(name), None)
+
+
+def build(graph: Graph, sm: str, least: int, most: int) -> str:
+    """Parse and build for one compute capability; the row's last columns, or the first error."""
+    capability = getattr(trt.ComputeCapability, f"SM{sm}", None)
+    if capability is None:
+        return f"TensorRT-RTX {trt.__version__} knows no SM{sm}"
+    log = Log()
+    builder = trt.Builder(log)
+    definition = builder.create_network(0)  # strongly typed: dtypes are the graph's own
+    parser = trt.OnnxParser(definition, log)
+    start = time.perf_counter()
+    if not parser.parse_from_file(str(graph.path)):
+        return "parsing: " + (parser.get_error(0).desc().splitlines()[0] if parser.num_errors else log.errors[0])
+    parsed = time.perf_counter() - start
+    config = builder.create_builder_config()
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(capability, 0)
+    if graph.batch is None:
+        profile = builder.create_optimization_profile()
+        for i in range(definition.num_inputs):
+            value = definition.get_input(i)
+            image = tuple(value.shape)[1:]
+            profile.set_shape(value.name, (least, *image), (most, *image), (most, *image))
+        config.add_optimization_profile(profile)
+    start = time.perf_counter()
+    plan = builder.build_serialized_network(definition, config)
+    built = time.perf_counter() - start
+    if plan is None:
+        return f"{parsed:6.2f}  building: " + (log.errors[0] if log.errors else "no plan, and no word why")
+    return f"{parsed:6.2f} {built:6.2f} {plan.nbytes / 1e6:8.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "graphs", nargs="*", default=["resnet50:64", "wide_resnet50_2:64"], help="architecture:size or a bundle"
+    )
+    parser.add_argument("--dtype", default="fp32,fp16", help="of networks; bundles have their own")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--sm", default="86,89,120", help="compute capabilities")
+    args = parser.parse_args()
+    print(f"TensorRT-RTX {trt.__version__}, {os.cpu_count()} CPUs")
+    print(f"{'graph':<24} {'dtype':<5} {'batch':>7} {'SM':>4} {'parse':>6} {'build':>6} {'plan MB':>8}")
+    for source in args.graphs:
+        with tempfile.TemporaryDirectory() as folder:
+            arch, _, size = source.rpartition(":")
+            if Path(source).is_dir():
+                graphs = of_bundle(Path(source))
+            else:
+                graphs = export(arch, int(size), args.dtype.split(","), args.batch, Path(folder))
+            for graph in graphs:
+                for least in (1, args.batch) if graph.batch is None else (args.batch,):
+                    batch = str(graph.batch or f"{least}..{args.batch}")
+                    for sm in args.sm.split(","):
+                        row = build(graph, sm, least, args.batch)
+                        print(f"{graph.name:<24} {graph.dtype:<5} {batch:>7} {sm:>4} {row}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
