@@ -10,9 +10,10 @@ import torch
 
 from .bundle import Bundle
 from .errors import BadInputError
+from .memory import keep_freed_memory
 from .objectives import OBJECTIVES, class_logit
 from .program import load_program
-from .runner import Evaluation, Gradient
+from .runner import Evaluation, Gradient, PlainStep
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Scales the loss under fp16 so that small gradients stay above the format's least subnormal, 6e-8; undone afterwards. The
@@ -20,7 +21,7 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _FP16_LOSS_SCALE = 256.0
 
 
-class EagerRunner:
+class EagerRunner(PlainStep):
     """Runs a bundle's forward program and differentiates it.
 
     Args:
@@ -51,6 +52,8 @@ class EagerRunner:
         if dtype not in _DTYPES:
             raise BadInputError(f"unknown dtype {dtype!r}; choose one of {', '.join(_DTYPES)}")
         self.device = find_device(device)
+        if self.device == "cpu":
+            keep_freed_memory()
         self.dtype = dtype
         self._objective = OBJECTIVES[objective]
         self._l0 = 0.0 if l0 is None else l0

@@ -30,12 +30,14 @@ def _multiply(a: int, b: Array) -> tuple[Array, Array]:
     return (high + (low >> 16)) >> 16, (((high & 0xFFFF) << 16) + low) & _MASK32
 
 
-def philox(counter: tuple[Array, Array, Array, Array], key: tuple[int, int]) -> tuple[Array, Array, Array, Array]:
+def philox(
+    counter: tuple[Array, Array, Array, Array], key: tuple[int | Array, int | Array]
+) -> tuple[Array, Array, Array, Array]:
     """Philox 4x32-10.
 
     Args:
         counter: four int64 arrays that broadcast together, values in [0, 2^32).
-        key: two integers in [0, 2^32).
+        key: two integers in [0, 2^32), or int64 arrays of such.
 
     Returns:
         Four int64 arrays, values in [0, 2^32).
@@ -60,14 +62,19 @@ def _box_muller(a: Array, b: Array, float32: Any) -> tuple[Array, Array]:
     return radius * xp.cos(angle), radius * xp.sin(angle)
 
 
-def normal(shape: tuple[int, int, int], *, seed: int, index: Array, step: int | Array) -> Array:
+def split_seed(seed: int) -> tuple[int, int]:
+    """A seed in [0, 2^64) as the generator's key: its lower and upper 32 bits."""
+    return seed & _MASK32, (seed >> 32) & _MASK32
+
+
+def normal(shape: tuple[int, int, int], *, key: Array, index: Array, step: Array) -> Array:
     """Standard normal noise for a batch of images.
 
     Args:
         shape: (C, H, W) of one image.
-        seed: the run's seed, an integer in [0, 2^64).
+        key: int64 [2], see `split_seed`.
         index: int64 [B], each image's position in its sample set.
-        step: the step's number, from 0: one for all, or int64 [B].
+        step: int64 [B], each image's step, from 0.
 
     Returns:
         float32 [B, C, H, W], on the device of `index`.
@@ -78,10 +85,10 @@ def normal(shape: tuple[int, int, int], *, seed: int, index: Array, step: int | 
     int64, device = index.dtype, index.device
     block = xp.arange(blocks, dtype=int64, device=device)[None, :]
     rows = xp.reshape(index, (-1, 1))
-    steps = xp.zeros_like(rows) + (step if isinstance(step, int) else xp.reshape(step, (-1, 1)))
+    steps = xp.reshape(step, (-1, 1))
     zero = xp.zeros_like(rows + block)
     counter = (zero + block, zero + steps, zero + (rows & _MASK32), zero + (rows >> 32))
-    r0, r1, r2, r3 = philox(counter, (seed & _MASK32, (seed >> 32) & _MASK32))
+    r0, r1, r2, r3 = philox(counter, (key[0], key[1]))
     n0, n1 = _box_muller(r0, r1, xp.float32)
     n2, n3 = _box_muller(r2, r3, xp.float32)
     flat = xp.reshape(xp.stack((n0, n1, n2, n3), axis=-1), (rows.shape[0], 4 * blocks))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,13 +11,18 @@ import onnxruntime as ort
 
 from .bundle import Bundle
 from .errors import BadInputError
-from .runner import Evaluation, Gradient
+from .runner import Evaluation, Gradient, PlainStep
 from .serving import why_no_graph
 
 
 def artefact_name(objective: str, dtype: str, resolution: int) -> str:
     """The name of a gradient graph in a bundle's manifest."""
     return f"onnx/{objective}/{dtype}/{resolution}"
+
+
+def forward_name(dtype: str, resolution: int) -> str:
+    """The name of a graph of the forward pass alone in a bundle's manifest."""
+    return f"onnx/forward/{dtype}/{resolution}"
 
 
 def weights_name(graph: str) -> str:
@@ -41,7 +47,7 @@ def why_unusable(
     )
 
 
-class OnnxRunner:
+class OnnxRunner(PlainStep):
     """Runs a bundle's ONNX gradient graph on the CPU, with inputs and outputs bound to buffers of its own.
 
     Args:
@@ -75,12 +81,12 @@ class OnnxRunner:
             raise BadInputError(f"engine 'onnx' cannot run this: {why}")
         self.dtype = dtype
         self._bundle, self._objective, self._resolution = bundle, objective, resolution
-        self._session = self._open(dtype)
+        self._session = self._open(artefact_name(objective, dtype, resolution))
+        self._forward = self._open(forward_name(dtype, resolution))
         self._precise: ort.InferenceSession | None = None
         self._bindings: dict[tuple[int, ...], _Binding] = {}
 
-    def _open(self, dtype: str) -> ort.InferenceSession:
-        name = artefact_name(self._objective, dtype, self._resolution)
+    def _open(self, name: str) -> ort.InferenceSession:
         path = self._bundle.checked_path(name)
         self._bundle.checked_path(weights_name(name))
         return open_session(path)
@@ -90,7 +96,7 @@ class OnnxRunner:
 
     def __exit__(self, *exc: object) -> None:
         self._bindings.clear()
-        del self._session
+        del self._session, self._forward
         self._precise = None
 
     def put(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -107,9 +113,10 @@ class OnnxRunner:
         ``grad`` is a buffer that the next call overwrites. `precise` uses the bundle's float32 graph where it has one.
         """
         if precise and self.dtype != "fp32":
-            if artefact_name(self._objective, "fp32", self._resolution) not in self._bundle.config.artefacts:
+            name = artefact_name(self._objective, "fp32", self._resolution)
+            if name not in self._bundle.config.artefacts:
                 return self.gradient(x, y)  # as it was: the loop then counts the image as failed
-            self._precise = self._precise or self._open("fp32")
+            self._precise = self._precise or self._open(name)
             grad, class_logit, loss, predicted = self._precise.run(None, {"x": x, "y": y})
             return Gradient(grad, class_logit, loss, predicted)
         if x.shape not in self._bindings:
@@ -118,7 +125,7 @@ class OnnxRunner:
 
     def evaluate(self, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> Evaluation:
         """Class logit and prediction for `x`."""
-        _, class_logit, _, predicted = self.gradient(x, y)
+        class_logit, predicted = self._forward.run(None, {"x": np.ascontiguousarray(x), "y": y})
         return Evaluation(class_logit, predicted)
 
 
@@ -155,6 +162,8 @@ def open_session(path: Path) -> ort.InferenceSession:
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors; warnings about a missing GPU are no news here
+    # As torch does; by itself ONNX Runtime takes every core. 0 is that.
+    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)
     try:
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as e:  # onnxruntime raises its own hierarchy, and RuntimeError

@@ -1,23 +1,26 @@
-"""Running the loop over a whole set in batches of one fixed size."""
+"""Running a whole set through the slots: images enter as others leave, and results are written as they finish."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .loop import Trajectory, boost_batch
 from .objectives import realness
+from .pipeline import ReadAhead, Reader, WriteBehind
 from .presets import Settings
-from .runner import Runner
+from .runner import Evaluation, Runner
+from .slots import Finished, Slots, to_float
 from .stats import RECORD
 from .store import Store
+
+Numpy = np.ndarray[Any, Any]
 
 
 class Progress(NamedTuple):
     """How far a run is: `total` images in the set, `before` of them finished by an earlier run, `finished` by this one
-    (fractional while a batch is under way), and the mean `realness` of the current batch."""
+    (fractional: images in flight count by their steps), and the mean `realness` of the images in flight."""
 
     total: int
     before: int
@@ -27,105 +30,176 @@ class Progress(NamedTuple):
 
 ProgressCallback = Callable[[Progress], None]
 
-#: Reads images uint8 [n, H, W, C] at ascending indices.
-Reader = Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]
-
 
 def run_set(
     runner: Runner,
     read: Reader,
-    labels: np.ndarray[Any, Any] | None,
+    labels: Numpy | None,
     store: Store,
     settings: Settings,
     *,
     batch_size: int,
+    limits: Numpy | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> int:
     """Boost every image that `store` does not have yet.
 
     Args:
         runner: the engine, bound to a bundle and an objective.
-        read: gives the images.
+        read: gives the images; called from another thread.
         labels: int64 [N], or None to take c = argmax f(x0), as in algorithm 1.
-        store: takes the results; its records say what is done.
+        store: takes the results, from another thread; its records say what is done.
         settings: what is done to each image.
-        batch_size: images in flight; the last batch is padded, so that shapes stay fixed.
-        on_progress: called after each step and each batch.
+        batch_size: the number of slots; empty ones are carried along, so that shapes stay fixed.
+        limits: int64 [N], the most steps that each image may take; None for the update's own number for all.
+        on_progress: called after each step.
 
     Returns:
         The number of images this call finished.
+
+    Raises:
+        Exception: whatever reading, computing or writing raised.
     """
     todo = np.flatnonzero(~store.records["done"])
-    total, before, finished = len(store.records), len(store.records) - len(todo), 0
-    for start in range(0, len(todo), batch_size):
-        indices = todo[start : start + batch_size]
-        images = read(indices)
-
-        def report(state: dict[str, Any], done: int = finished, count: int = len(indices)) -> None:
+    if not len(todo):
+        return 0
+    if limits is None:
+        limits = np.full(len(store.records), settings.update.steps, np.int64)
+    total, before = len(store.records), len(store.records) - len(todo)
+    with ReadAhead(read, todo, batch_size) as ahead, WriteBehind(store) as behind:
+        waiting = _Waiting(_labelled(runner, ahead, labels, batch_size))
+        last = _LastLook(runner, batch_size, behind, labelled=labels is not None)
+        slots: Slots | None = None
+        while True:
+            while (slots is None or len(slots.free)) and waiting.more():
+                if slots is None:
+                    height, width, channels = waiting.shape
+                    slots = Slots(runner, settings, batch_size, (channels, height, width))
+                images, y, index = waiting.take(len(slots.free))
+                slots.admit(images, y, index, limits[index])
+            if slots is None or not len(slots.held):
+                break
+            slots.step()
+            finished = slots.harvest()
+            if finished is not None:
+                last.add(finished)
             if on_progress is not None:
-                share = state["step"] / state["steps"]
-                on_progress(Progress(total, before, done + count * share, float(state["realness"].mean())))
-
-        boosted, records = _boost_images(runner, images, labels, settings, indices, batch_size, report)
-        store.put(indices, boosted, records)
-        finished += len(indices)
-        if on_progress is not None:
-            on_progress(Progress(total, before, finished, float(records["realness_after"].mean())))
-    return finished
+                on_progress(Progress(total, before, last.count + _under_way(runner, slots), last.realness))
+        last.flush()
+    return last.count
 
 
-def _boost_images(
-    runner: Runner,
-    images: np.ndarray[Any, Any],
-    labels: np.ndarray[Any, Any] | None,
-    settings: Settings,
-    indices: np.ndarray[Any, Any],
-    batch_size: int,
-    on_step: Callable[[dict[str, Any]], None],
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    count = len(images)
-    pad = np.minimum(np.arange(batch_size), count - 1)  # repeats the last image
-    x0 = to_float(images)[pad]
-    x0_device, index = runner.put(x0), runner.put(indices[pad].astype(np.int64))
-    if labels is None:
-        y = runner.evaluate(x0_device, runner.put(np.zeros(batch_size, np.int64))).predicted
-    else:
-        y = runner.put(labels[indices][pad])
-
-    way = boost_batch(runner, x0_device, y, settings, index=index, on_step=on_step)
-
-    boosted = to_uint8(way.x)
-    after = way.before
-    if way.steps.any():
-        # Of the rounded images, which are what the user gets.
-        evaluation = runner.evaluate(runner.put(to_float(boosted)), y)
-        after = type(evaluation)(runner.get(evaluation.class_logit), runner.get(evaluation.predicted))
-    boosted = boosted[:count]
-    return boosted, _records(way, after, runner.get(y), images, boosted)
+def _under_way(runner: Runner, slots: Slots) -> float:
+    """The images in flight as a number of finished ones."""
+    held, state = slots.held, slots.state
+    if not len(held):
+        return 0.0
+    return float((runner.get(state.steps)[held] / np.maximum(runner.get(state.limit)[held], 1)).sum())
 
 
-def _records(way: Trajectory, after: Any, y: np.ndarray[Any, Any], images: Any, boosted: Any) -> np.ndarray[Any, Any]:
-    n = len(images)
-    records = np.zeros(n, RECORD)
-    records["done"] = True
-    records["steps"] = way.steps[:n]
-    records["stopped"] = way.stopped[:n]
-    records["retried"] = way.retried[:n]
-    records["failed"] = way.failed[:n]
-    records["realness_before"] = realness(way.before.class_logit)[:n]
-    records["realness_after"] = realness(after.class_logit)[:n]
-    records["correct_before"] = (way.before.predicted == y)[:n]
-    records["correct_after"] = (after.predicted == y)[:n]
-    moved = (boosted.astype(np.float32) - images.astype(np.float32)) / 255.0
-    records["l2"] = np.sqrt((moved**2).reshape(n, -1).sum(axis=1))
-    return records
+def _labelled(
+    runner: Runner, chunks: ReadAhead, labels: Numpy | None, batch_size: int
+) -> Iterator[tuple[Numpy, Numpy, Numpy]]:
+    """(images, classes, indices) a chunk; the classes are the model's own where no labels were given."""
+    for indices, images in chunks:
+        if labels is not None:
+            yield images, labels[indices], indices
+        else:
+            yield images, look(runner, images, np.zeros(len(images), np.int64), batch_size).predicted, indices
 
 
-def to_float(images: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """uint8 [N, H, W, C] in [0, 255] -> float32 [N, C, H, W] in [0, 1]."""
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
+class _Waiting:
+    """Images that have been read and wait for a slot."""
+
+    def __init__(self, chunks: Iterator[tuple[Numpy, Numpy, Numpy]]):
+        self._chunks = chunks
+        self._now: tuple[Numpy, Numpy, Numpy] | None = None
+
+    def more(self) -> bool:
+        """Whether there are any."""
+        if self._now is None or not len(self._now[0]):
+            self._now = next(self._chunks, None)
+        return self._now is not None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of an image, while there are more."""
+        assert self._now is not None
+        height, width, channels = self._now[0].shape[1:]
+        return height, width, channels
+
+    def take(self, most: int) -> tuple[Numpy, Numpy, Numpy]:
+        """At most so many: images uint8 [n, H, W, C], classes [n], positions in the set [n]."""
+        assert self._now is not None
+        images, y, index = (a[:most] for a in self._now)
+        self._now = tuple(a[most:] for a in self._now)  # type: ignore[assignment]
+        return images, y, index
 
 
-def to_uint8(x: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """float32 [N, C, H, W] in [0, 1] -> uint8 [N, H, W, C], rounded to nearest."""
-    return np.ascontiguousarray(np.rint(x * np.float32(255)).astype(np.uint8).transpose(0, 2, 3, 1))
+class _LastLook:
+    """What the model says of the results: of the rounded images, which are what the user gets. In full batches.
+
+    Args:
+        runner: the engine.
+        batch_size: images a forward pass.
+        behind: takes the results and their records.
+        labelled: whether the classes were given.
+    """
+
+    def __init__(self, runner: Runner, batch_size: int, behind: WriteBehind, *, labelled: bool):
+        self._runner, self._size, self._behind, self._labelled = runner, batch_size, behind, labelled
+        self._moved: list[tuple[Numpy, Numpy, Numpy, Numpy]] = []
+        self.count = 0
+        self.realness = float("nan")
+
+    def add(self, finished: Finished) -> None:
+        """Take images that have finished; those that did not move are known already."""
+        records = self._records(finished)
+        rest = (finished.steps > 0) | np.isnan(finished.before_logit)
+        self.count += len(records)
+        if not rest.all():
+            still = ~rest
+            self._behind.put(finished.index[still], finished.images[still], records[still])
+        if rest.any():
+            self._moved.append((finished.images[rest], finished.y[rest], finished.index[rest], records[rest]))
+        while sum(len(m[0]) for m in self._moved) >= self._size:
+            self._look(self._size)
+
+    def flush(self) -> None:
+        """Look at what is left."""
+        if self._moved:
+            self._look(self._size)
+
+    def _look(self, most: int) -> None:
+        images, y, index, records = (np.concatenate(column) for column in zip(*self._moved, strict=True))
+        rest = tuple(a[most:] for a in (images, y, index, records))
+        self._moved = [rest] if len(rest[0]) else []  # type: ignore[list-item]
+        images, y, index, records = (a[:most] for a in (images, y, index, records))
+        after = look(self._runner, images, y, self._size)
+        records["realness_after"] = realness(after.class_logit)
+        records["correct_after"] = after.predicted == y
+        unseen = np.isnan(records["realness_before"])  # no step was asked for: the image is its own "before"
+        for name in ("realness", "correct"):
+            records[f"{name}_before"][unseen] = records[f"{name}_after"][unseen]
+        self.realness = float(records["realness_after"].mean())
+        self._behind.put(index, images, records)
+
+    def _records(self, finished: Finished) -> Numpy:
+        f = finished
+        records = np.zeros(len(f.index), RECORD)
+        records["done"] = True
+        records["steps"] = f.steps
+        records["stopped"] = f.stopped
+        records["retried"] = f.retried & (self._runner.dtype != "fp32")
+        records["failed"] = f.failed
+        records["realness_before"] = records["realness_after"] = realness(f.before_logit)
+        records["correct_before"] = records["correct_after"] = f.before_predicted == f.y
+        records["l2"] = f.moved
+        return records
+
+
+def look(runner: Runner, images: Numpy, y: Numpy, batch_size: int) -> Evaluation:
+    """What the model says of images uint8 [n, H, W, C] with classes `y` [n], n at most `batch_size`, as numpy arrays."""
+    pad = np.minimum(np.arange(batch_size), len(images) - 1)  # repeats the last image
+    evaluation = runner.evaluate(to_float(runner.put(images[pad])), runner.put(y[pad]))
+    return Evaluation(*(runner.get(a)[: len(images)] for a in evaluation))

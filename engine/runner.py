@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
 from .arrays import Array
+
+if TYPE_CHECKING:
+    from .step import State
+    from .updates import Controls
 
 
 class Evaluation(NamedTuple):
@@ -63,3 +67,18 @@ class Runner(Protocol):
     def evaluate(self, x: Array, y: Array) -> Evaluation:
         """One forward pass."""
         ...
+
+    def step(self, kind: str, state: State, controls: Controls, *, precise: bool = False) -> State:
+        """Gradient and update: one step of every slot, see `jboost.engine.step.advance`."""
+        ...
+
+
+class PlainStep:
+    """The step of the backends whose update runs operator by operator."""
+
+    def step(self: Any, kind: str, state: State, controls: Controls, *, precise: bool = False) -> State:
+        """Gradient and update: one step of every slot."""
+        from .step import advance
+
+        gradient = self.gradient(state.x, state.y, precise=precise)
+        return advance(kind, state, gradient, controls, precise)

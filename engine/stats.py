@@ -39,6 +39,7 @@ class Summary:
         accuracy_before, accuracy_after: share of images that the model puts into their class; None without labels.
         l2_moved: mean L2 distance between input and output, in units of the image's range [0, 1].
         fallbacks: images whose low-precision gradient was not finite and that were retried in float32.
+        peak_memory: the most memory that this process has held so far, bytes; None where the system does not tell.
         unchanged_after_failure: images returned as they were because their gradient was not finite even in float32.
     """
 
@@ -66,6 +67,7 @@ class Summary:
     early_stop: bool
     seed: int
     labels: str
+    peak_memory: int | None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

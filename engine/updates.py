@@ -6,12 +6,15 @@ Written against the array API: numpy, torch and the compiler run the same lines.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple
+
+import numpy as np
 
 from .arrays import Array, namespace, per_image
 from .errors import BadInputError
-from .noise import normal
+from .noise import normal, split_seed
 
 # Below this a gradient is zero: dividing by it would turn rounding into direction.
 _TINY = 1e-30
@@ -26,7 +29,7 @@ def l2_norm(v: Array) -> Array:
     return safe * xp.sqrt(xp.sum((flat / safe[:, None]) ** 2, axis=1))
 
 
-def project_l2(x: Array, x0: Array, radius: float) -> Array:
+def project_l2(x: Array, x0: Array, radius: float | Array) -> Array:
     """The point of the L2 ball of `radius` around `x0` that is nearest to `x`, image by image."""
     xp = namespace(x, x0)
     moved = x - x0
@@ -35,31 +38,96 @@ def project_l2(x: Array, x0: Array, radius: float) -> Array:
     return xp.where(per_image(norm > radius, x), x0 + moved * per_image(shrink, x), x)
 
 
-class Update(Protocol):
-    """One way to move the iterate. Frozen dataclasses, so that a run's settings can be compared and stored."""
+class Controls(NamedTuple):
+    """What a run's step depends on besides the images, as arrays: one compiled step serves every step size, radius and seed.
+
+    Attributes:
+        step_size: float32, length of a step or factor of the gradient.
+        radius: float32, of the ball around the input; infinity for none.
+        noise: float32, standard deviation of a step's noise.
+        threshold: float32, the realness at which an image stops; infinity for no early stopping.
+        key: int64 [2], the seed's lower and upper 32 bits.
+    """
+
+    step_size: Array
+    radius: Array
+    noise: Array
+    threshold: Array
+    key: Array
+
+
+#: (x, x0, grad float32 [B, C, H, W], index int64 [B], step int64 [B], controls) -> the next iterate.
+Move = Callable[[Array, Array, Array, Array, Array, Controls], Array]
+
+
+def _descend_l2(x: Array, x0: Array, grad: Array, index: Array, step: Array, how: Controls) -> Array:
+    """Algorithm 1: normalise, descend, clamp to [0, 1], project onto the ball around `x0`."""
+    xp = namespace(x, grad)
+    norm = l2_norm(grad)
+    direction = grad / per_image(xp.where(norm > _TINY, norm, xp.ones_like(norm)), grad)
+    x = xp.clip(x - how.step_size * direction, 0.0, 1.0)
+    # x0 lies in the cube, and the ball's points between x0 and x do too: projecting last breaks neither constraint.
+    return project_l2(x, x0, how.radius)
+
+
+def _descend_linf(x: Array, x0: Array, grad: Array, index: Array, step: Array, how: Controls) -> Array:
+    """The same with the sign of the gradient, and a cube as the ball."""
+    xp = namespace(x, grad)
+    x = xp.clip(x - how.step_size * xp.sign(grad), 0.0, 1.0)
+    moved = x - x0
+    outside = xp.abs(moved) > how.radius
+    return xp.where(outside, x0 + xp.sign(moved) * xp.where(outside, how.radius, moved), x)
+
+
+def _langevin(x: Array, x0: Array, grad: Array, index: Array, step: Array, how: Controls) -> Array:
+    """Algorithm 3. The noise is keyed by (seed, image index, step), so it does not depend on the batch."""
+    noise = normal(tuple(x.shape[1:]), key=how.key, index=index, step=step)
+    return x - how.step_size * grad + how.noise * noise
+
+
+#: How the iterate moves, by the kind of update.
+MOVES: dict[str, Move] = {"pgd-l2": _descend_l2, "pgd-linf": _descend_linf, "sgld": _langevin}
+
+
+class Update:
+    """One way to move the iterate: the base of `PGD` and `SGLD`, frozen dataclasses whose values can be compared and stored."""
+
+    steps: int
+    step_size: float
 
     @property
     def name(self) -> str:
         """The name on the command line."""
-        ...
+        raise NotImplementedError
 
     @property
-    def steps(self) -> int:
-        """How many steps an image takes at most."""
-        ...
+    def kind(self) -> str:
+        """A key of `MOVES`."""
+        raise NotImplementedError
 
-    @property
-    def step_size(self) -> float:
-        """Length of a step, or factor of the gradient."""
-        ...
+    def controls(self, *, threshold: float = math.inf, seed: int = 0) -> Controls:
+        """This update's values as numpy arrays.
 
-    def move(self, x: Array, x0: Array, grad: Array, *, seed: int, index: Array, step: int | Array) -> Array:
-        """One step: the next iterate float32 [B, C, H, W] from the iterate, the start and the objective's gradient."""
-        ...
+        Args:
+            threshold: the realness at which an image stops.
+            seed: of the noise, in [0, 2^64).
+        """
+        radius = getattr(self, "eps", None)
+        values = (self.step_size, math.inf if radius is None else radius, getattr(self, "noise", 0.0), threshold)
+        step_size, ball, noise, stop = (np.array(v, np.float32) for v in values)
+        return Controls(step_size, ball, noise, stop, np.array(split_seed(seed), np.int64))
 
-    def finish(self, x: Array) -> Array:
-        """What is done to the last iterate."""
-        ...
+    def move(self, x: Array, x0: Array, grad: Array, *, index: Array, step: Array, seed: int = 0) -> Array:
+        """One step: the next iterate float32 [B, C, H, W] from the iterate, the start and the objective's gradient.
+
+        Args:
+            x, x0, grad: float32 [B, C, H, W].
+            index, step: int64 [B], each image's position in its set and number of steps taken; they key the noise.
+            seed: of the noise.
+        """
+        asarray = namespace(x).asarray
+        controls = Controls(*(asarray(v, device=x.device) for v in self.controls(seed=seed)))
+        return MOVES[self.kind](x, x0, grad, index, step, controls)
 
 
 def _check(name: str, value: float, *, least: float = 0.0, exclusive: bool = False) -> None:
@@ -70,7 +138,7 @@ def _check(name: str, value: float, *, least: float = 0.0, exclusive: bool = Fal
 
 
 @dataclass(frozen=True)
-class PGD:
+class PGD(Update):
     """Projected gradient descent (algorithms 1 and 2): x <- project(clamp(x - step_size * g)), g of unit length per image.
 
     Attributes:
@@ -101,25 +169,14 @@ class PGD:
         """``"pgd"``."""
         return "pgd"
 
-    def move(self, x: Array, x0: Array, grad: Array, *, seed: int, index: Array, step: int | Array) -> Array:
-        """One step of algorithm 1: normalise, descend, clamp to [0, 1], project onto the ball around `x0`."""
-        xp = namespace(x, grad)
-        if self.norm == "linf":
-            x = xp.clip(x - self.step_size * xp.sign(grad), 0.0, 1.0)
-            return x if self.eps is None else x0 + xp.clip(x - x0, -self.eps, self.eps)
-        norm = l2_norm(grad)
-        direction = grad / per_image(xp.where(norm > _TINY, norm, xp.ones_like(norm)), grad)
-        x = xp.clip(x - self.step_size * direction, 0.0, 1.0)
-        # x0 lies in the cube, and the ball's points between x0 and x do too: projecting last breaks neither constraint.
-        return x if self.eps is None else project_l2(x, x0, self.eps)
-
-    def finish(self, x: Array) -> Array:
-        """Nothing is left to do."""
-        return x
+    @property
+    def kind(self) -> str:
+        """``"pgd-l2"`` or ``"pgd-linf"``."""
+        return f"pgd-{self.norm}"
 
 
 @dataclass(frozen=True)
-class SGLD:
+class SGLD(Update):
     """Stochastic gradient Langevin dynamics (algorithm 3): x <- x - step_size * grad + noise * N(0, I); one clamp at the end.
 
     The paper prints algorithm 3 as descent on the class logit; its text and the released code ascend, which is descent on the
@@ -148,13 +205,7 @@ class SGLD:
         """``"sgld"``."""
         return "sgld"
 
-    def move(self, x: Array, x0: Array, grad: Array, *, seed: int, index: Array, step: int | Array) -> Array:
-        """One step of algorithm 3. The noise is keyed by (seed, image index, step), so it does not depend on the batch."""
-        x = x - self.step_size * grad
-        if self.noise > 0:
-            x = x + self.noise * normal(tuple(x.shape[1:]), seed=seed, index=index, step=step)
-        return x
-
-    def finish(self, x: Array) -> Array:
-        """Clamp to [0, 1]."""
-        return namespace(x).clip(x, 0.0, 1.0)
+    @property
+    def kind(self) -> str:
+        """``"sgld"``."""
+        return "sgld"

@@ -12,16 +12,19 @@ from typing import Any
 
 from safetensors.torch import save
 
-from jboost.engine.bundle import CONFIG, Artefact, Bundle, BundleConfig, artefact_of, is_bundle
+from jboost.engine.bundle import CONFIG, Artefact, Bundle, BundleConfig, Timing, artefact_of, is_bundle
 from jboost.engine.errors import BadInputError
 from jboost.engine.objectives import resolve_objective
+from jboost.engine.registry import ENGINES
 from jboost.engine.samples import open_samples
 from jboost.engine.samples.files import cannot_write
+from jboost.engine.trial import machine_name, time_runners
 
+from .aoti import check_compiler
 from .checkpoint import LoadedCheckpoint, load_checkpoint
 from .gradients import Wanted, check_dtypes, write_gradients
 from .l0 import mean_realness
-from .packages import check_compiler, write_packages
+from .packages import write_packages
 from .program import FORWARD_ATOL, FORWARD_RTOL, save_forward, verify_forward
 
 FORMATS = ("onnx", "compile")
@@ -183,7 +186,34 @@ def _write(
         artefacts=artefacts,
     )
     (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
+    if graphs:
+        say("timing the engines")
+        config = replace(config, timings=_timings(Bundle(folder), wanted, batch_size))
+        (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
     return seconds
+
+
+def _timings(bundle: Bundle, wanted: Wanted, batch_size: int) -> tuple[Timing, ...]:
+    """Every engine that can run what was just exported, for a moment each. The objective makes no difference to the time."""
+    config, found = bundle.config, []
+    machine = machine_name()
+    for size in wanted.resolutions:
+        for dtype in wanted.dtypes:
+            run: dict[str, Any] = {
+                "objective": wanted.objectives[0], "l0": config.l0, "resolution": size, "device": "auto", "dtype": dtype,
+            }  # fmt: skip
+            runners = {
+                name: engine.open(bundle, **run)
+                for name, engine in ENGINES.items()
+                if engine.probe().available and engine.why_unusable(bundle, batch_size=None, **run) is None
+            }
+            shape = (config.in_channels, size, size)
+            times = time_runners(runners, shape=shape, num_classes=config.num_classes, batch_size=batch_size)
+            for name, runner in runners.items():
+                count = runner.batch_size or batch_size
+                found.append(Timing(machine, name, dtype, size, count, times[name]))
+                runner.__exit__(None, None, None)
+    return tuple(found)
 
 
 def _check_place(out: Path) -> None:

@@ -1,4 +1,4 @@
-"""Writing a bundle's ONNX gradient graphs: traced once per image size, lowered per dtype, one file per objective, each verified."""
+"""Writing a bundle's ONNX graphs: traced once per image size, lowered per dtype; a gradient per objective, and the forward pass."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
-import onnx
 import torch
 from torch import nn
 
 from jboost.engine.bundle import Artefact, artefact_of
 from jboost.engine.errors import BadInputError
-from jboost.engine.onnx import artefact_name, weights_name
+from jboost.engine.onnx import artefact_name, forward_name, weights_name
 from jboost.engine.registry import DTYPES
 
 from .graph import (
@@ -25,11 +24,15 @@ from .graph import (
     check_images,
     choose_scale,
     lower_precision,
+    onnx_run,
     optimize,
     to_onnx,
     trace_trunk,
     verify_onnx,
 )
+from .onnx_weights import share_weights
+from .readout import OUTPUTS as READOUT
+from .readout import forward_of, verify_readout
 
 _TORCH = {"fp32": torch.float32, "fp16": torch.float16}
 #: The loss scale is chosen on images of this seed; verification draws others.
@@ -113,6 +116,7 @@ def write_gradients(
         FailureError: a graph that does not match autograd.
     """
     written: dict[str, tuple[Artefact, float]] = {}
+    opset = wanted.opset or DEFAULT_OPSET
     for size in wanted.resolutions:
         shape = (in_channels, size, size)
         say(f"tracing the gradient at {size}x{size}")
@@ -123,14 +127,17 @@ def write_gradients(
         for dtype in wanted.dtypes:
             scale = choose_scale(trunk, check_images(4, shape, PROBE_SEED)).loss_scale if dtype == "fp16" else 1.0
             low = lower_precision(trunk, _TORCH[dtype], scale)
+            files = [a.file for name, (a, _) in written.items() if name.endswith("/weights")]
+            common = {"dtype": dtype, "resolution": size}
             for objective in wanted.objectives:
                 start = perf_counter() - tracing  # the first graph of a size pays for its tracing
                 tracing = 0.0
                 say(f"gradient of {objective}, {dtype}, {size}x{size}")
                 path = folder / f"gradient.{objective}.{size}.{dtype}.onnx"
                 says = {"objective": objective, "l0": str(l0), "dtype": dtype, "loss_scale": str(scale)}
-                to_onnx(attach_objective(low, objective, l0), path, opset=wanted.opset, metadata=metadata | says)
-                data = _share_weights(path, [a.file for name, (a, _) in written.items() if name.endswith("/weights")])
+                gradient = attach_objective(low, objective, l0)
+                to_onnx(gradient, path, opset=wanted.opset, metadata=metadata | says)
+                files.append(share_weights(path, files))
                 figures = verify_onnx(
                     path,
                     model,
@@ -141,27 +148,22 @@ def write_gradients(
                     tolerance=tolerance(dtype, wanted.atol, wanted.rtol),
                 )
                 name = artefact_name(objective, dtype, size)
-                common = {"dtype": dtype, "objective": objective, "resolution": size}
                 graph = artefact_of(
-                    folder, path.name, opset=wanted.opset or DEFAULT_OPSET, errors=figures.as_dict(), **common
+                    folder, path.name, opset=opset, errors=figures.as_dict(), objective=objective, **common
                 )
                 written[name] = graph, perf_counter() - start
-                written[weights_name(name)] = artefact_of(folder, data, dtype=dtype), 0.0
+                written[weights_name(name)] = artefact_of(folder, files[-1], dtype=dtype), 0.0
+            start = perf_counter()
+            say(f"forward pass, {dtype}, {size}x{size}")
+            path = folder / f"forward.{size}.{dtype}.onnx"
+            to_onnx(
+                forward_of(gradient), path, opset=wanted.opset, metadata=metadata | {"dtype": dtype}, outputs=READOUT
+            )
+            files.append(share_weights(path, files))
+            run, _ = onnx_run(path)
+            bound = tolerance(dtype, wanted.atol, wanted.rtol)
+            errors = verify_readout(run, model, shape, tolerance=bound, fixed_batch=None, name=path.name)
+            name = forward_name(dtype, size)
+            written[name] = artefact_of(folder, path.name, opset=opset, errors=errors, **common), perf_counter() - start
+            written[weights_name(name)] = artefact_of(folder, files[-1], dtype=dtype), 0.0
     return written
-
-
-def _share_weights(path: Path, others: Sequence[str]) -> str:
-    """Let graphs with the same weights, which those of several objectives are, share one file; returns its name."""
-    own = path.with_name(path.name + ".data")
-    content = own.read_bytes()
-    for other in others:
-        if path.with_name(other).stat().st_size == len(content) and path.with_name(other).read_bytes() == content:
-            model = onnx.load(path, load_external_data=False)
-            for tensor in model.graph.initializer:
-                for entry in tensor.external_data:
-                    if entry.key == "location":
-                        entry.value = other
-            path.write_bytes(model.SerializeToString(deterministic=True))
-            own.unlink()
-            return other
-    return own.name

@@ -1,26 +1,27 @@
-"""Writing a bundle's compiled packages: the gradient graph, compiled ahead of time by AOTInductor for this kind of machine."""
+"""Compiled packages: the gradient graph and the forward pass, compiled ahead of time by AOTInductor for this kind of machine."""
 
 from __future__ import annotations
 
-import io
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import fx, nn
 
 from jboost.engine.bundle import Artefact, artefact_of
-from jboost.engine.compiled import artefact_name, load_package, machine_target
-from jboost.engine.errors import BadInputError, FailureError
-from jboost.engine.program import first_line
+from jboost.engine.compiled import artefact_name, forward_name, load_package, machine_target, step_name
+from jboost.engine.updates import MOVES
 
+from .aoti import compile_package
 from .gradients import PROBE_SEED, Wanted, tolerance
 from .graph import (
     DTYPES,
+    Tolerance,
     attach_objective,
     check_images,
     choose_scale,
@@ -31,27 +32,11 @@ from .graph import (
     optimize,
     trace_trunk,
 )
-from .graph.verify import Figures, Run
+from .graph.verify import Run
+from .readout import forward_of, verify_readout
+from .steps import step_package
 
 FOLDER = "compile"
-
-
-def check_compiler() -> None:
-    """Check that Inductor can compile here.
-
-    Raises:
-        BadInputError: there is no C++ compiler.
-    """
-    from torch._inductor.cpp_builder import get_cpp_compiler
-
-    try:
-        compiler = get_cpp_compiler()
-    except Exception as e:  # InvalidCxxCompiler, which torch does not export
-        compiler = first_line(e)
-    if shutil.which(compiler) is None:
-        raise BadInputError(
-            f"--format compile needs a C++ compiler and finds none ({compiler}); install one, e.g.: apt-get install g++, or set CXX"
-        )
 
 
 def package_run(path: Path) -> Run:
@@ -64,6 +49,55 @@ def package_run(path: Path) -> Run:
     return run
 
 
+class Compiler:
+    """One network at one image size and batch size: traced once, lowered per dtype, compiled per objective.
+
+    Args:
+        model: float32 [B, C, H, W] in [0, 1] -> logits [B, num_classes], in eval mode.
+        shape: (C, H, W).
+        batch_size: images a call; fixed, so that Inductor knows every size.
+        l0: mean realness of real images; becomes a constant of the packages whose objective needs it.
+    """
+
+    def __init__(self, model: nn.Module, shape: tuple[int, int, int], batch_size: int, l0: float | None):
+        self.model, self.shape, self.batch_size, self.l0 = model, shape, batch_size, l0
+        self._trunk: fx.GraphModule | None = None
+        self._low: dict[str, fx.GraphModule] = {}
+
+    def _lowered(self, dtype: str) -> fx.GraphModule:
+        if self._trunk is None:
+            self._trunk = trace_trunk(self.model, torch.rand(self.batch_size, *self.shape), pooling="scatter")
+            optimize(self._trunk, "inductor")
+        if dtype not in self._low:
+            probes = check_images(4, self.shape, PROBE_SEED)
+            scale = choose_scale(self._trunk, probes).loss_scale if dtype == "fp16" else 1.0
+            self._low[dtype] = lower_precision(self._trunk, DTYPES[dtype], scale)
+        return self._low[dtype]
+
+    def gradient(self, path: Path, objective: str, dtype: str, bound: Tolerance) -> dict[str, float]:
+        """Compile and verify an objective's gradient into `path`; returns the figures.
+
+        Raises:
+            FailureError: it cannot be compiled or does not match autograd.
+        """
+        compile_package(export_program(attach_objective(self._lowered(dtype), objective, self.l0)), path)
+        return verify_package(
+            path, self.model, objective, self.shape, l0=self.l0, batch_size=self.batch_size, bound=bound
+        )
+
+    def forward(self, path: Path, dtype: str, bound: Tolerance) -> dict[str, float]:
+        """Compile and verify the forward pass alone into `path`; returns the figures.
+
+        Raises:
+            FailureError: it cannot be compiled or does not match the model.
+        """
+        # The forward pass is the same in every objective's graph; this one needs no l0.
+        compile_package(export_program(forward_of(attach_objective(self._lowered(dtype), "logit"))), path)
+        return verify_readout(
+            package_run(path), self.model, self.shape, tolerance=bound, fixed_batch=self.batch_size, name=path.name
+        )
+
+
 def write_packages(
     folder: Path,
     model: nn.Module,
@@ -74,7 +108,7 @@ def write_packages(
     l0: float | None,
     say: Callable[[str], None],
 ) -> dict[str, tuple[Artefact, float]]:
-    """Compile and verify every package that is wanted.
+    """Compile and verify every package that is wanted, the forward pass and the steps that go with them.
 
     Args:
         folder: the bundle; packages go into its folder ``compile``.
@@ -93,43 +127,47 @@ def write_packages(
     """
     (folder / FOLDER).mkdir()
     written: dict[str, tuple[Artefact, float]] = {}
+
+    def keep(name: str, what: str, file: str, make: Callable[[Path], dict[str, float]], **facts: Any) -> None:
+        start = perf_counter()
+        say(f"compiling {what}, batch {batch_size}")
+        errors = make(folder / FOLDER / file)
+        entry = artefact_of(
+            folder, f"{FOLDER}/{file}", batch_size=batch_size, target=machine_target(), errors=errors, **facts
+        )
+        written[name] = entry, perf_counter() - start
+
     for size in wanted.resolutions:
         shape = (in_channels, size, size)
-        start = perf_counter()
-        say(f"tracing the gradient at {size}x{size}, batch {batch_size}")
-        trunk = trace_trunk(model, torch.rand(batch_size, *shape), pooling="scatter")
-        optimize(trunk, "inductor")
+        compiler = Compiler(model, shape, batch_size, l0)
         for dtype in wanted.dtypes:
-            scale = choose_scale(trunk, check_images(4, shape, PROBE_SEED)).loss_scale if dtype == "fp16" else 1.0
-            low = lower_precision(trunk, DTYPES[dtype], scale)
+            bound = tolerance(dtype, wanted.atol, wanted.rtol)
+            facts = {"dtype": dtype, "resolution": size}
             for objective in wanted.objectives:
-                say(f"compiling {objective}, {dtype}, {size}x{size}, batch {batch_size}")
-                file = f"{FOLDER}/{objective}.{size}.{dtype}.b{batch_size}.pt2"
-                program = export_program(attach_objective(low, objective, l0))
-                _compile(program, folder / file)
-                figures = verify_package(
-                    folder / file,
-                    model,
-                    objective,
-                    shape,
-                    l0=l0,
-                    dtype=dtype,
-                    batch_size=batch_size,
-                    atol=wanted.atol,
-                    rtol=wanted.rtol,
-                )
-                entry = artefact_of(
-                    folder,
-                    file,
-                    dtype=dtype,
+                keep(
+                    artefact_name(objective, dtype, size),
+                    f"{objective}, {dtype}, {size}x{size}",
+                    f"{objective}.{size}.{dtype}.b{batch_size}.pt2",
+                    lambda path, o=objective, d=dtype, b=bound, c=compiler: c.gradient(path, o, d, b),  # type: ignore[misc]
                     objective=objective,
-                    resolution=size,
-                    batch_size=batch_size,
-                    target=machine_target(),
-                    errors=figures.as_dict(),
+                    **facts,
                 )
-                written[artefact_name(objective, dtype, size)] = entry, perf_counter() - start
-                start = perf_counter()
+            keep(
+                forward_name(dtype, size),
+                f"the forward pass, {dtype}, {size}x{size}",
+                f"forward.{size}.{dtype}.b{batch_size}.pt2",
+                lambda path, d=dtype, b=bound, c=compiler: c.forward(path, d, b),  # type: ignore[misc]
+                **facts,
+            )
+        for kind in MOVES:
+
+            def make(path: Path, kind: str = kind, shape: tuple[int, int, int] = shape) -> dict[str, float]:
+                package, errors = step_package(kind, batch_size, shape)
+                shutil.copyfile(package, path)
+                return errors
+
+            file = f"step.{kind}.{size}.b{batch_size}.pt2"
+            keep(step_name(kind, size), f"the step of {kind}, {size}x{size}", file, make, resolution=size)
     return written
 
 
@@ -140,30 +178,15 @@ def verify_package(
     shape: tuple[int, int, int],
     *,
     l0: float | None,
-    dtype: str,
     batch_size: int,
-    atol: float | None,
-    rtol: float | None,
-) -> Figures:
-    """Reload a package and compare it with autograd of `model`, filled to its batch and in part.
+    bound: Tolerance,
+) -> dict[str, float]:
+    """Reload a package and compare it with autograd of `model`, filled to its batch and in part; returns the figures.
 
     Raises:
         FailureError: it is off by more than the tolerance.
     """
     sizes = tuple(dict.fromkeys((min(4, batch_size), 1)))
     figures = measure(package_run(path), model, objective, shape, l0=l0, batch_sizes=sizes, fixed_batch=batch_size)
-    judge(figures, tolerance(dtype, atol, rtol), path.name)
-    return figures
-
-
-def _compile(program: torch.export.ExportedProgram, path: Path) -> None:
-    try:
-        # Freezing packs the weights into the layout that the convolutions want, once, at compile time. Through memory: torch's
-        # own writer ends the whole process when the disk is full (torch 2.13).
-        buffer = io.BytesIO()
-        torch._inductor.aoti_compile_and_package(program, package_path=buffer, inductor_configs={"freezing": True})
-    except Exception as e:  # Inductor and the C++ compiler raise their own
-        raise FailureError(
-            f"{path.name} could not be compiled ({type(e).__name__}: {first_line(e)}); see it with --debug"
-        ) from e
-    path.write_bytes(buffer.getbuffer())
+    judge(figures, bound, path.name)
+    return figures.as_dict()

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from typing import Any, Self
-
-import torch
-from torch import nn
+from typing import Any
 
 from jboost.engine.bundle import Bundle
 from jboost.engine.compiled import machine_target
-from jboost.engine.program import load_program
 
+from .first_use import model_of
 from .gradients import tolerance
-from .graph import verify_onnx
-from .packages import verify_package
+from .graph import onnx_run, verify_onnx
+from .packages import package_run, verify_package
 from .program import FORWARD_ATOL, FORWARD_RTOL, verify_forward
-
-
-class _Program(nn.Module):
-    """The forward program as a module that can be told to evaluate, which torch.export's refuse (torch 2.13)."""
-
-    def __init__(self, program: nn.Module):
-        super().__init__()
-        self.program = program
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.program(x)
-        return logits
-
-    def train(self, mode: bool = True) -> Self:
-        return self
+from .readout import verify_readout
+from .steps import verify_step
 
 
 def verify_bundle(
@@ -58,9 +41,7 @@ def verify_bundle(
     config = bundle.config
     say("hashes")
     bundle.check()
-    model = _Program(load_program(bundle.checked_path("forward"), "cpu"))
-    # Copying an exported module makes torch 2.13 use a class of its own that it has deprecated.
-    warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`", FutureWarning)
+    model = model_of(bundle)
     say("forward.pt2")
     figures = {
         "forward.pt2": verify_forward(
@@ -72,34 +53,24 @@ def verify_bundle(
             rtol=FORWARD_RTOL if rtol is None else rtol,
         )
     }
-    for artefact in config.artefacts.values():
-        if artefact.objective is None or artefact.resolution is None:
-            continue
-        shape = (config.in_channels, artefact.resolution, artefact.resolution)
-        if artefact.target is not None and artefact.batch_size is not None:
-            if artefact.target != machine_target():
-                continue
-            say(artefact.file)
-            figures[artefact.file] = verify_package(
-                bundle.path / artefact.file,
-                model,
-                artefact.objective,
-                shape,
-                l0=config.l0,
-                dtype=artefact.dtype,
-                batch_size=artefact.batch_size,
-                atol=atol,
-                rtol=rtol,
-            ).as_dict()
+    for name, artefact in config.artefacts.items():
+        if artefact.resolution is None or (artefact.target is not None and artefact.target != machine_target()):
             continue
         say(artefact.file)
-        figures[artefact.file] = verify_onnx(
-            bundle.path / artefact.file,
-            model,
-            artefact.objective,
-            shape,
-            l0=config.l0,
-            dtype=artefact.dtype,
-            tolerance=tolerance(artefact.dtype, atol, rtol),
-        ).as_dict()
+        path = bundle.path / artefact.file
+        shape = (config.in_channels, artefact.resolution, artefact.resolution)
+        bound = tolerance(artefact.dtype, atol, rtol)
+        batch = artefact.batch_size
+        if name.startswith("compile/step/"):
+            found = {"worst": verify_step(path, name.split("/")[2], batch or 1, shape)}
+        elif artefact.objective is None:
+            run = onnx_run(path)[0] if artefact.target is None else package_run(path)
+            found = verify_readout(run, model, shape, tolerance=bound, fixed_batch=batch, name=artefact.file)
+        elif artefact.target is not None:
+            found = verify_package(
+                path, model, artefact.objective, shape, l0=config.l0, batch_size=batch or 1, bound=bound
+            )
+        else:
+            found = verify_onnx(path, model, artefact.objective, shape, l0=config.l0, tolerance=bound).as_dict()
+        figures[artefact.file] = found
     return figures

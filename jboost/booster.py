@@ -6,15 +6,17 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError
+from jboost.engine.memory import peak_memory
+from jboost.engine.pipeline import Reader
 from jboost.engine.presets import Preset, Settings, ignores_labels, resolve_settings
 from jboost.engine.registry import DTYPES, find_engine, pick_engine
-from jboost.engine.run import ProgressCallback, Reader, run_set
+from jboost.engine.run import ProgressCallback, run_set
 from jboost.engine.runner import Runner
 from jboost.engine.samples import (
     SampleSet,
@@ -27,6 +29,9 @@ from jboost.engine.samples import (
 from jboost.engine.stats import RECORD, Summary, image_means
 from jboost.engine.store import DiskStore, MemoryStore, Store
 from jboost.engine.updates import PGD, Update
+
+if TYPE_CHECKING:
+    from jboost.engine.compiled import Packages
 
 _log = logging.getLogger("jboost")
 _DEFAULT_BATCH = {"cpu": 32, "cuda": 256}
@@ -52,8 +57,9 @@ class Booster:
 
     Args:
         bundle: the bundle's folder.
-        engine: ``"compile"``, ``"eager"``, ``"onnx"``, or ``"auto"`` for the first of these that runs here and that the bundle has
-            the graph for; what it picks, and why, goes to the logger ``"jboost"``.
+        engine: ``"compile"``, ``"eager"``, ``"onnx"``, or ``"auto"`` for the fastest of these that runs here and that the bundle
+            has the graph for, by the times of its export or a trial of two seconds; what it picks, and why, goes to the logger
+            ``"jboost"``. ``"compile"`` compiles what the bundle lacks and keeps it in the cache.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         dtype: of the network, ``"fp32"``, ``"fp16"`` or ``"bf16"``; the iterate is always float32.
         batch_size: images in flight; None for 32 on a CPU and 256 on a GPU. It does not change the results.
@@ -242,15 +248,32 @@ class Booster:
             }
             engine = self._engine
             if engine is None:
-                engine, choice = pick_engine(self.bundle, batch_size=self._batch_size, **run)
+                guess = self._batch_size or _DEFAULT_BATCH["cpu"]
+                self._runner, choice = pick_engine(self.bundle, batch_size=guess, fixed=self._batch_size, **run)
                 _log.info(choice)
             else:
                 why = engine.why_unusable(self.bundle, batch_size=self._batch_size, **run)
-                if why is not None:
+                if why is not None and engine.name == "compile" and self._device in ("auto", "cpu"):
+                    run["packages"] = self._compile(settings, resolution)
+                elif why is not None:
                     raise BadInputError(f"engine {engine.name!r} cannot run this: {why}")
-            self._runner = engine.open(self.bundle, **run)
+                self._runner = engine.open(self.bundle, **run)
             self._bound = wanted
         return self._runner
+
+    def _compile(self, settings: Settings, resolution: int) -> Packages:
+        """What the compile engine was asked for and the bundle does not hold: compiled now, or by an earlier run."""
+        from jboost.export.first_use import compile_on_first_use
+
+        return compile_on_first_use(
+            self.bundle,
+            objective=settings.objective,
+            l0=settings.l0,
+            resolution=resolution,
+            dtype=self._dtype,
+            batch_size=self._batch_size or _DEFAULT_BATCH["cpu"],
+            say=_log.info,
+        )
 
     def _identity(self, runner: Runner, samples: SampleSet, settings: Settings) -> dict[str, Any]:
         """What the output depends on. The batch size is not part of it."""
@@ -310,6 +333,7 @@ class Booster:
             l0=settings.l0,
             early_stop=settings.early_stop,
             seed=settings.seed,
+            peak_memory=peak_memory(),
             labels="predicted" if labels is None else "unused" if ignores_labels(settings.objective) else "given",
             **image_means(np.asarray(store.records), labelled=labels is not None),
         )

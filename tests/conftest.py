@@ -35,6 +35,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of compiled packages of the tests' own, for subprocesses too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JBOOST_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small network, untrained; its head is scaled so that its gradients are as steep as a trained model's."""

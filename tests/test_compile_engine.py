@@ -10,12 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch._inductor import metrics
 
 import jboost
 from jboost.engine.bundle import Bundle
 from jboost.engine.compiled import CompiledRunner, artefact_name, machine_target
 from jboost.engine.eager import EagerRunner
+from jboost.engine.errors import FailureError
+from jboost.engine.step import CHANGED, advance
 from jboost.export.bundle import export_bundle
+from jboost.export.cache import cache_folder
+from jboost.export.steps import example, step_package, unflatten, verify_step
 from jboost.export.verify import verify_bundle
 
 BATCH = 8
@@ -59,13 +64,35 @@ def test_bf16_points_the_same_way_and_falls_back_to_float32(compiled, images, la
     torch.testing.assert_close(precise, want)
 
 
-def test_auto_picks_the_package_and_says_why_not_otherwise(compiled, images, labels, caplog) -> None:
-    with caplog.at_level(logging.INFO, "jboost"):
-        with jboost.load(compiled) as booster:
-            assert booster.boost(images, labels, jboost.PGD(1)).summary.engine == "compile"
-        with jboost.load(compiled, batch_size=4) as booster:
-            assert booster.boost(images, labels, jboost.PGD(1)).summary.engine == "eager"
-    assert "engine compile" in caplog.text
+def retimed(bundle: Path, copy: Path, **changes) -> Path:
+    """A copy of a bundle in which the first engine in `changes` is said to be the fastest."""
+    shutil.copytree(bundle, copy)
+    config = Bundle(copy).config
+    timings = tuple(replace(t, **changes.get(t.engine, {})) for t in config.timings)
+    (copy / "config.json").write_text(replace(config, timings=timings).to_json())
+    return copy
+
+
+def test_auto_goes_by_the_times_of_the_export_or_by_a_trial(compiled, images, labels, tmp_path, caplog) -> None:
+    timings = Bundle(compiled).config.timings
+    assert {(t.engine, t.dtype) for t in timings} == {(e, d) for e in ("eager", "compile") for d in ("fp32", "bf16")}
+    assert all(t.ms > 0 for t in timings)
+    elsewhere = {engine: {"machine": "another"} for engine in ("eager", "compile")}
+    cases = [
+        (retimed(compiled, tmp_path / "a", eager={"ms": 1e-6}), "eager", "when the bundle was exported"),
+        (retimed(compiled, tmp_path / "b", compile={"ms": 1e-6}), "compile", "when the bundle was exported"),
+        (retimed(compiled, tmp_path / "c", **elsewhere), None, "in a trial"),
+    ]
+    for bundle, engine, when in cases:
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "jboost"), jboost.load(bundle) as booster:
+            used = booster.boost(images, labels, jboost.PGD(1)).summary.engine
+        assert engine in (None, used)
+        assert f"engine {used}: " in caplog.text
+        assert when in caplog.text
+        assert "not onnx: bundle" in caplog.text
+    with caplog.at_level(logging.INFO, "jboost"), jboost.load(compiled, batch_size=4) as booster:
+        assert booster.boost(images, labels, jboost.PGD(1)).summary.engine == "eager"
     assert f"not compile: the package takes batches of {BATCH}, not 4" in caplog.text
 
 
@@ -84,12 +111,78 @@ def test_what_the_bundle_lacks_is_named(compiled, options, remedy) -> None:
     assert "\n" not in str(e.value)
 
 
-def test_another_batch_size_is_refused_before_anything_runs(compiled, images, labels) -> None:
+def test_what_the_bundle_lacks_is_compiled_on_first_use_and_kept(compiled, images, labels, caplog) -> None:
+    """Another batch size, then the same again; a damaged package is made again rather than run."""
+    runs = []
+    with caplog.at_level(logging.INFO, "jboost"):
+        for _ in range(2):
+            caplog.clear()
+            with jboost.load(compiled, engine="compile", batch_size=3) as booster:
+                runs.append((booster.boost(images[:7], labels[:7], jboost.PGD(4, 0.1)), caplog.text))
+        newest = max(cache_folder().glob("*.pt2"), key=lambda p: p.stat().st_mtime)
+        newest.write_bytes(newest.read_bytes()[:-1] + b"?")
+        caplog.clear()
+        with jboost.load(compiled, engine="compile", batch_size=3) as booster:
+            runs.append((booster.boost(images[:7], labels[:7], jboost.PGD(4, 0.1)), caplog.text))
+    with jboost.load(compiled, engine="eager", device="cpu") as booster:
+        want = booster.boost(images[:7], labels[:7], jboost.PGD(4, 0.1)).images.astype(int)
+    (first, said), (second, quiet), (third, again) = runs
+    assert first.summary.batch_size == 3
+    assert np.abs(first.images - want).max() <= 1
+    np.testing.assert_array_equal(first.images, second.images)
+    np.testing.assert_array_equal(first.images, third.images)
+    assert said.count("compiling") == 3
+    assert "compiling" not in quiet
+    assert again.count("compiling") == 1
+
+
+def test_without_a_compiler_the_first_use_says_so(compiled, images, labels, monkeypatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
     with (
-        jboost.load(compiled, engine="compile", batch_size=4) as booster,
-        pytest.raises(jboost.BadInputError, match="-b 4"),
+        jboost.load(compiled, engine="compile", batch_size=5) as booster,
+        pytest.raises(jboost.BadInputError, match="install one"),
     ):
         booster.boost(images, labels)
+
+
+def test_nothing_is_compiled_while_a_run_lasts(compiled, images, labels) -> None:
+    """Other numbers of steps, sizes of step and seeds are values of the same packages."""
+    torch._dynamo.utils.counters.clear()
+    before = set(cache_folder().iterdir()), metrics.generated_kernel_count
+    with jboost.load(compiled, engine="compile") as booster:
+        for i in range(3):
+            booster.boost(images[: 9 + i], labels[: 9 + i], jboost.PGD(2 + i, 0.1 * (i + 1)), seed=i)
+            booster.boost(images[: 9 + i], labels[: 9 + i], jboost.SGLD(2 + i, 0.001, noise=0.1 * i), seed=i)
+    assert (set(cache_folder().iterdir()), metrics.generated_kernel_count) == before
+    assert not torch._dynamo.utils.counters["stats"]
+
+
+def test_a_wrong_step_is_found(tmp_path) -> None:
+    path, figures = step_package("pgd-l2", BATCH, (3, 16, 16))
+    assert figures["worst"] < 1e-6
+    with pytest.raises(FailureError, match="differs from numpy"):
+        verify_step(path, "pgd-linf", BATCH, (3, 16, 16))
+
+
+@pytest.mark.parametrize("kind", ["pgd-l2", "pgd-linf", "sgld"])
+def test_a_step_leaves_alone_whom_it_should(kind) -> None:
+    """Eager torch and numpy agree too; empty slots, finished images and those that wait for float32 keep their rows."""
+    for seed in range(4):
+        arrays = [np.asarray(a) for a in example(16, (3, 5, 5), seed)]
+        state, gradient, controls, precise = unflatten(arrays)
+        after = advance(kind, state, gradient, controls, precise)
+        eager = advance(kind, *unflatten([torch.from_numpy(a) for a in arrays]))
+        for name in CHANGED:
+            np.testing.assert_allclose(getattr(after, name), getattr(eager, name).numpy(), rtol=1e-5, atol=2e-6)
+        idle = ~(state.moving & (state.waiting == precise))
+        assert idle.any()
+        assert not idle.all()
+        for name in set(CHANGED):
+            np.testing.assert_array_equal(getattr(after, name)[idle], getattr(state, name)[idle])
+        bad = ~np.isfinite(gradient.grad).all(axis=(1, 2, 3)) & ~idle
+        np.testing.assert_array_equal(after.x[bad], state.x[bad])
+        assert (after.failed[bad] | after.stopped[bad]).all() if precise else after.waiting[bad].all()
 
 
 def test_a_package_from_another_kind_of_machine_is_refused(compiled, tmp_path) -> None:
@@ -115,7 +208,7 @@ def test_a_flipped_byte_is_refused(compiled, tmp_path) -> None:
 
 def test_figures_are_kept_and_repeated(compiled) -> None:
     figures = verify_bundle(Bundle(compiled))
-    assert len(figures) == 3
+    assert len(figures) == 8  # forward.pt2; gradient and forward pass in two dtypes; three steps
     for artefact in Bundle(compiled).config.artefacts.values():
         if artefact.dtype == "fp32" and artefact.objective is not None:
             assert artefact.errors["grad_median"] < 1e-4

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
-from jboost.engine.loop import boost_batch
 from jboost.engine.objectives import realness
 from jboost.engine.presets import Settings
-from jboost.engine.runner import Evaluation, Gradient
+from jboost.engine.run import run_set
+from jboost.engine.runner import Evaluation, Gradient, PlainStep
+from jboost.engine.slots import Slots, to_float, to_uint8
+from jboost.engine.store import MemoryStore
 from jboost.engine.updates import PGD, SGLD
 
 SHAPE = (1, 4, 4)
+TARGET = np.linspace(0.2, 0.8, 16, dtype=np.float32).reshape(SHAPE)
 
 
-class BowlRunner:
+class BowlRunner(PlainStep):
     """f_c(x) = 6 - 4 ||x - target||^2, objective -f_c: one global optimum, gradients known exactly.
 
-    `poison` marks images whose gradient is NaN; `overflow` those for which it is only in low precision.
+    `poison` is the first pixel of images whose gradient is NaN; `overflow` of those for which it is only in low precision.
     """
 
     name = device = "bowl"
+    batch_size = None
 
     def __init__(self, poison: float | None = None, overflow: float | None = None):
         self.poison, self.overflow = poison, overflow
         self.dtype = "fp32" if overflow is None else "fp16"
-        self.target = np.linspace(0.2, 0.8, 16, dtype=np.float32).reshape(SHAPE)
-        self.calls = 0
+        self.steps = self.looks = self.precise = 0
+        self.start: dict[int, float] = {}
 
     def put(self, array):
         return array
@@ -35,16 +44,21 @@ class BowlRunner:
         return array
 
     def evaluate(self, x, y):
-        f_c = 6 - 4 * ((x - self.target) ** 2).sum(axis=(1, 2, 3))
-        return Evaluation(f_c.astype(np.float32), np.zeros_like(y))
+        self.looks += 1
+        return self._evaluate(x)
+
+    def _evaluate(self, x):
+        f_c = 6 - 4 * ((x - TARGET) ** 2).sum(axis=(1, 2, 3))
+        return Evaluation(f_c.astype(np.float32), np.zeros(len(x), np.int64))
 
     def gradient(self, x, y, *, precise=False):
-        self.calls += 1
-        f_c, predicted = self.evaluate(x, y)
-        grad = 8 * (x - self.target)
+        self.steps += 1
+        self.precise += precise
+        f_c, predicted = self._evaluate(x)
+        grad = 8 * (x - TARGET)
         first = x[:, 0, 0, 0]
         if self.poison is not None:
-            grad = np.where((first == self.poison)[:, None, None, None], np.nan, grad)
+            grad = np.where((first == np.float32(self.poison))[:, None, None, None], np.nan, grad)
         if self.overflow is not None and not precise:
             bad = first == np.float32(self.overflow)
             grad = np.where(bad[:, None, None, None], np.inf, grad)
@@ -56,94 +70,201 @@ def settings(update, *, l0=None, early_stop=False) -> Settings:
     return Settings(update=update, objective="logit", l0=l0, early_stop=early_stop, seed=0)
 
 
-def starts(n: int = 6) -> np.ndarray:
-    return np.random.default_rng(0).random((n, *SHAPE), dtype=np.float32)
+def starts(n: int = 6, seed: int = 0) -> np.ndarray:
+    """uint8 [n, 4, 4, 1], first pixels all different."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (n, 4, 4, 1), dtype=np.uint8)
+    images[:, 0, 0, 0] = rng.permutation(256)[:n]
+    return images
 
 
-def boost(runner, x0, how, **options):
-    n = len(x0)
-    return boost_batch(runner, x0, np.zeros(n, np.int64), how, index=options.pop("index", np.arange(n)), **options)
+def level(image: np.ndarray) -> float:
+    return float(to_float(image[None])[0, 0, 0, 0])
+
+
+def iterates(images: np.ndarray, how: Settings) -> np.ndarray:
+    """The float iterates after all steps, before rounding."""
+    n = len(images)
+    slots = Slots(BowlRunner(), how, n, SHAPE)
+    slots.admit(images, np.zeros(n, np.int64), np.arange(n), np.full(n, how.update.steps))
+    for _ in range(how.update.steps):
+        slots.step()
+    return slots.state.x
+
+
+def run(runner, images, how, *, batch_size=4, labels=True, limits=None, order=None):
+    store = MemoryStore(images.shape)
+    y = np.zeros(len(images), np.int64) if labels else None
+    done = run_set(runner, lambda i: images[i], y, store, how, batch_size=batch_size, limits=limits)
+    assert done == len(images)
+    assert store.records["done"].all()
+    return store
 
 
 def test_pgd_is_algorithm_1() -> None:
-    runner, x0 = BowlRunner(), starts()
-    got = boost(runner, x0, settings(PGD(4, 0.1)))
-    x = x0.astype(np.float64)
+    images = starts()
+    x = to_float(images).astype(np.float64)
     for _ in range(4):
-        g = 8 * (x - runner.target)
+        g = 8 * (x - TARGET)
         x = np.clip(x - 0.1 * g / np.sqrt((g**2).sum(axis=(1, 2, 3), keepdims=True)), 0, 1)
-    np.testing.assert_allclose(got.x, x, atol=1e-5)
-    assert (got.steps == 4).all()
-    assert runner.calls == 4
+    np.testing.assert_allclose(iterates(images, settings(PGD(4, 0.1))), x, atol=1e-5)
 
 
-def test_sgld_without_noise_is_gradient_descent() -> None:
-    runner, x0 = BowlRunner(), starts()
-    got = boost(runner, x0, settings(SGLD(3, 0.05, noise=0.0)))
-    x = x0.astype(np.float64)
+def test_sgld_without_noise_is_gradient_descent_clamped_at_the_end() -> None:
+    images = starts()
+    x = to_float(images).astype(np.float64)
     for _ in range(3):
-        x = x - 0.05 * 8 * (x - runner.target)
-    np.testing.assert_allclose(got.x, np.clip(x, 0, 1), atol=1e-5)
+        x = x - 0.3 * 8 * (x - TARGET)  # overshoots the cube on the way
+    assert x.max() > 1
+    how = settings(SGLD(3, 0.3, noise=0.0))
+    np.testing.assert_allclose(iterates(images, how), x, rtol=1e-4, atol=1e-4)
+    want = np.rint(np.clip(x, 0, 1) * 255).transpose(0, 2, 3, 1)
+    assert np.abs(run(BowlRunner(), images, how).images - want).max() <= 1
 
 
 def test_zero_steps_change_nothing_and_still_report() -> None:
-    x0 = starts()
-    got = boost(BowlRunner(), x0, settings(PGD(0)))
-    np.testing.assert_array_equal(got.x, x0)
-    np.testing.assert_array_equal(got.before.class_logit, BowlRunner().evaluate(x0, np.zeros(6, int)).class_logit)
+    images = starts()
+    store = run(BowlRunner(), images, settings(PGD(0)))
+    np.testing.assert_array_equal(store.images, images)
+    want = realness(BowlRunner().evaluate(to_float(images), None).class_logit)
+    np.testing.assert_allclose(store.records["realness_before"], want, rtol=1e-6)
+    np.testing.assert_allclose(store.records["realness_after"], want, rtol=1e-6)
+    assert store.records["correct_before"].all()
+
+
+def test_rounding_is_to_nearest_and_undoes_itself() -> None:
+    every = np.arange(256, dtype=np.uint8).reshape(4, 8, 8, 1)
+    np.testing.assert_array_equal(to_uint8(to_float(every)), every)
+    np.testing.assert_array_equal(to_uint8(np.full((1, 1, 1, 1), 0.4999 / 255, np.float32)), 0)
+    np.testing.assert_array_equal(to_uint8(np.full((1, 1, 1, 1), 1.7, np.float32)), 255)
 
 
 def test_early_stopping_leaves_real_images_alone_and_stops_the_others_when_they_get_there() -> None:
-    runner, x0, l0 = BowlRunner(), starts(), 5.0
-    x0[2] = runner.target + 0.01  # realness about 6: real from the start
-    got = boost(runner, x0, settings(PGD(50, 0.05), l0=l0, early_stop=True))
-    np.testing.assert_array_equal(got.x[2], x0[2])
-    assert got.steps[2] == 0
-    assert got.stopped.all()
-    final = realness(runner.evaluate(got.x, np.zeros(6, int)).class_logit)
-    assert (final >= l0).all()
+    runner, images, l0 = BowlRunner(), starts(), 5.0
+    images[2] = np.rint(TARGET.reshape(4, 4, 1) * 255)  # realness about 6: real from the start
+    store = run(runner, images, settings(PGD(50, 0.05), l0=l0, early_stop=True))
+    np.testing.assert_array_equal(store.images[2], images[2])
+    records = store.records
+    assert records["steps"][2] == 0
+    assert records["stopped"].all()
+    assert (records["realness_after"] >= l0 - 0.05).all()  # of the rounded image
     # One step fewer was not enough, for each image that moved.
-    for i in np.flatnonzero(got.steps):
-        shorter = boost(runner, x0[i : i + 1], settings(PGD(int(got.steps[i]) - 1, 0.05)))
-        assert realness(runner.evaluate(shorter.x, np.zeros(1, int)).class_logit) < l0
-    assert runner.calls < 50 + got.steps.sum()  # the loop ended when nobody moved any more
+    for i in np.flatnonzero(records["steps"]):
+        shorter = iterates(images[i : i + 1], settings(PGD(int(records["steps"][i]) - 1, 0.05)))
+        assert realness(runner.evaluate(shorter, None).class_logit) < l0
+        enough = iterates(images[i : i + 1], settings(PGD(int(records["steps"][i]), 0.05)))
+        assert realness(runner.evaluate(enough, None).class_logit) >= l0
 
 
-@pytest.mark.parametrize("update", [PGD(5, 0.1), SGLD(5, 0.01, noise=0.1)])
-def test_an_image_goes_its_way_in_any_company(update) -> None:
-    x0 = starts(8)
-    together = boost(BowlRunner(), x0, settings(update, l0=5.0, early_stop=True))
-    order = np.random.default_rng(3).permutation(8)
-    shuffled = boost(BowlRunner(), x0[order], settings(update, l0=5.0, early_stop=True), index=order)
-    np.testing.assert_array_equal(shuffled.x, together.x[order])
-    for i in range(8):
-        alone = boost(BowlRunner(), x0[i : i + 1], settings(update, l0=5.0, early_stop=True), index=np.array([i]))
-        np.testing.assert_array_equal(alone.x[0], together.x[i])
-        assert alone.steps[0] == together.steps[i]
+@hypothesis_settings(max_examples=30, deadline=None)
+@given(
+    batch_size=st.integers(1, 9),
+    order=st.permutations(range(11)),
+    limits=st.lists(st.integers(0, 7), min_size=11, max_size=11),
+    sgld=st.booleans(),
+    labels=st.booleans(),
+)
+def test_an_image_goes_its_way_in_any_company(batch_size, order, limits, sgld, labels) -> None:
+    """Any number of slots, any order of arrival, any numbers of steps of the others: the same bytes and the same record."""
+    images, order = starts(11), np.array(order)
+    how = settings(SGLD(7, 0.01, noise=0.1) if sgld else PGD(7, 0.2), l0=5.0, early_stop=True)
+    limits = np.array(limits)
+    reference = run(BowlRunner(), images, how, batch_size=11, limits=limits)
+    runner, store = BowlRunner(), MemoryStore(images.shape)
+    slots = Slots(runner, how, batch_size, SHAPE)
+    waiting = list(order)
+    got = np.zeros_like(images)
+    steps = np.zeros(11, int)
+    while waiting or len(slots.held):
+        entering = np.array([waiting.pop(0) for _ in range(min(len(slots.free), len(waiting)))], np.int64)
+        if len(entering):
+            slots.admit(images[entering], np.zeros(len(entering), np.int64), entering, limits[entering])
+        slots.step()
+        if (finished := slots.harvest()) is not None:
+            got[finished.index], steps[finished.index] = finished.images, finished.steps
+    np.testing.assert_array_equal(got, reference.images)
+    np.testing.assert_array_equal(steps, reference.records["steps"])
+    store = run(BowlRunner(), images, how, batch_size=batch_size, limits=limits, labels=labels)
+    np.testing.assert_array_equal(store.images, reference.images)
+    np.testing.assert_array_equal(store.records, reference.records)
+
+
+def test_slots_are_refilled_while_others_go_on() -> None:
+    """Half of the images are real already: the run takes about half of the steps, not all of them."""
+    images = starts(64)
+    images[::2] = np.rint(TARGET.reshape(4, 4, 1) * 255)
+    full, half = BowlRunner(), BowlRunner()
+    run(full, images, settings(PGD(20, 0.01)), batch_size=8)
+    run(half, images, settings(PGD(20, 0.01), l0=5.9, early_stop=True), batch_size=8)
+    assert full.steps == 64 // 8 * 20
+    assert half.steps <= full.steps / 2 + 64 // 8 + 2
+
+
+def test_the_results_are_looked_at_in_full_batches() -> None:
+    runner = BowlRunner()
+    run(runner, starts(40), settings(PGD(3, 0.1)), batch_size=8, limits=np.arange(40) % 3 + 1)
+    assert runner.looks == 5
 
 
 def test_a_nan_gradient_costs_only_its_own_image() -> None:
-    x0 = starts()
-    clean = boost(BowlRunner(), x0, settings(PGD(3, 0.1)))
-    got = boost(BowlRunner(poison=float(x0[1, 0, 0, 0])), x0, settings(PGD(3, 0.1)))
-    assert got.failed.tolist() == [False, True, False, False, False, False]
-    np.testing.assert_array_equal(got.x[1], x0[1])
+    images = starts()
+    clean = run(BowlRunner(), images, settings(PGD(3, 0.1)))
+    got = run(BowlRunner(poison=level(images[1])), images, settings(PGD(3, 0.1)))
+    assert got.records["failed"].tolist() == [False, True, False, False, False, False]
+    assert not got.records["retried"].any()  # there is nothing more precise to try
+    assert got.records["steps"][1] == 0
+    np.testing.assert_array_equal(got.images[1], images[1])
     others = [0, 2, 3, 4, 5]
-    np.testing.assert_array_equal(got.x[others], clean.x[others])
+    np.testing.assert_array_equal(got.images[others], clean.images[others])
 
 
 def test_an_overflow_in_low_precision_is_retried_in_float32() -> None:
-    x0 = starts()
-    clean = boost(BowlRunner(), x0, settings(PGD(3, 0.1)))
-    got = boost(BowlRunner(overflow=float(x0[4, 0, 0, 0])), x0, settings(PGD(3, 0.1), l0=None))
-    np.testing.assert_array_equal(got.x, clean.x)
-    assert got.retried.tolist() == [False] * 4 + [True, False]
-    assert not got.failed.any()
-    assert np.isfinite(got.before.class_logit).all()
+    images = starts()
+    clean = run(BowlRunner(), images, settings(PGD(3, 0.1)))
+    runner = BowlRunner(overflow=level(images[4]))
+    got = run(runner, images, settings(PGD(3, 0.1)))
+    np.testing.assert_array_equal(got.images, clean.images)
+    assert got.records["retried"].tolist() == [False] * 4 + [True, False]
+    assert not got.records["failed"].any()
+    assert np.isfinite(got.records["realness_before"]).all()
+    assert runner.precise == 1
 
 
-def test_the_callback_sees_every_step() -> None:
-    seen = []
-    boost(BowlRunner(), starts(), settings(PGD(3, 0.1)), on_step=seen.append)
-    assert [s["step"] for s in seen] == [1, 2, 3]
-    assert seen[-1]["realness"].mean() > seen[0]["realness"].mean()
+def test_progress_counts_images_in_flight_by_their_steps() -> None:
+    seen, store = [], MemoryStore((8, 4, 4, 1))
+    images = starts(8)
+    run_set(
+        BowlRunner(), lambda i: images[i], np.zeros(8, int), store, settings(PGD(4, 0.1)), batch_size=4, on_progress=seen.append
+    )  # fmt: skip
+    assert [p.finished for p in seen] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert {p.total for p in seen} == {8}
+
+
+@pytest.mark.parametrize("where", ["read", "compute", "write"])
+def test_an_error_anywhere_ends_the_run_and_its_threads(where) -> None:
+    images, threads = starts(40), threading.active_count()
+
+    class Full(MemoryStore):
+        def put(self, indices, images, records):
+            if where == "write" and self.records["done"].sum() > 8:
+                raise OSError("disk full")
+            super().put(indices, images, records)
+
+    def read(indices):
+        if where == "read" and indices[0] >= 16:
+            raise OSError("broken image")
+        return images[indices]
+
+    runner, store = BowlRunner(), Full(images.shape)
+    if where == "compute":
+        runner.evaluate = lambda x, y: 1 / 0
+    with pytest.raises((OSError, ZeroDivisionError)):
+        run_set(runner, read, np.zeros(40, int), store, settings(PGD(2, 0.1)), batch_size=4)
+    assert threading.active_count() == threads
+    done = store.records["done"]
+    if where != "compute":
+        assert 0 < done.sum() < 40
+    again = MemoryStore(images.shape)
+    again.images, again.records = store.images, store.records
+    run_set(BowlRunner(), lambda i: images[i], np.zeros(40, int), again, settings(PGD(2, 0.1)), batch_size=4)
+    np.testing.assert_array_equal(again.images, run(BowlRunner(), images, settings(PGD(2, 0.1))).images)

@@ -52,7 +52,7 @@ def _logit_gradient(model: nn.Module, x: torch.Tensor, labels: torch.Tensor) -> 
 def _move(update: PGD, x: torch.Tensor, x0: torch.Tensor, loss_grad: torch.Tensor, step: int) -> torch.Tensor:
     """One step of the engine's PGD, down `loss_grad`. It draws no noise, so seed and index have no effect."""
     index = torch.arange(x.shape[0], device=x.device)
-    moved: torch.Tensor = update.move(x, x0, loss_grad, seed=0, index=index, step=step)
+    moved: torch.Tensor = update.move(x, x0, loss_grad, index=index, step=torch.full_like(index, step))
     return moved
 
 

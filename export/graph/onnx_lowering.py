@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,7 @@ def to_onnx(
     *,
     opset: int | None = None,
     metadata: Mapping[str, str] | None = None,
+    outputs: Sequence[str] = OUTPUTS,
 ) -> list[Path]:
     """Write a gradient graph as ``path`` with its weights in one file beside it (``path`` + ``.data``).
 
@@ -97,6 +98,7 @@ def to_onnx(
         opset: ONNX opset version, 18 or later; unless given 20, or 22 for a bfloat16 graph.
         metadata: goes into the model's ``metadata_props``: the objective, l0, versions. Nothing that changes from run to run (a
             date, a path) belongs there, since exporting twice must give the same bytes.
+        outputs: names of what the graph returns.
 
     Returns:
         The files written, the model first.
@@ -124,7 +126,7 @@ def to_onnx(
                 dynamo=True,
                 opset_version=opset,
                 input_names=["x", "y"],
-                output_names=list(OUTPUTS),
+                output_names=list(outputs),
                 custom_translation_table={torch.ops.jboost.relu_mask.default: _relu_mask},
                 verbose=False,
             )

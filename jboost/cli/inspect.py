@@ -130,19 +130,32 @@ def bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
         ("source", f"{config.source['file']}, sha256 {config.source['sha256']}"),
         ("versions", ", ".join(f"{k} {v}" for k, v in config.versions.items())),
     ]
+    for t in config.timings:
+        rows.append(
+            (
+                f"{t.engine}, {t.dtype}, {t.resolution}x{t.resolution}",
+                f"{t.ms:.3g} ms an image-step, batch {t.batch_size}",
+            )
+        )
+    if config.timings:
+        rows.append(("timed on", config.timings[0].machine))
     if config.class_names is not None:
         rows.insert(2, ("class names", _text(list(config.class_names))))
     return rows
 
 
+# The figure that is shown of an artefact: the first of these that it has.
+_FIGURES = {"grad_worst": "gradient error", "logits_worst": "logit error", "worst": "error of a step"}
+
+
 def artefact_rows(bundle: Bundle) -> list[tuple[str, str, str, str]]:
-    """Name in the manifest, file, size and worst relative gradient error of each of a bundle's files."""
+    """Name in the manifest, file, size and worst error of each of a bundle's files."""
     rows = []
     # Several graphs may share a file of weights, which is listed once.
     files = {a.file: (name, a) for name, a in reversed(bundle.config.artefacts.items())}
     for name, a in reversed(files.values()):
-        error = a.errors.get("grad_worst")
-        rows.append((name, a.file, f"{a.size / 1e6:.1f} MB", "" if error is None else f"gradient error {error:.1e}"))
+        said = [f"{what} {a.errors[key]:.1e}" for key, what in _FIGURES.items() if key in a.errors][:1]
+        rows.append((name, a.file, f"{a.size / 1e6:.1f} MB", "".join(said)))
     return rows
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from . import options
+from .bench import bench
 from .boost import boost
 from .doctor import doctor
 from .export import export
@@ -45,6 +46,7 @@ def _options(
 app.command("export")(export)
 app.command("boost")(boost)
 app.command("verify")(verify)
+app.command("bench")(bench)
 app.command("inspect")(inspect)
 app.command("doctor")(doctor)
 

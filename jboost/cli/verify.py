@@ -29,8 +29,13 @@ def verify(
     with console(stderr=True).status("") as status:
         opened = Bundle(bundle)
         figures = verify_bundle(opened, atol=atol, rtol=rtol, say=status.update)
-    rows = [(file, f"{f['grad_worst']:.1e}", f"{f['logits_worst']:.1e}") for file, f in figures.items()]
-    print_columns([("artefact", "worst gradient error", "worst logit error"), *rows])
+    columns = {
+        "worst gradient error": "grad_worst",
+        "worst logit error": "logits_worst",
+        "worst error of a step": "worst",
+    }
+    rows = [(file, *(f"{f[key]:.1e}" if key in f else "" for key in columns.values())) for file, f in figures.items()]
+    print_columns([("artefact", *columns), *rows])
     foreign = [a for a in opened.config.artefacts.values() if a.target is not None and a.file not in figures]
     for artefact in foreign:
         print(f"{artefact.file}: not run, it is for {artefact.target}")

@@ -1,0 +1,42 @@
+"""The C library's allocator and this process's peak memory."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from functools import cache
+from pathlib import Path
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h
+_LARGEST = 32 << 20  # glibc takes no larger threshold
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Ask glibc to keep what is freed: a loop frees and takes the same buffers at every step.
+
+    By default large buffers go back to the system, which clears their pages again at the next step. Measured on a ResNet-50 at 64
+    px, batch 32: 8,160 page faults a step of the compiled graph and 8% of its time. Where there is no glibc nothing happens.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "gnu_get_libc_version") and hasattr(libc, "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_M_TOP_PAD, 2 * _LARGEST)
+
+
+def peak_memory() -> int | None:
+    """The most memory that this process has held so far, in bytes; None where the system does not tell."""
+    try:
+        # Not getrusage first: on Linux its peak is inherited from the process that started this one.
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

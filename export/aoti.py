@@ -1,0 +1,50 @@
+"""Calling AOTInductor: a torch.export program in, a package out."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import torch
+
+from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.program import first_line
+
+
+def check_compiler() -> None:
+    """Check that Inductor can compile here.
+
+    Raises:
+        BadInputError: there is no C++ compiler.
+    """
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        compiler = get_cpp_compiler()
+    except Exception as e:  # InvalidCxxCompiler, which torch does not export
+        compiler = first_line(e)
+    if shutil.which(compiler) is None:
+        raise BadInputError(
+            f"compiling needs a C++ compiler and finds none ({compiler}); install one, e.g.: apt-get install g++, or set CXX"
+        )
+
+
+def compile_package(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Compile `program` for this kind of machine into the package `path`.
+
+    Raises:
+        FailureError: Inductor or the C++ compiler fails.
+    """
+    try:
+        # Through memory: torch's own writer ends the whole process when the disk is full (torch 2.13).
+        buffer = io.BytesIO()
+        # Freezing packs the weights into the layout that the convolutions want, once, at compile time. Inductor passes over it
+        # silently while gradients are enabled.
+        with torch.no_grad():
+            torch._inductor.aoti_compile_and_package(program, package_path=buffer, inductor_configs={"freezing": True})
+    except Exception as e:  # Inductor and the C++ compiler raise their own
+        raise FailureError(
+            f"{path.name} could not be compiled ({type(e).__name__}: {first_line(e)}); see it with --debug"
+        ) from e
+    path.write_bytes(buffer.getbuffer())

@@ -1,0 +1,132 @@
+"""Seconds and memory until a contestant's first gradient is there, in a process of its own.
+
+    python -m jboost.bench.first_batch '{"contestant": {...}, "work": {...}, "started": 1700000000.0}'
+
+prints one line of JSON, the fields of `FirstBatch`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from jboost.engine.errors import FailureError
+
+from .contestants import TORCH_COMPILE, Contestant, Entrant, Work
+
+#: What an engine computes with, where it is not torch.
+_BACKENDS = {"onnx": "onnxruntime"}
+
+
+@dataclass(frozen=True)
+class FirstBatch:
+    """How a fresh process came to its first gradient.
+
+    Attributes:
+        seconds: from the start of the process; the sum of the following three.
+        import_seconds: starting Python and importing the backend.
+        load_seconds: opening the bundle, its hashes included, and the contestant.
+        first_call_seconds: the first batch's gradient; compiling, where that is done then.
+        peak_mib: the most memory that the process had resident; None where the system does not tell.
+        peak_device_mib: the most that torch had allocated on the GPU; None on a CPU.
+    """
+
+    seconds: float
+    import_seconds: float
+    load_seconds: float
+    first_call_seconds: float
+    peak_mib: float | None
+    peak_device_mib: float | None
+
+
+def measure_first_batch(contestant: Contestant, work: Work, inductor_cache: Path) -> dict[str, Any]:
+    """The first batch of a contestant: ``{"cached": FirstBatch's fields, "cold": the same or None}``.
+
+    Cold is a first run ever, with an empty Inductor cache; only ``torch.compile`` knows the difference. Cached is every later one.
+
+    Args:
+        contestant: which.
+        work: what it computes.
+        inductor_cache: an empty folder for ``torch.compile``; holds what it compiled afterwards.
+
+    Raises:
+        FailureError: the process failed.
+    """
+    cold = None
+    environment = dict(os.environ)
+    if contestant.name == TORCH_COMPILE:
+        environment["TORCHINDUCTOR_CACHE_DIR"] = str(inductor_cache)
+        cold = _in_a_process(contestant, work, environment)
+    return {"cached": _in_a_process(contestant, work, environment), "cold": cold}
+
+
+def _in_a_process(contestant: Contestant, work: Work, environment: dict[str, str]) -> dict[str, Any]:
+    task = {"contestant": asdict(contestant), "work": asdict(work), "started": time.time()}
+    # -P: a folder called jboost in the current directory is not the package.
+    command = [sys.executable, "-P", "-m", __name__, json.dumps(task)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise FailureError(f"the first batch of {contestant.label} failed in a process of its own: {last[:300]}")
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
+
+
+def first_batch(contestant: Contestant, work: Work, started: float) -> FirstBatch:
+    """Compute one gradient in this process; `started` is when the process was, in seconds since the epoch."""
+    import_module(_BACKENDS.get(contestant.name, "torch"))
+    imported = time.time()
+    entrant = Entrant(contestant, work)
+    loaded = time.time()
+    entrant.gradient()
+    done = time.time()
+    return FirstBatch(
+        seconds=done - started,
+        import_seconds=imported - started,
+        load_seconds=loaded - imported,
+        first_call_seconds=done - loaded,
+        peak_mib=peak_resident_mib(),
+        peak_device_mib=_peak_device_mib(work.device),
+    )
+
+
+def peak_resident_mib() -> float | None:
+    """The most memory that this program had resident, in MiB; None where the system does not tell."""
+    try:
+        # Linux lets ru_maxrss begin with what the parent held when it forked, which is torch and every other contestant.
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
+    except (OSError, StopIteration):
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _peak_device_mib(device: str) -> float | None:
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    return torch.cuda.max_memory_allocated(device) / 2**20
+
+
+def main() -> None:
+    """Run the task that the command line gives, and print what it took."""
+    task = json.loads(sys.argv[1])
+    result = first_batch(Contestant(**task["contestant"]), Work(**task["work"]), task["started"])
+    print(json.dumps(asdict(result)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The machine a figure belongs to: a speed without it says nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from jboost.engine.registry import installed
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the figures were measured on.
+
+    Attributes:
+        cpu: model name.
+        cores: CPU cores that this process may use.
+        threads: torch's threads within an operator.
+        instruction_set: the widest that torch uses on this CPU.
+        device: torch device of the contestants.
+        gpu: its name, where `device` is CUDA.
+        tf32: whether float32 may be computed in TF32; None on a CPU, which has none.
+        platform, python: operating system and interpreter.
+        versions: of the packages that do the work; None for what is not installed.
+    """
+
+    cpu: str
+    cores: int
+    threads: int
+    instruction_set: str
+    device: str
+    gpu: str | None
+    tf32: bool | None
+    platform: str
+    python: str
+    versions: dict[str, str | None]
+
+
+def describe_machine(device: str) -> Machine:
+    """This machine, as it is set up now; `device` is a torch device string."""
+    cuda = device.startswith("cuda")
+    return Machine(
+        cpu=cpu_model(),
+        cores=usable_cores(),
+        threads=torch.get_num_threads(),
+        instruction_set=torch.backends.cpu.get_cpu_capability(),
+        device=device,
+        gpu=torch.cuda.get_device_name(torch.device(device)) if cuda else None,
+        tf32=bool(torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32) if cuda else None,
+        platform=platform.platform(),
+        python=platform.python_version(),
+        versions=installed("jboost", "torch", "onnxruntime-gpu", "onnxruntime", "numpy"),
+    )
+
+
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The CPU's model name; where the system keeps no such list, what Python knows of it."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine() or "unknown"
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):  # Linux; os.cpu_count() counts cores that taskset or a container withholds
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def exact_float32() -> None:
+    """Have CUDA compute float32 in float32: TF32 would carry 10 bits of mantissa through everything that is compared."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def running_threads() -> int | None:
+    """Threads of this process now; None where the system does not say."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        return None

@@ -1,0 +1,171 @@
+"""The result as JSON and as a table.
+
+The JSON's keys are stable; `schema` counts up when one changes its meaning.
+
+    schema                  1
+    machine                 cpu, cores, threads, instruction_set, device, gpu, tf32, platform, python, versions
+    work                    bundle, architecture, objective, resolution, batch_size, preset, steps, rounds, warm_up, calls_per_turn,
+                            flops_per_image_step
+    peaks.<dtype>           matmul_gflops, conv_gflops: 10^9 operations a second that the machine reached in this run
+    contestants[]           in the order they were opened; the first is what the ratios are to
+      name, kind, dtype     kind is "baseline" or "engine"; baselines are "autograd" and "torch.compile"
+      about                 what it is
+      ms_per_image_step     median over the rounds of a call's milliseconds over the batch size; q1_ms and q3_ms are the quartiles
+      ratio                 eager float32 autograd's median over this one's: above 1 is faster than it
+      images_per_second     1000 / (ms_per_image_step x steps): every image takes all of the preset's steps
+      gflops                10^9 operations of the *eager* image-step a second, so that engines which need fewer get the credit
+      peak_fraction         gflops over peaks.<dtype>.conv_gflops; null where that was not measured
+      gradient_difference   from the eager float32 gradient on the same inputs: relative, L2, median over the images
+      threads               CPU threads that compute; null where unknown
+      first_batch           null if not asked for; else {cached, cold, why}: see below
+    skipped[]               name, dtype (null: all), why: what the bundle or the machine does not serve
+
+first_batch.cached and .cold are null or {seconds, import_seconds, load_seconds, first_call_seconds, peak_mib, peak_device_mib}, of
+a fresh process until its first gradient; cold, with an empty compiler cache, only where that makes a difference (torch.compile).
+first_batch.why says why there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .contestants import ABOUT, Contestant, Skipped
+from .flops import gflops
+from .machine import Machine
+from .peaks import Peak
+from .timing import spread
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one contestant.
+
+    Attributes:
+        contestant: whose figures these are.
+        ms: milliseconds an image-step, one a round.
+        gradient_difference: from the yardstick's gradient, relative.
+        threads: CPU threads that compute, if known.
+        first_batch: the entry of that name, if measured.
+    """
+
+    contestant: Contestant
+    ms: Sequence[float]
+    gradient_difference: float
+    threads: int | None
+    first_batch: dict[str, Any] | None
+
+
+def assemble(
+    *,
+    machine: Machine,
+    work: Mapping[str, Any],
+    peaks: Mapping[str, Peak],
+    measured: Sequence[Measured],
+    skipped: Sequence[Skipped],
+) -> dict[str, Any]:
+    """The whole result, with the figures that follow from the measured ones; `measured` begins with the yardstick."""
+    yardstick = spread(measured[0].ms).median
+    return {
+        "schema": SCHEMA,
+        "machine": asdict(machine),
+        "work": dict(work),
+        "peaks": {dtype: asdict(peak) for dtype, peak in peaks.items()},
+        "contestants": [_entry(m, yardstick, work, peaks.get(m.contestant.dtype)) for m in measured],
+        "skipped": [s.to_dict() for s in skipped],
+    }
+
+
+def _entry(measured: Measured, yardstick: float, work: Mapping[str, Any], peak: Peak | None) -> dict[str, Any]:
+    took = spread(measured.ms)
+    rate = gflops(work["flops_per_image_step"], took.median)
+    return {
+        "name": measured.contestant.name,
+        "kind": measured.contestant.kind,
+        "dtype": measured.contestant.dtype,
+        "about": ABOUT[measured.contestant.name],
+        "ms_per_image_step": took.median,
+        "q1_ms": took.q1,
+        "q3_ms": took.q3,
+        "ratio": yardstick / took.median,
+        "images_per_second": 1000 / (took.median * work["steps"]),
+        "gflops": rate,
+        "peak_fraction": None if peak is None else rate / peak.conv_gflops,
+        "gradient_difference": measured.gradient_difference,
+        "threads": measured.threads,
+        "first_batch": measured.first_batch,
+    }
+
+
+def head_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was measured and on what, as name and text."""
+    m, w = result["machine"], result["work"]
+    cpu = f"{m['cpu']}, {_count(m['cores'], 'core')}, {_count(m['threads'], 'thread')}, {m['instruction_set']}"
+    rows = [("machine", cpu)]
+    if m["gpu"] is not None:
+        rows.append(("gpu", f"{m['gpu']}, TF32 {'on' if m['tf32'] else 'off'}"))
+    rows.append(("versions", ", ".join(f"{name} {version}" for name, version in m["versions"].items() if version)))
+    what = (
+        f"{w['architecture']}, {w['resolution']}x{w['resolution']}, batch {w['batch_size']}, objective {w['objective']}"
+    )
+    rows.append(("work", f"{what}, {w['flops_per_image_step'] / 1e9:.4g} GFLOP an image-step"))
+    rows += [
+        (
+            f"peak {dtype}",
+            f"convolution {peak['conv_gflops']:,.0f} GFLOP/s, matrix product {peak['matmul_gflops']:,.0f}",
+        )
+        for dtype, peak in result["peaks"].items()
+    ]
+    rows.append(
+        ("timing", f"medians of {w['rounds']} alternating rounds; images/s with {w['steps']} steps ({w['preset']})")
+    )
+    return rows
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+def table_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The table, its heading first; equally many columns in each row."""
+    head = ("", "dtype", "ms/image-step", "quartiles", "x eager fp32", "images/s", "GFLOP/s", "of peak", "threads")
+    with_first = any(c["first_batch"] is not None for c in result["contestants"])
+    rows: list[tuple[str, ...]] = [(*head, "first batch", "peak MiB") if with_first else head]
+    for c in result["contestants"]:
+        row = (
+            c["name"] + (" (baseline)" if c["kind"] == "baseline" else ""),
+            c["dtype"],
+            f"{c['ms_per_image_step']:.3g}",
+            f"{c['q1_ms']:.3g} to {c['q3_ms']:.3g}",
+            f"{c['ratio']:.2f}",
+            f"{c['images_per_second']:.3g}",
+            f"{c['gflops']:,.0f}" if c["gflops"] >= 10 else f"{c['gflops']:.2g}",
+            "" if c["peak_fraction"] is None else f"{c['peak_fraction']:.0%}",
+            "" if c["threads"] is None else str(c["threads"]),
+        )
+        rows.append((*row, *_first_cells(c["first_batch"])) if with_first else row)
+    return rows
+
+
+def _first_cells(first: Mapping[str, Any] | None) -> tuple[str, str]:
+    if first is None or first["cached"] is None:
+        return "failed", ""
+    cached, cold = first["cached"], first["cold"]
+    text = f"{cached['seconds']:.1f} s" + (f" (cold {cold['seconds']:.1f} s)" if cold else "")
+    memory = "" if cached["peak_mib"] is None else f"{cached['peak_mib']:,.0f}"
+    if cached["peak_device_mib"] is not None:
+        memory += f" + {cached['peak_device_mib']:,.0f} on the GPU"
+    return text, memory
+
+
+def notes(result: Mapping[str, Any]) -> list[str]:
+    """What a reader of the table must know besides: who did not run, and where the figures do not compare."""
+    said = [f"not run: {s['name']}{' ' + s['dtype'] if s['dtype'] else ''}: {s['why']}" for s in result["skipped"]]
+    counts = {c["threads"] for c in result["contestants"] if c["threads"] is not None}
+    if len(counts) > 1 and not result["machine"]["device"].startswith("cuda"):
+        said.append("the contestants do not use equally many threads: compare those that do")
+    said += [c["first_batch"]["why"] for c in result["contestants"] if c["first_batch"] and c["first_batch"]["why"]]
+    return said

@@ -1,0 +1,152 @@
+"""``jboost bench``: the throughput of every engine against eager PyTorch."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .options import Debug, console
+from .tables import print_columns
+
+_WHAT, _OUTPUT = "What is measured", "Output"
+
+
+def bench(
+    bundle: Annotated[Path, typer.Option(help="What `jboost export` wrote.")] = Path("bundle"),
+    engine: Annotated[
+        str | None,
+        typer.Option(help="Engines, e.g. eager,onnx.", show_default="all that serve", rich_help_panel=_WHAT),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the network: fp32,fp16,bf16.", show_default="fp32 and the bundle's graphs'", rich_help_panel=_WHAT
+        ),
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="logit, ce, bce, ce-bce, joint or energy.",
+            show_default="joint where l0 is known, else bce",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    resolution: Annotated[
+        int | None, typer.Option(help="Image size in pixels.", show_default="the bundle's first", rich_help_panel=_WHAT)
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "-b",
+            "--batch-size",
+            help="Images a call.",
+            show_default="the package's; else 32 on a CPU, 256 on a GPU",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_WHAT)] = "auto",
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            help="CPU threads of torch; ONNX Runtime has its own.", show_default="torch's choice", rich_help_panel=_WHAT
+        ),
+    ] = None,
+    preset: Annotated[
+        str, typer.Option(help="Whose number of steps images/s counts with.", rich_help_panel=_WHAT)
+    ] = "ct1",
+    rounds: Annotated[int, typer.Option(help="Turns that each contestant gets.", rich_help_panel=_WHAT)] = 9,
+    torch_compile: Annotated[
+        bool,
+        typer.Option(
+            "--torch-compile/--no-torch-compile",
+            help="Compare with plain torch.compile as well; compiling takes a minute or so.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = True,
+    first_batch: Annotated[
+        bool,
+        typer.Option(
+            "--first-batch/--no-first-batch",
+            help="Measure seconds and memory to the first batch, in a process each.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = True,
+    json_file: Annotated[
+        str | None, typer.Option("--json", help="Write everything as JSON; - is stdout.", rich_help_panel=_OUTPUT)
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the times as PNG.", rich_help_panel=_OUTPUT)] = None,
+    debug: Debug = False,
+) -> None:
+    """Time every engine against eager PyTorch autograd and torch.compile, taking turns in one process.
+
+    Example: jboost bench --engine compile,onnx --dtype fp32 --plot bench.png
+    """
+    _check(threads, json_file, plot)
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(
+            threads
+        )  # before torch is imported, and for the processes of the first batches
+    from jboost.bench.measure import make_plan, run_plan
+    from jboost.bench.report import head_rows, notes, table_rows
+
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    plan = make_plan(
+        bundle,
+        engines=None if engine is None else engine.split(","),
+        dtypes=None if dtype is None else dtype.split(","),
+        objective=objective,
+        resolution=resolution,
+        batch_size=batch_size,
+        device=device,
+        preset=preset,
+        rounds=rounds,
+        torch_compile=torch_compile,
+        first_batches=first_batch,
+    )
+    with console(stderr=True).status("") as status:
+        result = run_plan(plan, status.update)
+    aside = json_file == "-"
+    print_columns(head_rows(result), stderr=aside)
+    print_columns([("",)], stderr=aside)
+    print_columns(table_rows(result), stderr=aside)
+    out = console(stderr=aside)
+    for note in notes(result):
+        out.print(note, style="dim", markup=False)
+    _write(result, json_file, plot)
+
+
+def _check(threads: int | None, json_file: str | None, plot: Path | None) -> None:
+    """Whatever is wrong with the options shows before minutes of work."""
+    from jboost.engine.errors import BadInputError
+    from jboost.engine.registry import ENGINES
+
+    if threads is not None and threads < 1:
+        raise BadInputError(f"--threads must be at least 1, got {threads}")
+    for option, path in (("--plot", plot), ("--json", Path(json_file) if json_file not in (None, "-") else None)):
+        if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
+            raise BadInputError(f"{option} {path} cannot be written: it is a folder, or its folder does not exist")
+    if plot is not None:
+        from jboost.bench.plot import check_matplotlib
+
+        check_matplotlib()
+    torch = ENGINES["eager"].probe()
+    if not torch.available:
+        raise BadInputError(f"bench compares with eager PyTorch, and {torch.why}; {torch.remedy}")
+
+
+def _write(result: dict[str, Any], json_file: str | None, plot: Path | None) -> None:
+    if json_file == "-":
+        print(json.dumps(result, indent=2))
+    elif json_file is not None:
+        Path(json_file).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if plot is not None:
+        from jboost.bench.plot import draw
+
+        draw(result, plot)
