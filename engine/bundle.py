@@ -15,7 +15,7 @@ from typing import Any
 from .errors import BadInputError
 
 #: Raised when a reader of version N would misread what version N+1 writes.
-SCHEMA = 1
+SCHEMA = 2
 CONFIG = "config.json"
 
 
@@ -49,6 +49,25 @@ class Artefact:
 
 
 @dataclass(frozen=True)
+class Timing:
+    """How long a step took when the bundle was exported; it guides ``--engine auto`` on the same machine.
+
+    Attributes:
+        machine: where, see `jboost.engine.trial.machine_name`.
+        engine, dtype, resolution: what was timed.
+        batch_size: images a call.
+        ms: milliseconds an image-step, the median of alternating calls.
+    """
+
+    machine: str
+    engine: str
+    dtype: str
+    resolution: int
+    batch_size: int
+    ms: float
+
+
+@dataclass(frozen=True)
 class BundleConfig:
     """What ``config.json`` holds.
 
@@ -62,6 +81,7 @@ class BundleConfig:
         source: file name and sha256 of the checkpoint.
         versions: of jboost, torch, ... at export.
         artefacts: the bundle's files by name ("weights", "forward", ...).
+        timings: of the engines, on the machine that exported.
     """
 
     architecture: str
@@ -75,6 +95,7 @@ class BundleConfig:
     source: dict[str, str]
     versions: dict[str, str]
     artefacts: dict[str, Artefact]
+    timings: tuple[Timing, ...] = ()
     schema: int = SCHEMA
 
     def to_json(self) -> str:
@@ -182,6 +203,7 @@ def _read_config(path: Path) -> BundleConfig:
     try:
         config = BundleConfig(**{f.name: content[f.name] for f in fields(BundleConfig)})
         artefacts = {name: Artefact(**entry) for name, entry in content["artefacts"].items()}
+        timings = tuple(Timing(**entry) for entry in content["timings"])
     except (KeyError, TypeError, AttributeError) as e:
         raise BadInputError(f"{file} lacks an entry or has one too many ({e}); export it again") from e
     for entry in artefacts.values():
@@ -195,4 +217,5 @@ def _read_config(path: Path) -> BundleConfig:
         std=tuple(config.std),
         class_names=None if names is None else tuple(names),
         artefacts=artefacts,
+        timings=timings,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,13 +13,26 @@ import torch
 from .bundle import Bundle
 from .eager import EagerRunner
 from .errors import BadInputError
+from .memory import keep_freed_memory
 from .runner import Evaluation, Gradient
 from .serving import export_command, why_no_graph
+from .step import CHANGED, State
+from .updates import Controls
 
 
 def artefact_name(objective: str, dtype: str, resolution: int) -> str:
     """The name of a compiled package in a bundle's manifest."""
     return f"compile/{objective}/{dtype}/{resolution}"
+
+
+def forward_name(dtype: str, resolution: int) -> str:
+    """The name of a compiled forward pass in a bundle's manifest."""
+    return f"compile/forward/{dtype}/{resolution}"
+
+
+def step_name(kind: str, resolution: int) -> str:
+    """The name of a compiled step in a bundle's manifest; `kind` is that of the update."""
+    return f"compile/step/{kind}/{resolution}"
 
 
 def machine_target() -> str:
@@ -26,6 +41,38 @@ def machine_target() -> str:
     Inductor compiles for the machine it runs on, and calls into torch's libraries by their symbols.
     """
     return f"cpu {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
+
+
+@dataclass(frozen=True)
+class Packages:
+    """Where the compiled packages of a run are.
+
+    Attributes:
+        gradient: (x, y) -> (grad, class_logit, loss, predicted).
+        forward: (x, y) -> (class_logit, predicted).
+        step: the package for a kind of update, see `jboost.engine.step.advance`.
+        batch_size: images that each of them takes.
+    """
+
+    gradient: Path
+    forward: Path
+    step: Callable[[str], Path]
+    batch_size: int
+
+
+def packages_of(bundle: Bundle, *, objective: str, dtype: str, resolution: int) -> Packages:
+    """A bundle's own packages, checked against the manifest's hashes.
+
+    Raises:
+        BadInputError: one is missing or changed.
+    """
+    name = artefact_name(objective, dtype, resolution)
+    return Packages(
+        bundle.checked_path(name),
+        bundle.checked_path(forward_name(dtype, resolution)),
+        lambda kind: bundle.checked_path(step_name(kind, resolution)),
+        bundle.artefact(name).batch_size or 1,
+    )
 
 
 def why_unusable(
@@ -55,15 +102,16 @@ def why_unusable(
 
 
 class CompiledRunner:
-    """Runs a bundle's compiled package.
+    """Runs compiled packages: two units a step, gradient and update, with no word to the host between them.
 
     Args:
-        bundle: an opened bundle; the package is checked against the manifest's hash.
+        bundle: an opened bundle; its packages are checked against the manifest's hashes.
         objective: name of the objective.
         l0: mean realness of real images; for objectives that need it, it must be what was compiled in.
         resolution: image size in pixels.
         device: ``"auto"`` or ``"cpu"``.
         dtype: of the network inside the package.
+        packages: to run instead of the bundle's own.
 
     Raises:
         BadInputError: the bundle has no such package, or it was compiled for another machine.
@@ -81,14 +129,19 @@ class CompiledRunner:
         resolution: int,
         device: str = "auto",
         dtype: str = "fp32",
+        packages: Packages | None = None,
     ):
-        why = why_unusable(bundle, objective=objective, l0=l0, resolution=resolution, device=device, dtype=dtype)
-        if why is not None:
-            raise BadInputError(f"engine 'compile' cannot run this: {why}")
-        self.dtype = dtype
-        name = artefact_name(objective, dtype, resolution)
-        self.batch_size = bundle.config.artefacts[name].batch_size
-        self._package = load_package(bundle.checked_path(name))
+        if packages is None:
+            why = why_unusable(bundle, objective=objective, l0=l0, resolution=resolution, device=device, dtype=dtype)
+            if why is not None:
+                raise BadInputError(f"engine 'compile' cannot run this: {why}")
+            packages = packages_of(bundle, objective=objective, dtype=dtype, resolution=resolution)
+        keep_freed_memory()
+        self.dtype, self.batch_size = dtype, packages.batch_size
+        self._packages = packages
+        self._gradient, self._forward = load_package(packages.gradient), load_package(packages.forward)
+        self._steps: dict[str, Any] = {}
+        self._flags = {flag: torch.tensor(flag) for flag in (False, True)}
         self._bundle, self._objective, self._l0 = bundle, objective, l0
         self._precise: EagerRunner | None = None
 
@@ -96,7 +149,8 @@ class CompiledRunner:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        del self._package
+        del self._gradient, self._forward
+        self._steps.clear()
         self._precise = None
 
     def put(self, array: np.ndarray[Any, Any]) -> torch.Tensor:
@@ -114,12 +168,21 @@ class CompiledRunner:
                 self._bundle, objective=self._objective, l0=self._l0, device="cpu"
             )
             return self._precise.gradient(x, y)
-        return Gradient(*self._package(x.contiguous(), y))
+        return Gradient(*self._gradient(x.contiguous(), y))
+
+    def step(self, kind: str, state: State, controls: Controls, *, precise: bool = False) -> State:
+        """Gradient and update: one step of every slot, see `jboost.engine.step.advance`."""
+        if kind not in self._steps:
+            self._steps[kind] = load_package(self._packages.step(kind))
+        gradient = self.gradient(state.x, state.y, precise=precise)
+        # A package reads memory as it was compiled for, without looking at strides.
+        gradient = gradient._replace(grad=gradient.grad.contiguous())
+        changed = self._steps[kind](*state, *gradient, *controls, self._flags[precise])
+        return state._replace(**dict(zip(CHANGED, changed, strict=True)))
 
     def evaluate(self, x: torch.Tensor, y: torch.Tensor) -> Evaluation:
-        """Class logit and prediction for `x`."""
-        _, class_logit, _, predicted = self.gradient(x, y)
-        return Evaluation(class_logit, predicted)
+        """Class logit and prediction for `x`: a forward pass."""
+        return Evaluation(*self._forward(x.contiguous(), y))
 
 
 def load_package(path: Path) -> Any:

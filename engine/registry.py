@@ -11,6 +11,7 @@ from typing import Any
 from .bundle import Bundle
 from .errors import BadInputError
 from .runner import Runner
+from .trial import machine_name, time_runners
 
 DTYPES = ("fp32", "fp16", "bf16")
 
@@ -85,7 +86,7 @@ def _always_usable(*args: object, **options: object) -> None:
     """The forward program serves every run."""
 
 
-#: Ordered by preference for ``--engine auto``: the first that is available and that the bundle has what it needs for.
+#: All there are; ``--engine auto`` takes the fastest that is available and that the bundle has what it needs for.
 ENGINES: dict[str, Engine] = {
     "trt": Engine("trt", "TensorRT", _probe_absent, _never_opened, _always_usable),
     "compile": Engine(
@@ -137,18 +138,55 @@ def find_engine(name: str) -> Engine | None:
     return ENGINES[name]
 
 
-def pick_engine(bundle: Bundle, *, batch_size: int | None, **run: Any) -> tuple[Engine, str]:
-    """The best engine for a run (objective, l0, resolution, device, dtype), and a text that says what was picked and why.
+def pick_engine(bundle: Bundle, *, batch_size: int, fixed: int | None, **run: Any) -> tuple[Runner, str]:
+    """The fastest engine for a run, opened, and a text that says what was picked and why.
+
+    Times are those that the bundle was exported with, if that was on this machine; else each engine gets a moment's trial.
+
+    Args:
+        bundle: an opened bundle.
+        batch_size: images in flight, for a trial.
+        fixed: the batch size that the user asked for, which rules out packages of another; None for any.
+        run: objective, l0, resolution, device, dtype.
 
     Raises:
         BadInputError: none can run here.
     """
-    passed_over: list[tuple[str, str]] = []
+    passed_over: list[str] = []
+    candidates: list[Engine] = []
     for engine in ENGINES.values():
         found = engine.probe()
-        why = found.why if not found.available else engine.why_unusable(bundle, batch_size=batch_size, **run)
+        why = found.why if not found.available else engine.why_unusable(bundle, batch_size=fixed, **run)
         if why is None:
-            line = f"engine {engine.name}: {engine.about} ({found.why})"
-            return engine, line + "".join(f"\n  not {name}: {reason}" for name, reason in passed_over)
-        passed_over.append((engine.name, why))
-    raise BadInputError("no engine can run on this machine; see what is missing with: jboost doctor")
+            candidates.append(engine)
+        else:
+            passed_over.append(f"\n  not {engine.name}: {why}")
+    if not candidates:
+        raise BadInputError("no engine can run on this machine; see what is missing with: jboost doctor")
+    rest = "".join(passed_over)
+    if len(candidates) == 1:
+        return candidates[0].open(bundle, **run), f"engine {candidates[0].name}: the only one that can run this{rest}"
+    known = _known_times(bundle, run["dtype"], run["resolution"])
+    if all(engine.name in known for engine in candidates):
+        times, when = {engine.name: known[engine.name] for engine in candidates}, "when the bundle was exported here"
+        best = min(candidates, key=lambda engine: times[engine.name])
+        runner = best.open(bundle, **run)
+    else:
+        runners = {engine.name: engine.open(bundle, **run) for engine in candidates}
+        config, size = bundle.config, run["resolution"]
+        shape = (config.in_channels, size, size)
+        times = time_runners(runners, shape=shape, num_classes=config.num_classes, batch_size=batch_size)
+        when = "in a trial just now"
+        runner = runners.pop(min(times, key=times.__getitem__))
+        for other in runners.values():
+            other.__exit__(None, None, None)
+    ranked = sorted(times.items(), key=lambda item: item[1])
+    others = ", ".join(f"{name} {ms:.3g}" for name, ms in ranked[1:])
+    return runner, f"engine {ranked[0][0]}: {ranked[0][1]:.3g} ms an image-step {when} ({others}){rest}"
+
+
+def _known_times(bundle: Bundle, dtype: str, resolution: int) -> dict[str, float]:
+    """Milliseconds an image-step by engine, measured on this machine when the bundle was exported."""
+    timings = [t for t in bundle.config.timings if (t.dtype, t.resolution) == (dtype, resolution)]
+    here = machine_name() if timings else ""
+    return {t.engine: t.ms for t in timings if t.machine == here}

@@ -1,0 +1,70 @@
+"""Timing engines against each other, for the choice that ``--engine auto`` makes."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from .runner import Runner
+
+#: Seconds that a choice may take, loading apart.
+BUDGET = 2.0
+_ROUNDS = 9  # enough for a median
+
+
+def machine_name() -> str:
+    """This machine, as far as the time of a step depends on it: processor and usable cores, and the first GPU if torch sees one."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    from .registry import find_gpu
+
+    gpu = find_gpu()
+    return f"{model}, {cores} cores" + (f", {gpu}" if gpu else "")
+
+
+def time_runners(
+    runners: Mapping[str, Runner],
+    *,
+    shape: tuple[int, int, int],
+    num_classes: int,
+    batch_size: int,
+    budget: float = BUDGET,
+) -> dict[str, float]:
+    """Milliseconds an image-step of each runner: the median of alternating calls, after one call each that does not count.
+
+    Args:
+        runners: by name. One whose batch is fixed is timed at that.
+        shape: (C, H, W).
+        num_classes: labels are drawn from them.
+        batch_size: images a call, for the others.
+        budget: seconds in all; every runner is timed once at least and nine times at most.
+    """
+    rng = np.random.default_rng(0)
+    calls = {}
+    for name, runner in runners.items():
+        count = runner.batch_size or batch_size
+        x = runner.put(rng.random((count, *shape), dtype=np.float32))
+        y = runner.put(rng.integers(0, num_classes, count))
+        runner.get(runner.gradient(x, y).class_logit)
+        calls[name] = runner, x, y, count
+    taken: dict[str, list[float]] = {name: [] for name in runners}
+    start = perf_counter()
+    while True:
+        for name, (runner, x, y, count) in calls.items():
+            begin = perf_counter()
+            runner.get(runner.gradient(x, y).class_logit)  # waits for the device
+            taken[name].append((perf_counter() - begin) / count * 1e3)
+        rounds = len(taken[name])
+        if rounds == _ROUNDS or (perf_counter() - start) * (1 + 1 / rounds) > budget:
+            return {name: statistics.median(times) for name, times in taken.items()}
