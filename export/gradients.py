@@ -22,8 +22,7 @@ from .graph import (
     Tolerance,
     attach_objective,
     check_images,
-    choose_scale,
-    lower_precision,
+    lower,
     onnx_run,
     optimize,
     to_onnx,
@@ -34,8 +33,7 @@ from .onnx_weights import share_weights
 from .readout import OUTPUTS as READOUT
 from .readout import forward_of, verify_readout
 
-_TORCH = {"fp32": torch.float32, "fp16": torch.float16}
-#: The loss scale is chosen on images of this seed; verification draws others.
+#: Loss scale and precision are chosen on images of this seed; verification draws others.
 PROBE_SEED = 1000
 
 
@@ -67,7 +65,7 @@ def check_dtypes(dtypes: Sequence[str], formats: Sequence[str]) -> tuple[tuple[s
         if dtype not in DTYPES:
             raise BadInputError(f"unknown dtype {dtype!r}; choose from {', '.join(DTYPES)}")
     why = "ONNX Runtime has no bf16 convolutions on a CPU, so a bf16 graph could not be verified"
-    kept = tuple(dtype for dtype in dict.fromkeys(dtypes) if dtype in _TORCH)
+    kept = tuple(dtype for dtype in dict.fromkeys(dtypes) if dtype != "bf16")
     if "onnx" not in formats or "bf16" not in dtypes:
         return kept, ()
     if not kept and "compile" not in formats:
@@ -125,8 +123,8 @@ def write_gradients(
         optimize(trunk, "onnx")
         tracing = perf_counter() - start
         for dtype in wanted.dtypes:
-            scale = choose_scale(trunk, check_images(4, shape, PROBE_SEED)).loss_scale if dtype == "fp16" else 1.0
-            low = lower_precision(trunk, _TORCH[dtype], scale)
+            lowered = lower(trunk, dtype, check_images(4, shape, PROBE_SEED))
+            low = lowered.trunk
             files = [a.file for name, (a, _) in written.items() if name.endswith("/weights")]
             common = {"dtype": dtype, "resolution": size}
             for objective in wanted.objectives:
@@ -134,7 +132,7 @@ def write_gradients(
                 tracing = 0.0
                 say(f"gradient of {objective}, {dtype}, {size}x{size}")
                 path = folder / f"gradient.{objective}.{size}.{dtype}.onnx"
-                says = {"objective": objective, "l0": str(l0), "dtype": dtype, "loss_scale": str(scale)}
+                says = {"objective": objective, "l0": str(l0), "dtype": dtype, "loss_scale": str(lowered.loss_scale)}
                 gradient = attach_objective(low, objective, l0)
                 to_onnx(gradient, path, opset=wanted.opset, metadata=metadata | says)
                 files.append(share_weights(path, files))
@@ -149,7 +147,12 @@ def write_gradients(
                 )
                 name = artefact_name(objective, dtype, size)
                 graph = artefact_of(
-                    folder, path.name, opset=opset, errors=figures.as_dict(), objective=objective, **common
+                    folder,
+                    path.name,
+                    opset=opset,
+                    errors=figures.as_dict() | lowered.figures(),
+                    objective=objective,
+                    **common,
                 )
                 written[name] = graph, perf_counter() - start
                 written[weights_name(name)] = artefact_of(folder, files[-1], dtype=dtype), 0.0

@@ -20,14 +20,13 @@ from jboost.engine.updates import MOVES
 from .aoti import compile_package
 from .gradients import PROBE_SEED, Wanted, tolerance
 from .graph import (
-    DTYPES,
+    Lowered,
     Tolerance,
     attach_objective,
     check_images,
-    choose_scale,
     export_program,
     judge,
-    lower_precision,
+    lower,
     measure,
     optimize,
     trace_trunk,
@@ -62,16 +61,14 @@ class Compiler:
     def __init__(self, model: nn.Module, shape: tuple[int, int, int], batch_size: int, l0: float | None):
         self.model, self.shape, self.batch_size, self.l0 = model, shape, batch_size, l0
         self._trunk: fx.GraphModule | None = None
-        self._low: dict[str, fx.GraphModule] = {}
+        self._low: dict[str, Lowered] = {}
 
-    def _lowered(self, dtype: str) -> fx.GraphModule:
+    def _lowered(self, dtype: str) -> Lowered:
         if self._trunk is None:
             self._trunk = trace_trunk(self.model, torch.rand(self.batch_size, *self.shape), pooling="scatter")
             optimize(self._trunk, "inductor")
         if dtype not in self._low:
-            probes = check_images(4, self.shape, PROBE_SEED)
-            scale = choose_scale(self._trunk, probes).loss_scale if dtype == "fp16" else 1.0
-            self._low[dtype] = lower_precision(self._trunk, DTYPES[dtype], scale)
+            self._low[dtype] = lower(self._trunk, dtype, check_images(4, self.shape, PROBE_SEED))
         return self._low[dtype]
 
     def gradient(self, path: Path, objective: str, dtype: str, bound: Tolerance) -> dict[str, float]:
@@ -80,8 +77,9 @@ class Compiler:
         Raises:
             FailureError: it cannot be compiled or does not match autograd.
         """
-        compile_package(export_program(attach_objective(self._lowered(dtype), objective, self.l0)), path)
-        return verify_package(
+        lowered = self._lowered(dtype)
+        compile_package(export_program(attach_objective(lowered.trunk, objective, self.l0)), path)
+        return lowered.figures() | verify_package(
             path, self.model, objective, self.shape, l0=self.l0, batch_size=self.batch_size, bound=bound
         )
 
@@ -92,7 +90,7 @@ class Compiler:
             FailureError: it cannot be compiled or does not match the model.
         """
         # The forward pass is the same in every objective's graph; this one needs no l0.
-        compile_package(export_program(forward_of(attach_objective(self._lowered(dtype), "logit"))), path)
+        compile_package(export_program(forward_of(attach_objective(self._lowered(dtype).trunk, "logit"))), path)
         return verify_readout(
             package_run(path), self.model, self.shape, tolerance=bound, fixed_batch=self.batch_size, name=path.name
         )

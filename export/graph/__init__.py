@@ -2,13 +2,14 @@
 
 trunk = trace_trunk(model, example)                      # (x, v) -> (logits, d<v, logits>/dx), once per model and size
 optimize(trunk)                                          # in place
-half = lower_precision(trunk, torch.float16, choose_scale(trunk, probes).loss_scale)
+half = lower(trunk, "fp16", probes).trunk                # some products stay in float32 where they must
 gradient = attach_objective(trunk, "joint", l0)          # (x, y) -> (grad, class_logit, loss, predicted), once per objective
 to_onnx(gradient, path)
 figures = verify_onnx(path, model, "joint", shape, l0=l0)
 """
 
 from .decompositions import register
+from .mixed import Lowered, lower
 from .onnx_lowering import DEFAULT_OPSET, export_program, to_onnx
 from .optimize import optimize
 from .precision import DTYPES, Scale, choose_scale, lower_precision
@@ -16,7 +17,7 @@ from .trace import OUTPUTS, attach_objective, trace_gradient, trace_trunk
 from .verify import TOLERANCES, Figures, Tolerance, check_images, graph_run, judge, measure, onnx_run, verify_onnx
 
 __all__ = [
-    "DEFAULT_OPSET", "DTYPES", "OUTPUTS", "TOLERANCES", "Figures", "Scale", "Tolerance", "attach_objective", "check_images",
-    "choose_scale", "export_program", "graph_run", "judge", "lower_precision", "measure", "onnx_run", "optimize", "register",
-    "to_onnx", "trace_gradient", "trace_trunk", "verify_onnx",
+    "DEFAULT_OPSET", "DTYPES", "OUTPUTS", "TOLERANCES", "Figures", "Lowered", "Scale", "Tolerance", "attach_objective",
+    "check_images", "choose_scale", "export_program", "graph_run", "judge", "lower", "lower_precision", "measure", "onnx_run",
+    "optimize", "register", "to_onnx", "trace_gradient", "trace_trunk", "verify_onnx",
 ]  # fmt: skip

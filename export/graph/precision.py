@@ -10,7 +10,7 @@ reaches.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -124,13 +124,21 @@ def _copy(module: fx.GraphModule) -> fx.GraphModule:
     return fx.GraphModule(root, graph, "Trunk")
 
 
-def lower_precision(trunk: fx.GraphModule, dtype: torch.dtype, loss_scale: float = 1.0) -> fx.GraphModule:
+def count_products(trunk: fx.GraphModule) -> int:
+    """How many convolutions and matrix products a trunk has."""
+    return sum(node.target in _PRODUCTS for node in trunk.graph.nodes)
+
+
+def lower_precision(
+    trunk: fx.GraphModule, dtype: torch.dtype, loss_scale: float = 1.0, *, float32: Collection[int] = ()
+) -> fx.GraphModule:
     """A half-precision copy of a trunk, with the same float32 inputs and outputs.
 
     Args:
         trunk: float32 trunk, after `optimize`. It is not changed.
         dtype: torch.float16 or torch.bfloat16 (torch.float32 gives a plain copy).
         loss_scale: see `choose_scale`; undone inside. Only float16 uses it.
+        float32: numbers of products, in the graph's order, that stay in float32.
 
     Raises:
         BadInputError: any other dtype.
@@ -150,7 +158,8 @@ def lower_precision(trunk: fx.GraphModule, dtype: torch.dtype, loss_scale: float
     for user in v_users:
         user.replace_input_with(v, scaled)
     frozen = {x, v, scaled, *scaled.all_input_nodes} | ({unscale} if unscale else set())
-    _assign(r, dtype, logits, frozen)
+    kept = [node for node in r.graph.nodes if node.target in _PRODUCTS]
+    _assign(r, dtype, logits, frozen, {node for i, node in enumerate(kept) if i in float32})
     with r.before(output):
         out_grad = _as_float32(r, grad)
         if unscale is not None:
@@ -176,7 +185,7 @@ def _scaled_cotangent(r: Rewriter, v: fx.Node, loss_scale: float) -> tuple[fx.No
     return scaled, r.call(aten.unsqueeze.default, r.call(aten.unsqueeze.default, undo, 2), 3)
 
 
-def _assign(r: Rewriter, low: torch.dtype, logits: fx.Node, frozen: set[fx.Node]) -> None:
+def _assign(r: Rewriter, low: torch.dtype, logits: fx.Node, frozen: set[fx.Node], float32: set[fx.Node]) -> None:
     """Give every node its dtype, in order: products low, delicate operators float32, the rest as wide as its widest input."""
     casts: dict[tuple[fx.Node, torch.dtype], fx.Node] = {}
 
@@ -197,7 +206,7 @@ def _assign(r: Rewriter, low: torch.dtype, logits: fx.Node, frozen: set[fx.Node]
             continue
         inputs = [i for i in node.all_input_nodes if is_float(i)]
         computed = [i for i in inputs if i.op != "get_attr"]
-        if node is logits or _base_name(node.target) in _FLOAT32:
+        if node is logits or node in float32 or _base_name(node.target) in _FLOAT32:
             wanted = torch.float32
         elif node.target in _PRODUCTS:
             wanted = low

@@ -19,7 +19,7 @@ class Machine:
     Attributes:
         cpu: model name.
         cores: CPU cores that this process may use.
-        threads: torch's threads within an operator.
+        threads: within an operator, of every engine.
         instruction_set: the widest that torch uses on this CPU.
         device: torch device of the contestants.
         gpu: its name, where `device` is CUDA.
@@ -78,11 +78,3 @@ def exact_float32() -> None:
     """Have CUDA compute float32 in float32: TF32 would carry 10 bits of mantissa through everything that is compared."""
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
-
-
-def running_threads() -> int | None:
-    """Threads of this process now; None where the system does not say."""
-    try:
-        return len(os.listdir("/proc/self/task"))
-    except OSError:
-        return None

@@ -40,7 +40,7 @@ from .contestants import (
 )
 from .first_batch import measure_first_batch
 from .flops import image_step_flops
-from .machine import describe_machine, exact_float32, running_threads
+from .machine import describe_machine, exact_float32
 from .peaks import measure_peaks
 from .report import Measured, assemble
 from .timing import PAUSE, WARM_UP, alternate
@@ -135,7 +135,7 @@ def run_plan(plan: Plan, say: Say = lambda stage: None) -> dict[str, Any]:
         firsts = _first_batches(plan, Path(scratch), say) if plan.first_batches else {}
         say("counting operations")
         flops = _count_flops(work)
-        entrants, threads, failed = _open(plan, stack, Path(scratch), say)
+        entrants, failed = _open(plan, stack, Path(scratch), say)
         gradients = {c: entrant.gradient() for c, entrant in entrants.items()}
         say("peaks")
         peaks = measure_peaks(device, _peak_dtypes(plan), wait)
@@ -155,7 +155,6 @@ def run_plan(plan: Plan, say: Say = lambda stage: None) -> dict[str, Any]:
             contestant,
             [taken / work.batch_size * 1e3 for taken in seconds[contestant.label]],
             gradient_difference(gradients[contestant], gradients[YARDSTICK]),
-            threads[contestant],
             firsts.get(contestant),
         )
         for contestant in entrants
@@ -228,21 +227,16 @@ def _count_flops(work: Work) -> float:
         return image_step_flops(lambda x: eager.loss(x, y), x)
 
 
-def _open(
-    plan: Plan, stack: ExitStack, scratch: Path, say: Say
-) -> tuple[dict[Contestant, Entrant], dict[Contestant, int | None], list[Skipped]]:
-    """Every contestant opened and warmed up, the threads each computes with, and those that cannot compete after all."""
+def _open(plan: Plan, stack: ExitStack, scratch: Path, say: Say) -> tuple[dict[Contestant, Entrant], list[Skipped]]:
+    """Every contestant opened and warmed up, and those that cannot compete after all."""
     entrants: dict[Contestant, Entrant] = {}
-    threads: dict[Contestant, int | None] = {}
     failed: list[Skipped] = []
     logging.getLogger("torch").setLevel(logging.ERROR)  # its remarks on compiling are no news here
     for contestant in plan.contestants:
         say(f"warming up {contestant.label}")
-        before = running_threads()
         try:
             entrant = Entrant(contestant, plan.work)
             stack.callback(entrant.close)
-            after = running_threads()
             # What the fresh processes compiled serves this one too.
             with _inductor_cache(_cache_folder(scratch, contestant) if plan.first_batches else None):
                 for _ in range(WARM_UP):
@@ -260,15 +254,7 @@ def _open(
             failed.append(Skipped(contestant.name, contestant.dtype, why))
         else:
             entrants[contestant] = entrant
-            threads[contestant] = _threads_of(contestant, before, after)
-    return entrants, threads, failed
-
-
-def _threads_of(contestant: Contestant, before: int | None, after: int | None) -> int | None:
-    if contestant.name != "onnx":
-        return torch.get_num_threads()
-    # ONNX Runtime has a pool of its own and does not say how large; the calling thread works too.
-    return None if before is None or after is None else after - before + 1
+    return entrants, failed
 
 
 def _peak_dtypes(plan: Plan) -> tuple[str, ...]:

@@ -16,7 +16,6 @@ The JSON's keys are stable; `schema` counts up when one changes its meaning.
       gflops                10^9 operations of the *eager* image-step a second, so that engines which need fewer get the credit
       peak_fraction         gflops over peaks.<dtype>.conv_gflops; null where that was not measured
       gradient_difference   from the eager float32 gradient on the same inputs: relative, L2, median over the images
-      threads               CPU threads that compute; null where unknown
       first_batch           null if not asked for; else {cached, cold, why}: see below
     skipped[]               name, dtype (null: all), why: what the bundle or the machine does not serve
 
@@ -48,14 +47,12 @@ class Measured:
         contestant: whose figures these are.
         ms: milliseconds an image-step, one a round.
         gradient_difference: from the yardstick's gradient, relative.
-        threads: CPU threads that compute, if known.
         first_batch: the entry of that name, if measured.
     """
 
     contestant: Contestant
     ms: Sequence[float]
     gradient_difference: float
-    threads: int | None
     first_batch: dict[str, Any] | None
 
 
@@ -95,7 +92,6 @@ def _entry(measured: Measured, yardstick: float, work: Mapping[str, Any], peak: 
         "gflops": rate,
         "peak_fraction": None if peak is None else rate / peak.conv_gflops,
         "gradient_difference": measured.gradient_difference,
-        "threads": measured.threads,
         "first_batch": measured.first_batch,
     }
 
@@ -131,7 +127,7 @@ def _count(number: int, what: str) -> str:
 
 def table_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """The table, its heading first; equally many columns in each row."""
-    head = ("", "dtype", "ms/image-step", "quartiles", "x eager fp32", "images/s", "GFLOP/s", "of peak", "threads")
+    head = ("", "dtype", "ms/image-step", "quartiles", "x eager fp32", "images/s", "GFLOP/s", "of peak")
     with_first = any(c["first_batch"] is not None for c in result["contestants"])
     rows: list[tuple[str, ...]] = [(*head, "first batch", "peak MiB") if with_first else head]
     for c in result["contestants"]:
@@ -144,7 +140,6 @@ def table_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
             f"{c['images_per_second']:.3g}",
             f"{c['gflops']:,.0f}" if c["gflops"] >= 10 else f"{c['gflops']:.2g}",
             "" if c["peak_fraction"] is None else f"{c['peak_fraction']:.0%}",
-            "" if c["threads"] is None else str(c["threads"]),
         )
         rows.append((*row, *_first_cells(c["first_batch"])) if with_first else row)
     return rows
@@ -164,8 +159,5 @@ def _first_cells(first: Mapping[str, Any] | None) -> tuple[str, str]:
 def notes(result: Mapping[str, Any]) -> list[str]:
     """What a reader of the table must know besides: who did not run, and where the figures do not compare."""
     said = [f"not run: {s['name']}{' ' + s['dtype'] if s['dtype'] else ''}: {s['why']}" for s in result["skipped"]]
-    counts = {c["threads"] for c in result["contestants"] if c["threads"] is not None}
-    if len(counts) > 1 and not result["machine"]["device"].startswith("cuda"):
-        said.append("the contestants do not use equally many threads: compare those that do")
     said += [c["first_batch"]["why"] for c in result["contestants"] if c["first_batch"] and c["first_batch"]["why"]]
     return said

@@ -52,7 +52,7 @@ def bench(
     threads: Annotated[
         int | None,
         typer.Option(
-            help="CPU threads of torch; ONNX Runtime has its own.", show_default="torch's choice", rich_help_panel=_WHAT
+            help="CPU threads of every engine.", show_default="OMP_NUM_THREADS, else every core", rich_help_panel=_WHAT
         ),
     ] = None,
     preset: Annotated[

@@ -155,7 +155,9 @@ def artefact_rows(bundle: Bundle) -> list[tuple[str, str, str, str]]:
     files = {a.file: (name, a) for name, a in reversed(bundle.config.artefacts.items())}
     for name, a in reversed(files.values()):
         said = [f"{what} {a.errors[key]:.1e}" for key, what in _FIGURES.items() if key in a.errors][:1]
-        rows.append((name, a.file, f"{a.size / 1e6:.1f} MB", "".join(said)))
+        if a.errors.get("products_in_fp32"):
+            said.append(f"{a.errors['products_in_fp32']} of {a.errors['products']} products in fp32")
+        rows.append((name, a.file, f"{a.size / 1e6:.1f} MB", ", ".join(said)))
     return rows
 
 

@@ -12,6 +12,7 @@ from jboost.export.graph import (
     choose_scale,
     graph_run,
     judge,
+    lower,
     lower_precision,
     measure,
     optimize,
@@ -85,3 +86,44 @@ def test_activations_beyond_float16_are_refused_with_the_remedy() -> None:
         choose_scale(trunk, check_images(4, SHAPE[1:], 7))
     with pytest.raises(BadInputError, match="fp16"):
         lower_precision(trunk, torch.int8)
+
+
+class Touchy(nn.Module):
+    """Its middle layer sees large numbers that nearly cancel, which eight bits of mantissa cannot hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.touchy = nn.Conv2d(16, 16, 1)
+        self.touchy.weight.data[:, 8:] = -self.touchy.weight.data[:, :8] * (1 + 2.0**-9)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.tanh(self.first(x))
+        h = torch.cat((h[:, :8], h[:, :8] + 0.01 * h[:, 8:]), 1)
+        return self.head(torch.tanh(self.last(torch.sin(60 * self.touchy(h)))).mean((2, 3)))
+
+
+def test_products_stay_in_float32_where_the_direction_would_be_lost() -> None:
+    trunk = trace_trunk(Touchy(), torch.zeros(SHAPE))
+    optimize(trunk)
+    probes = check_images(4, SHAPE[1:], 7)
+    plain = lower(trunk, "bf16", probes, least=-1.0)
+    mixed = lower(trunk, "bf16", probes)
+    assert plain.kept == 0
+    assert plain.cosine < 0.98
+    assert mixed.cosine >= 0.99
+    assert 0 < mixed.kept < mixed.products  # not more than needed
+    assert mixed.figures()["products_in_fp32"] == mixed.kept
+    x, v = torch.rand(SHAPE), torch.randn(4, 5)
+    want, got = trunk(x, v)[1].flatten(1), mixed.trunk(x, v)[1].flatten(1)
+    assert torch.cosine_similarity(got, want).median() > 0.98  # on images that the choice did not see
+
+
+def test_a_trained_network_is_lowered_throughout(trained: nn.Module) -> None:
+    trunk = trace_trunk(trained, torch.zeros(SHAPE))
+    optimize(trunk)
+    low = lower(trunk, "fp16", check_images(4, SHAPE[1:], 7))
+    assert low.kept == 0
+    assert lower(trunk, "fp32", ()).figures() == {}

@@ -1,0 +1,106 @@
+"""Which products of a half-precision graph stay in float32 so that its gradients keep their direction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from .precision import DTYPES, choose_scale, count_products, lower_precision
+from .rewriter import results
+
+#: Least median cosine, over probe images, between a half-precision gradient and the float32 one.
+LEAST_COSINE = 0.99
+# Neighbouring products are judged together: a network of a hundred would otherwise be rewritten and run a hundred times.
+_GROUPS = 16
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A trunk in its final precision.
+
+    Attributes:
+        trunk: see `lower_precision`.
+        loss_scale: of its backward half; 1 but for fp16.
+        products: convolutions and matrix products in it.
+        kept: how many of them stay in float32.
+        cosine: median over the probe images, to the float32 gradient.
+    """
+
+    trunk: fx.GraphModule
+    loss_scale: float
+    products: int
+    kept: int
+    cosine: float
+
+    def figures(self) -> dict[str, float]:
+        """For a bundle's ``config.json``; nothing for float32."""
+        if self.cosine == 1.0 and not self.kept:
+            return {}
+        return {"cosine_to_fp32": self.cosine, "products": self.products, "products_in_fp32": self.kept}
+
+
+def lower(trunk: fx.GraphModule, dtype: str, probes: Sequence[Tensor], least: float = LEAST_COSINE) -> Lowered:
+    """A trunk in half precision, but for the products that its gradients cannot do without.
+
+    Every group of neighbouring products is lowered alone to see what it costs; the costliest then stay in float32, as few as
+    bring the median cosine to `least`.
+
+    Args:
+        trunk: float32 trunk, after `optimize`. It is not changed.
+        dtype: ``"fp16"`` or ``"bf16"`` (``"fp32"`` gives a plain copy).
+        probes: float32 batches [B, C, H, W] of images as the graph will see them.
+        least: what the median cosine should be.
+
+    Raises:
+        BadInputError: the network's activations come too close to float16's largest number.
+    """
+    count = count_products(trunk)
+    if dtype == "fp32":
+        return Lowered(lower_precision(trunk, DTYPES[dtype]), 1.0, count, 0, 1.0)
+    scale = choose_scale(trunk, probes).loss_scale if dtype == "fp16" else 1.0
+    want = _gradients(trunk, probes)
+
+    def attempt(float32: set[int]) -> Lowered:
+        low = lower_precision(trunk, DTYPES[dtype], scale, float32=float32)
+        got = _gradients(low, probes)
+        cosine = torch.nn.functional.cosine_similarity(got, want, dim=1, eps=1e-60).nan_to_num(-1.0).median()
+        return Lowered(low, scale, count, len(float32), float(cosine))
+
+    low = attempt(set())
+    if low.cosine >= least:
+        return low
+    size = -(-count // _GROUPS)
+    everything = set(range(count))
+    groups = [set(range(start, min(start + size, count))) for start in range(0, count, size)]
+    alone = [attempt(everything - group).cosine for group in groups]
+    costly = [groups[i] for i in sorted(range(len(groups)), key=alone.__getitem__)]
+    # The least number of groups that suffices, by bisection; all of them do.
+    few, enough = 0, len(costly)
+    low = attempt(everything)
+    while few + 1 < enough:
+        middle = (few + enough) // 2
+        tried = attempt(set().union(*costly[:middle]))
+        if tried.cosine >= least:
+            enough, low = middle, tried
+        else:
+            few = middle
+    return low
+
+
+def _gradients(trunk: fx.GraphModule, probes: Sequence[Tensor]) -> Tensor:
+    """Vector-Jacobian products of random vectors, float64 [images, C*H*W]; the same vectors at every call."""
+    generator = torch.Generator().manual_seed(0)
+    classes = int(results(trunk)[0].meta["val"].shape[1])
+    rows = []
+    with torch.no_grad():
+        for x in probes:
+            # A batch that is fixed is filled up by repeating.
+            full = trunk.graph.find_nodes(op="placeholder", target="x")[0].meta["val"].shape[0]
+            batch = full if isinstance(full, int) else len(x)
+            v = torch.randn(len(x), classes, generator=generator)
+            fill = torch.arange(batch) % len(x)
+            rows.append(trunk(x[fill], v[fill])[1][: len(x)].double().flatten(1))
+    return torch.cat(rows)
