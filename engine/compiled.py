@@ -185,14 +185,21 @@ class CompiledRunner:
         return Evaluation(*self._forward(x.contiguous(), y))
 
 
-def load_package(path: Path) -> Any:
-    """A compiled package as a function of (x, y).
+def load_package(path: Path) -> Callable[..., list[torch.Tensor]]:
+    """A compiled package as a function of tensors, in the order in which they were exported.
 
     Raises:
         BadInputError: torch cannot load it.
     """
     try:
-        return torch._inductor.aoti_load_package(str(path))
+        # What torch._inductor.aoti_load_package wraps. That module brings the whole compiler in, which takes two seconds and is of
+        # no use to what is compiled already.
+        loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
     except Exception as e:  # the loader raises RuntimeError and whatever dlopen says
         reason = " ".join(str(e).split())[:200]
         raise BadInputError(f"torch {torch.__version__} cannot load {path} ({reason}); export the bundle again") from e
+
+    def run(*tensors: torch.Tensor) -> list[torch.Tensor]:
+        return loader.run(list(tensors))
+
+    return run
