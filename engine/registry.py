@@ -10,8 +10,9 @@ from typing import Any
 
 from .bundle import Bundle
 from .errors import BadInputError
+from .machine import machine_name
 from .runner import Runner
-from .trial import machine_name, time_runners
+from .trial import time_runners
 
 DTYPES = ("fp32", "fp16", "bf16")
 
@@ -108,18 +109,6 @@ ENGINES: dict[str, Engine] = {
 def installed(*distributions: str) -> dict[str, str | None]:
     """Version of each installed distribution; None for those that are not."""
     return {name: _version(name) for name in distributions}
-
-
-def find_gpu() -> str | None:
-    """What torch says of the first CUDA device; None where there is no torch or no device."""
-    if not _probe_torch().available:
-        return None
-    import torch
-
-    if not torch.cuda.is_available():
-        return None
-    major, minor = torch.cuda.get_device_capability(0)
-    return f"{torch.cuda.get_device_name(0)}, compute capability {major}.{minor}, CUDA {torch.version.cuda}"
 
 
 def find_engine(name: str) -> Engine | None:

@@ -20,7 +20,7 @@ Numpy = np.ndarray[Any, Any]
 
 class Progress(NamedTuple):
     """How far a run is: `total` images in the set, `before` of them finished by an earlier run, `finished` by this one
-    (fractional: images in flight count by their steps), and the mean `realness` of the images in flight."""
+    (fractional: images in flight count by their steps), and the mean `realness` of the images in flight (NaN without any)."""
 
     total: int
     before: int
@@ -84,7 +84,7 @@ def run_set(
             if finished is not None:
                 last.add(finished)
             if on_progress is not None:
-                on_progress(Progress(total, before, last.count + _under_way(runner, slots), last.realness))
+                on_progress(Progress(total, before, last.count + _under_way(runner, slots), _realness(runner, slots)))
         last.flush()
     return last.count
 
@@ -95,6 +95,12 @@ def _under_way(runner: Runner, slots: Slots) -> float:
     if not len(held):
         return 0.0
     return float((runner.get(state.steps)[held] / np.maximum(runner.get(state.limit)[held], 1)).sum())
+
+
+def _realness(runner: Runner, slots: Slots) -> float:
+    """Mean realness of the images in flight, where their gradients were last computed; NaN if there are none."""
+    held = slots.held
+    return float(realness(runner.get(slots.state.class_logit)[held]).mean()) if len(held) else float("nan")
 
 
 def _labelled(
@@ -150,7 +156,6 @@ class _LastLook:
         self._runner, self._size, self._behind, self._labelled = runner, batch_size, behind, labelled
         self._moved: list[tuple[Numpy, Numpy, Numpy, Numpy]] = []
         self.count = 0
-        self.realness = float("nan")
 
     def add(self, finished: Finished) -> None:
         """Take images that have finished; those that did not move are known already."""
@@ -181,7 +186,6 @@ class _LastLook:
         unseen = np.isnan(records["realness_before"])  # no step was asked for: the image is its own "before"
         for name in ("realness", "correct"):
             records[f"{name}_before"][unseen] = records[f"{name}_after"][unseen]
-        self.realness = float(records["realness_after"].mean())
         self._behind.put(index, images, records)
 
     def _records(self, finished: Finished) -> Numpy:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 from collections.abc import Mapping
-from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -16,21 +13,6 @@ from .runner import Runner
 #: Seconds that a choice may take, loading apart.
 BUDGET = 2.0
 _ROUNDS = 9  # enough for a median
-
-
-def machine_name() -> str:
-    """This machine, as far as the time of a step depends on it: processor and usable cores, and the first GPU if torch sees one."""
-    model = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    from .registry import find_gpu
-
-    gpu = find_gpu()
-    return f"{model}, {cores} cores" + (f", {gpu}" if gpu else "")
 
 
 def time_runners(

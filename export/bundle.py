@@ -14,11 +14,12 @@ from safetensors.torch import save
 
 from jboost.engine.bundle import CONFIG, Artefact, Bundle, BundleConfig, Timing, artefact_of, is_bundle
 from jboost.engine.errors import BadInputError
+from jboost.engine.machine import machine_name
 from jboost.engine.objectives import resolve_objective
 from jboost.engine.registry import ENGINES
 from jboost.engine.samples import open_samples
 from jboost.engine.samples.files import cannot_write
-from jboost.engine.trial import machine_name, time_runners
+from jboost.engine.trial import time_runners
 
 from .aoti import check_compiler
 from .checkpoint import LoadedCheckpoint, load_checkpoint

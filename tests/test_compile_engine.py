@@ -17,6 +17,7 @@ from jboost.engine.bundle import Bundle
 from jboost.engine.compiled import CompiledRunner, artefact_name, machine_target
 from jboost.engine.eager import EagerRunner
 from jboost.engine.errors import FailureError
+from jboost.engine.objectives import OBJECTIVES
 from jboost.engine.step import CHANGED, advance
 from jboost.export.bundle import export_bundle
 from jboost.export.cache import cache_folder
@@ -44,6 +45,21 @@ def test_images_are_those_of_eager(compiled, images, labels, update, count) -> N
             results.append(booster.boost(images[:count], labels[:count], update).images.astype(int))
     assert (results[0] == results[1]).mean() > 0.999
     assert np.abs(results[0] - results[1]).max() <= 1
+
+
+@pytest.mark.slow
+def test_every_objective_and_update_agrees_with_eager(checkpoint, tmp_path, images, labels) -> None:
+    bundle = tmp_path / "bundle"
+    export_bundle(checkpoint, bundle, formats=("compile",), objectives=tuple(OBJECTIVES), batch_size=BATCH)
+    updates = (jboost.PGD(5, 0.1), jboost.PGD(5, 0.02, norm="linf", eps=0.05), jboost.SGLD(5, 0.002, noise=0.01))
+    for objective in OBJECTIVES:
+        for update in updates:
+            results = []
+            for engine in ("eager", "compile"):
+                with jboost.load(bundle, engine=engine, device="cpu") as booster:
+                    results.append(booster.boost(images, labels, update, objective=objective).images.astype(int))
+            assert np.abs(results[0] - results[1]).max() <= 1, (objective, update)
+            assert (results[0] == results[1]).mean() > 0.999, (objective, update)
 
 
 def gradient(runner, images, labels) -> torch.Tensor:
@@ -136,10 +152,9 @@ def test_what_the_bundle_lacks_is_compiled_on_first_use_and_kept(compiled, image
     assert again.count("compiling") == 1
 
 
-def test_without_a_compiler_the_first_use_says_so(compiled, images, labels, monkeypatch) -> None:
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
+def test_without_a_compiler_the_first_use_says_so(compiled, images, labels) -> None:
     with (
+        torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)}),
         jboost.load(compiled, engine="compile", batch_size=5) as booster,
         pytest.raises(jboost.BadInputError, match="install one"),
     ):

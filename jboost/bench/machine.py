@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
+from jboost.engine.machine import cpu_model, usable_cores
 from jboost.engine.registry import installed
 
 
@@ -55,23 +54,6 @@ def describe_machine(device: str) -> Machine:
         python=platform.python_version(),
         versions=installed("jboost", "torch", "onnxruntime-gpu", "onnxruntime", "numpy"),
     )
-
-
-def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The CPU's model name; where the system keeps no such list, what Python knows of it."""
-    try:
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine() or "unknown"
-
-
-def usable_cores() -> int:
-    """CPU cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):  # Linux; os.cpu_count() counts cores that taskset or a container withholds
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def exact_float32() -> None:

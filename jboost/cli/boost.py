@@ -44,7 +44,13 @@ def boost(
         ),
     ] = None,
     bundle: Annotated[Path, typer.Option(help="What `jboost export` wrote.", rich_help_panel=_ENGINE)] = Path("bundle"),
-    engine: Annotated[str, typer.Option(help="auto, eager, compile, onnx or trt.", rich_help_panel=_ENGINE)] = "auto",
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="auto (the fastest), eager, compile (compiles what the bundle lacks, once), onnx or trt.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = "auto",
     dtype: Annotated[
         str, typer.Option(help="Of the network: fp32, fp16 or bf16. The iterate is float32.", rich_help_panel=_ENGINE)
     ] = "fp32",
@@ -205,7 +211,7 @@ def _run(booster: Booster, images: SampleSet, out: Path, settings: Settings, *, 
                 task,
                 completed=now.before + now.finished,
                 rate=f"{now.finished / (perf_counter() - start):.1f} images/s",
-                realness=f"realness {now.realness:.2f}",
+                realness="" if now.realness != now.realness else f"realness {now.realness:.2f}",
             )
 
         return booster.boost_file(images, out, settings, resume=resume, on_progress=on_progress)

@@ -22,7 +22,8 @@ def doctor(
     """
     import platform
 
-    from jboost.engine.registry import ENGINES, find_gpu, installed
+    from jboost.engine.machine import find_gpu
+    from jboost.engine.registry import ENGINES, installed
 
     engines = {name: engine.probe() for name, engine in ENGINES.items()}
     packages = installed("jboost", "torch", "numpy", "onnx", "onnxruntime-gpu", "onnxruntime")

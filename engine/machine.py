@@ -1,0 +1,44 @@
+"""The machine that a time belongs to."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name, as far as the system tells."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine() or "unknown"
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def find_gpu() -> str | None:
+    """What torch says of the first CUDA device; None where there is no torch or no device."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    if not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability(0)
+    return f"{torch.cuda.get_device_name(0)}, compute capability {major}.{minor}, CUDA {torch.version.cuda}"
+
+
+def machine_name() -> str:
+    """This machine, as far as the time of a step depends on it: processor, usable cores, GPUs. Told without importing torch."""
+    names = [cpu_model(), f"{usable_cores()} cores"]
+    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        names += [line.split(":", 1)[1].strip() for line in file.read_text().splitlines() if line.startswith("Model:")]
+    return ", ".join(names)

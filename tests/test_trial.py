@@ -1,0 +1,46 @@
+"""The trial that decides for ``--engine auto``: by turns, bounded, each engine at its own batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jboost.engine import trial
+from jboost.engine.runner import Gradient
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Timed:
+    """Takes `seconds` a call, the first one ten times as much."""
+
+    def __init__(self, name: str, seconds: float, clock: Clock, calls: list[str], batch_size: int | None = None):
+        self.name, self.seconds, self.clock, self.calls, self.batch_size = name, seconds, clock, calls, batch_size
+
+    def put(self, array):
+        return array
+
+    def get(self, array):
+        return array
+
+    def gradient(self, x, y):
+        self.clock.now += self.seconds * (1 if self.name in self.calls else 10)
+        self.calls.append(self.name)
+        assert len(x) == (self.batch_size or 4)
+        return Gradient(x, np.zeros(len(x)), np.zeros(len(x)), y)
+
+
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.001, 9), (0.4, 2), (30.0, 1)])
+def test_alternating_within_the_budget_and_warm_up_apart(monkeypatch, seconds, rounds) -> None:
+    clock, calls = Clock(), []
+    monkeypatch.setattr(trial, "perf_counter", clock)
+    runners = {"a": Timed("a", seconds, clock, calls), "b": Timed("b", seconds, clock, calls, batch_size=8)}
+    times = trial.time_runners(runners, shape=(1, 2, 2), num_classes=3, batch_size=4)
+    assert calls == ["a", "b"] * (1 + rounds)
+    assert times == {"a": pytest.approx(seconds / 4 * 1e3), "b": pytest.approx(seconds / 8 * 1e3)}
