@@ -16,6 +16,8 @@ from .samples.base import runs
 from .samples.files import cannot_write
 from .stats import RECORD
 
+_IDENTITY = "run.json"
+
 
 class Store(Protocol):
     """Results by image; `records` [N] of `RECORD` says which are there."""
@@ -40,6 +42,18 @@ class MemoryStore:
         self.records[indices] = records
 
 
+def unfinished_engine(out: Path) -> str | None:
+    """The engine that an unfinished run into `out` was started with; None if there is none."""
+    try:
+        return str(json.loads((_partial(out) / _IDENTITY).read_text())["engine"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _partial(out: Path) -> Path:
+    return out.with_name(out.name + ".partial")
+
+
 class DiskStore:
     """Results in the folder ``OUT.partial`` beside the output, which goes when the output is complete.
 
@@ -55,8 +69,8 @@ class DiskStore:
 
     def __init__(self, out: Path, shape: tuple[int, int, int, int], identity: dict[str, Any], *, resume: bool):
         self.out = out
-        self.folder = out.with_name(out.name + ".partial")
-        self._identity = self.folder / "run.json"
+        self.folder = _partial(out)
+        self._identity = self.folder / _IDENTITY
         if self.folder.exists():
             if not resume:
                 raise BadInputError(

@@ -15,7 +15,7 @@ from jboost.engine.errors import BadInputError
 from jboost.engine.memory import peak_memory
 from jboost.engine.pipeline import Reader
 from jboost.engine.presets import Preset, Settings, ignores_labels, resolve_settings
-from jboost.engine.registry import DTYPES, find_engine, pick_engine
+from jboost.engine.registry import DTYPES, Engine, find_engine, pick_engine
 from jboost.engine.run import ProgressCallback, run_set
 from jboost.engine.runner import Runner
 from jboost.engine.samples import (
@@ -27,7 +27,7 @@ from jboost.engine.samples import (
     write_samples,
 )
 from jboost.engine.stats import RECORD, Summary, image_means
-from jboost.engine.store import DiskStore, MemoryStore, Store
+from jboost.engine.store import DiskStore, MemoryStore, Store, unfinished_engine
 from jboost.engine.updates import PGD, Update
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Booster:
         self.bundle = Bundle(bundle)
         self._device, self._dtype, self._batch_size = device, dtype, batch_size
         self._runner: Runner | None = None
-        self._bound: tuple[str, float | None, int] | None = None
+        self._bound: tuple[str, float | None, int, str | None] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -153,7 +153,7 @@ class Booster:
         self._check_fit(labels, images.shape)
         settings = self.settings(update, objective=objective, l0=l0, early_stop=early_stop, seed=seed)
         store = MemoryStore(images.shape)
-        runner = self._open_runner(settings, images.shape[1])
+        runner = self._open_runner(settings, images.shape[1], self._engine)
         start = perf_counter()
         finished, batch_size = self._run(runner, settings, lambda indices: images[indices], labels, store, on_progress)
         summary = self._summary(runner, settings, labels, store, finished, batch_size, perf_counter() - start)
@@ -194,8 +194,10 @@ class Booster:
         check_output(
             out, samples, bytes_needed=(1 if partial.exists() else 2) * size + samples.shape[0] * RECORD.itemsize
         )
+        # An engine that was picked by a trial stays with a run that it began: another one may differ by a grey level.
+        begun = unfinished_engine(out) if resume and self._engine is None else None
         # Whatever is wrong with the bundle or the device shows before anything is written.
-        runner = self._open_runner(settings, samples.shape[1])
+        runner = self._open_runner(settings, samples.shape[1], find_engine(begun) if begun else self._engine)
         store = DiskStore(out, samples.shape, self._identity(runner, samples, settings), resume=resume)
         try:
             finished, batch_size = self._run(runner, settings, samples.read, labels, store, on_progress)
@@ -235,8 +237,8 @@ class Booster:
                 f"--resolution {shape[1]}, or resize the images"
             )
 
-    def _open_runner(self, settings: Settings, resolution: int) -> Runner:
-        wanted = (settings.objective, settings.l0, resolution)
+    def _open_runner(self, settings: Settings, resolution: int, engine: Engine | None) -> Runner:
+        wanted = (settings.objective, settings.l0, resolution, engine.name if engine else None)
         if self._runner is None or self._bound != wanted:
             self.close()
             run: dict[str, Any] = {
@@ -246,7 +248,6 @@ class Booster:
                 "device": self._device,
                 "dtype": self._dtype,
             }
-            engine = self._engine
             if engine is None:
                 guess = self._batch_size or _DEFAULT_BATCH["cpu"]
                 self._runner, choice = pick_engine(self.bundle, batch_size=guess, fixed=self._batch_size, **run)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import jboost
+from jboost.engine.bundle import Bundle
 from jboost.engine.eager import EagerRunner
 from jboost.engine.objectives import OBJECTIVES
 from jboost.engine.samples import open_samples
@@ -196,3 +200,23 @@ def test_summary_is_plain_json(booster, images, labels) -> None:
     stable = "images steps stopped_early seconds images_per_second engine dtype device batch_size realness_before realness_after"
     stable += " accuracy_before accuracy_after l2_moved fallbacks"
     assert set(stable.split()) <= set(json.loads(text))
+
+
+def test_auto_goes_on_with_the_engine_that_began(bundle, samples, tmp_path) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    config = Bundle(copy).config
+    timings = tuple(replace(t, ms=1e-6) if t.engine == "onnx" else t for t in config.timings)
+    (copy / "config.json").write_text(replace(config, timings=timings).to_json())
+    out, update = tmp_path / "out.npz", jboost.PGD(2, 0.1)
+
+    def stop(now) -> None:
+        if now.finished >= 8:
+            raise KeyboardInterrupt
+
+    with jboost.load(copy, engine="eager", device="cpu", batch_size=4) as booster, pytest.raises(KeyboardInterrupt):
+        booster.boost_file(open_samples(samples), out, booster.settings(update, early_stop=False), on_progress=stop)
+    with jboost.load(copy, device="cpu") as booster:
+        settings = booster.settings(update, early_stop=False)
+        assert booster.boost_file(open_samples(samples), out, settings, resume=True).engine == "eager"
+        out.unlink()
+        assert booster.boost_file(open_samples(samples), out, settings, resume=True).engine == "onnx"

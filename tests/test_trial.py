@@ -36,7 +36,7 @@ class Timed:
         return Gradient(x, np.zeros(len(x)), np.zeros(len(x)), y)
 
 
-@pytest.mark.parametrize(("seconds", "rounds"), [(0.001, 9), (0.4, 2), (30.0, 1)])
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.001, 9), (0.1, 9), (0.19, 5)])
 def test_alternating_within_the_budget_and_warm_up_apart(monkeypatch, seconds, rounds) -> None:
     clock, calls = Clock(), []
     monkeypatch.setattr(trial, "perf_counter", clock)
@@ -44,3 +44,14 @@ def test_alternating_within_the_budget_and_warm_up_apart(monkeypatch, seconds, r
     times = trial.time_runners(runners, shape=(1, 2, 2), num_classes=3, batch_size=4)
     assert calls == ["a", "b"] * (1 + rounds)
     assert times == {"a": pytest.approx(seconds / 4 * 1e3), "b": pytest.approx(seconds / 8 * 1e3)}
+
+
+def test_who_is_slower_than_the_budget_is_called_once(monkeypatch) -> None:
+    clock, calls = Clock(), []
+    monkeypatch.setattr(trial, "perf_counter", clock)
+    runners = {"slow": Timed("slow", 1.0, clock, calls), "fast": Timed("fast", 0.1, clock, calls)}
+    times = trial.time_runners(runners, shape=(1, 2, 2), num_classes=3, batch_size=4)
+    assert calls.count("slow") == 1
+    assert times == {"slow": pytest.approx(10 / 4 * 1e3), "fast": pytest.approx(0.1 / 4 * 1e3)}
+    calls.clear()
+    assert set(trial.time_runners({"slow": runners["slow"]}, shape=(1, 2, 2), num_classes=3, batch_size=4)) == {"slow"}
