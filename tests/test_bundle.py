@@ -120,7 +120,7 @@ def test_an_artefact_that_is_not_the_model_is_refused(tmp_path) -> None:
 
 
 def test_export_replaces_a_bundle_and_leaves_other_folders_alone(checkpoint, copy, tmp_path) -> None:
-    export_bundle(checkpoint, copy, resolutions=(16, 24))
+    export_bundle(checkpoint, copy, resolutions=(16, 24), formats=())
     assert Bundle(copy).config.resolutions == (16, 24)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
@@ -130,7 +130,7 @@ def test_export_replaces_a_bundle_and_leaves_other_folders_alone(checkpoint, cop
 
 
 def test_l0_is_the_mean_realness_of_the_real_images(checkpoint, samples, images, labels, tmp_path) -> None:
-    made = export_bundle(checkpoint, tmp_path / "b", real=samples)
+    made = export_bundle(checkpoint, tmp_path / "b", real=samples, formats=())
     model = load_checkpoint(checkpoint).model.double()
     with torch.no_grad():
         f = model(torch.from_numpy(images.transpose(0, 3, 1, 2) / 255.0))

@@ -158,7 +158,7 @@ def main() -> int:
     digits, classifier = build(out, args.seed)
     samples, bundle = str(out / "samples.npz"), str(out / "bundle")
     with phase("jboost export"):
-        jboost("export", "--ckpt", str(out / "joint.safetensors"), "-o", bundle)
+        jboost("export", "--ckpt", str(out / "joint.safetensors"), "-o", bundle, "--objective", "joint,logit")
     for update, flags in (("pgd", PGD_FLAGS), ("sgld", SGLD_FLAGS)):
         with phase("jboost boost " + " ".join(flags)) as said:
             summary = out / f"{update}.json"
