@@ -11,8 +11,9 @@ import onnxruntime as ort
 
 from .bundle import Bundle
 from .errors import BadInputError
-from .runner import Evaluation, Gradient, PlainStep
+from .runner import Evaluation, Gradient
 from .serving import why_no_graph
+from .step import PlainStep
 
 
 def artefact_name(objective: str, dtype: str, resolution: int) -> str:
@@ -81,6 +82,7 @@ class OnnxRunner(PlainStep):
             raise BadInputError(f"engine 'onnx' cannot run this: {why}")
         self.dtype = dtype
         self._bundle, self._objective, self._resolution = bundle, objective, resolution
+        self._checked: set[str] = set()
         self._session = self._open(artefact_name(objective, dtype, resolution))
         self._forward = self._open(forward_name(dtype, resolution))
         self._precise: ort.InferenceSession | None = None
@@ -88,7 +90,11 @@ class OnnxRunner(PlainStep):
 
     def _open(self, name: str) -> ort.InferenceSession:
         path = self._bundle.checked_path(name)
-        self._bundle.checked_path(weights_name(name))
+        weights = weights_name(name)
+        file = self._bundle.artefact(weights).file
+        if file not in self._checked:  # graphs share it, and hashing it takes as long as opening it
+            self._bundle.checked_path(weights)
+            self._checked.add(file)
         return open_session(path)
 
     def __enter__(self) -> Self:

@@ -15,6 +15,8 @@ from .runner import Runner
 from .trial import time_runners
 
 DTYPES = ("fp32", "fp16", "bf16")
+#: Images in flight unless told otherwise, by kind of device.
+DEFAULT_BATCH = {"cpu": 32, "cuda": 256}
 
 
 @dataclass(frozen=True)

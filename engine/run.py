@@ -68,7 +68,7 @@ def run_set(
     total, before = len(store.records), len(store.records) - len(todo)
     with ReadAhead(read, todo, batch_size) as ahead, WriteBehind(store) as behind:
         waiting = _Waiting(_labelled(runner, ahead, labels, batch_size))
-        last = _LastLook(runner, batch_size, behind, labelled=labels is not None)
+        last = _LastLook(runner, batch_size, behind)
         slots: Slots | None = None
         while True:
             while (slots is None or len(slots.free)) and waiting.more():
@@ -149,11 +149,10 @@ class _LastLook:
         runner: the engine.
         batch_size: images a forward pass.
         behind: takes the results and their records.
-        labelled: whether the classes were given.
     """
 
-    def __init__(self, runner: Runner, batch_size: int, behind: WriteBehind, *, labelled: bool):
-        self._runner, self._size, self._behind, self._labelled = runner, batch_size, behind, labelled
+    def __init__(self, runner: Runner, batch_size: int, behind: WriteBehind):
+        self._runner, self._size, self._behind = runner, batch_size, behind
         self._moved: list[tuple[Numpy, Numpy, Numpy, Numpy]] = []
         self.count = 0
 
@@ -168,18 +167,18 @@ class _LastLook:
         if rest.any():
             self._moved.append((finished.images[rest], finished.y[rest], finished.index[rest], records[rest]))
         while sum(len(m[0]) for m in self._moved) >= self._size:
-            self._look(self._size)
+            self._look()
 
     def flush(self) -> None:
         """Look at what is left."""
         if self._moved:
-            self._look(self._size)
+            self._look()
 
-    def _look(self, most: int) -> None:
+    def _look(self) -> None:
         images, y, index, records = (np.concatenate(column) for column in zip(*self._moved, strict=True))
-        rest = tuple(a[most:] for a in (images, y, index, records))
+        rest = tuple(a[self._size :] for a in (images, y, index, records))
         self._moved = [rest] if len(rest[0]) else []  # type: ignore[list-item]
-        images, y, index, records = (a[:most] for a in (images, y, index, records))
+        images, y, index, records = (a[: self._size] for a in (images, y, index, records))
         after = look(self._runner, images, y, self._size)
         records["realness_after"] = realness(after.class_logit)
         records["correct_after"] = after.predicted == y

@@ -71,14 +71,3 @@ class Runner(Protocol):
     def step(self, kind: str, state: State, controls: Controls, *, precise: bool = False) -> State:
         """Gradient and update: one step of every slot, see `jboost.engine.step.advance`."""
         ...
-
-
-class PlainStep:
-    """The step of the backends whose update runs operator by operator."""
-
-    def step(self: Any, kind: str, state: State, controls: Controls, *, precise: bool = False) -> State:
-        """Gradient and update: one step of every slot."""
-        from .step import advance
-
-        gradient = self.gradient(state.x, state.y, precise=precise)
-        return advance(kind, state, gradient, controls, precise)

@@ -45,12 +45,13 @@ class MemoryStore:
 def unfinished_engine(out: Path) -> str | None:
     """The engine that an unfinished run into `out` was started with; None if there is none."""
     try:
-        return str(json.loads((_partial(out) / _IDENTITY).read_text())["engine"])
+        return str(json.loads((partial_folder(out) / _IDENTITY).read_text())["engine"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _partial(out: Path) -> Path:
+def partial_folder(out: Path) -> Path:
+    """Where an unfinished run into `out` keeps its results."""
     return out.with_name(out.name + ".partial")
 
 
@@ -69,7 +70,7 @@ class DiskStore:
 
     def __init__(self, out: Path, shape: tuple[int, int, int, int], identity: dict[str, Any], *, resume: bool):
         self.out = out
-        self.folder = _partial(out)
+        self.folder = partial_folder(out)
         self._identity = self.folder / _IDENTITY
         if self.folder.exists():
             if not resume:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Self
 
@@ -74,13 +75,11 @@ def compile_on_first_use(
         FailureError: a package cannot be compiled or does not match autograd.
     """
     shape = (bundle.config.in_channels, resolution, resolution)
-    compilers: list[Compiler] = []
 
-    def compiler() -> Compiler:
-        if not compilers:
-            check_compiler()
-            compilers.append(Compiler(model_of(bundle), shape, batch_size, l0))
-        return compilers[0]
+    @cache
+    def compiler() -> Compiler:  # not made where the cache has everything
+        check_compiler()
+        return Compiler(model_of(bundle), shape, batch_size, l0)
 
     def note(what: str) -> Callable[[], object]:
         return lambda: say(f"compiling {what} for this machine, once; -b {batch_size}, kept in the cache")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -146,7 +147,7 @@ def write_packages(
                     artefact_name(objective, dtype, size),
                     f"{objective}, {dtype}, {size}x{size}",
                     f"{objective}.{size}.{dtype}.b{batch_size}.pt2",
-                    lambda path, o=objective, d=dtype, b=bound, c=compiler: c.gradient(path, o, d, b),  # type: ignore[misc]
+                    partial(compiler.gradient, objective=objective, dtype=dtype, bound=bound),
                     objective=objective,
                     **facts,
                 )
@@ -154,19 +155,20 @@ def write_packages(
                 forward_name(dtype, size),
                 f"the forward pass, {dtype}, {size}x{size}",
                 f"forward.{size}.{dtype}.b{batch_size}.pt2",
-                lambda path, d=dtype, b=bound, c=compiler: c.forward(path, d, b),  # type: ignore[misc]
+                partial(compiler.forward, dtype=dtype, bound=bound),
                 **facts,
             )
         for kind in MOVES:
-
-            def make(path: Path, kind: str = kind, shape: tuple[int, int, int] = shape) -> dict[str, float]:
-                package, errors = step_package(kind, batch_size, shape)
-                shutil.copyfile(package, path)
-                return errors
-
             file = f"step.{kind}.{size}.b{batch_size}.pt2"
+            make = partial(_copy_step, kind=kind, batch_size=batch_size, shape=shape)
             keep(step_name(kind, size), f"the step of {kind}, {size}x{size}", file, make, resolution=size)
     return written
+
+
+def _copy_step(path: Path, kind: str, batch_size: int, shape: tuple[int, int, int]) -> dict[str, float]:
+    package, errors = step_package(kind, batch_size, shape)
+    shutil.copyfile(package, path)
+    return errors
 
 
 def verify_package(

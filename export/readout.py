@@ -9,11 +9,10 @@ import torch
 from torch import fx, nn
 
 from jboost.engine.errors import FailureError
-from jboost.engine.objectives import class_logit
 
 from .graph import Tolerance, check_images
 from .graph.passes.dead_code import remove_dead_code
-from .graph.verify import Run
+from .graph.verify import Run, readout_errors
 
 #: Names of a forward graph's outputs.
 OUTPUTS = ("class_logit", "predicted")
@@ -64,11 +63,9 @@ def verify_readout(
                 logits = reference(x.double())
             y = torch.randint(0, logits.shape[1], (batch,), generator=torch.Generator().manual_seed(seed + 100))
             f_c, predicted = (torch.from_numpy(np.asarray(o)) for o in run(x.numpy(), y.numpy()))
-            spread = logits.std(dim=1).clamp_min(1e-12)
-            error = (f_c.double() - class_logit(logits, y)).abs() / spread
-            short = logits.amax(1) - logits.gather(1, predicted[:, None]).squeeze(1)
+            error, others = readout_errors(f_c, predicted, logits, y)
             worst = max(worst, float(error.max()))
-            wrong += int((short > 4 * error.max() * spread + 1e-6 * spread).sum())
+            wrong += others
     if not worst <= tolerance.logits or wrong:
         raise FailureError(
             f"{name} does not match the model: class logit error {worst:.3g} (bound {tolerance.logits:.3g}), {wrong} images with "

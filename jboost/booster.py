@@ -15,7 +15,7 @@ from jboost.engine.errors import BadInputError
 from jboost.engine.memory import peak_memory
 from jboost.engine.pipeline import Reader
 from jboost.engine.presets import Preset, Settings, ignores_labels, resolve_settings
-from jboost.engine.registry import DTYPES, Engine, find_engine, pick_engine
+from jboost.engine.registry import DEFAULT_BATCH, DTYPES, Engine, find_engine, pick_engine
 from jboost.engine.run import ProgressCallback, run_set
 from jboost.engine.runner import Runner
 from jboost.engine.samples import (
@@ -27,14 +27,13 @@ from jboost.engine.samples import (
     write_samples,
 )
 from jboost.engine.stats import RECORD, Summary, image_means
-from jboost.engine.store import DiskStore, MemoryStore, Store, unfinished_engine
+from jboost.engine.store import DiskStore, MemoryStore, Store, partial_folder, unfinished_engine
 from jboost.engine.updates import PGD, Update
 
 if TYPE_CHECKING:
     from jboost.engine.compiled import Packages
 
 _log = logging.getLogger("jboost")
-_DEFAULT_BATCH = {"cpu": 32, "cuda": 256}
 
 
 @dataclass(frozen=True)
@@ -190,9 +189,10 @@ class Booster:
         self._check_fit(labels, samples.shape)
         size = int(np.prod(samples.shape))
         # Twice: the partial results, and the output made of them at the end.
-        partial = out.with_name(out.name + ".partial")
         check_output(
-            out, samples, bytes_needed=(1 if partial.exists() else 2) * size + samples.shape[0] * RECORD.itemsize
+            out,
+            samples,
+            bytes_needed=(1 if partial_folder(out).exists() else 2) * size + samples.shape[0] * RECORD.itemsize,
         )
         # An engine that was picked by a trial stays with a run that it began: another one may differ by a grey level.
         begun = unfinished_engine(out) if resume and self._engine is None else None
@@ -249,7 +249,7 @@ class Booster:
                 "dtype": self._dtype,
             }
             if engine is None:
-                guess = self._batch_size or _DEFAULT_BATCH["cpu"]
+                guess = self._batch_size or DEFAULT_BATCH["cpu"]
                 self._runner, choice = pick_engine(self.bundle, batch_size=guess, fixed=self._batch_size, **run)
                 _log.info(choice)
             else:
@@ -272,7 +272,7 @@ class Booster:
             l0=settings.l0,
             resolution=resolution,
             dtype=self._dtype,
-            batch_size=self._batch_size or _DEFAULT_BATCH["cpu"],
+            batch_size=self._batch_size or DEFAULT_BATCH["cpu"],
             say=_log.info,
         )
 
@@ -303,7 +303,7 @@ class Booster:
         """Boost what is not done yet; returns the number of images finished and the batch size used."""
         batch_size = runner.batch_size
         if batch_size is None:
-            batch_size = self._batch_size or _DEFAULT_BATCH[runner.device.split(":")[0]]
+            batch_size = self._batch_size or DEFAULT_BATCH[runner.device.split(":")[0]]
             batch_size = min(batch_size, len(store.records))
         return run_set(
             runner, read, labels, store, settings, batch_size=batch_size, on_progress=on_progress

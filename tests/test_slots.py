@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from jboost.engine.objectives import realness
 from jboost.engine.presets import Settings
 from jboost.engine.run import run_set
-from jboost.engine.runner import Evaluation, Gradient, PlainStep
+from jboost.engine.runner import Evaluation, Gradient
 from jboost.engine.slots import Slots, to_float, to_uint8
+from jboost.engine.step import PlainStep
 from jboost.engine.store import MemoryStore
 from jboost.engine.updates import PGD, SGLD
 

@@ -113,6 +113,15 @@ def relative_error(a: Tensor, b: Tensor) -> Tensor:
     return error
 
 
+def readout_errors(f_c: Tensor, predicted: Tensor, logits: Tensor, y: Tensor) -> tuple[Tensor, int]:
+    """Errors of a class logit [B] relative to the spread of the reference `logits` [B, K] of its image, and how many of the
+    `predicted` classes [B] are others than the reference's, near-ties aside."""
+    spread = logits.std(dim=1).clamp_min(1e-12)
+    error: Tensor = (f_c.double() - class_logit(logits, y)).abs() / spread
+    short = logits.amax(1) - logits.gather(1, predicted[:, None]).squeeze(1)
+    return error, int((short > 4 * error.max() * spread + 1e-6 * spread).sum())
+
+
 def measure(
     run: Run,
     model: nn.Module,
@@ -157,16 +166,14 @@ def measure(
             _check_outputs(outputs, x)
             grad, f_c, loss, predicted = (o[:batch] for o in outputs)
             xs, ys = x[:batch], y[:batch]
-            want, logits, want_f, want_loss = autograd(reference, objective, xs.double(), ys, l0)
+            want, logits, _, want_loss = autograd(reference, objective, xs.double(), ys, l0)
             eager = autograd(model, objective, xs, ys, l0)[0]
             floor = _floor(model, objective, xs, ys, l0, want, eager, g)
-            spread = logits.std(dim=1).clamp_min(1e-12)
             cosine = nn.functional.cosine_similarity(grad.double().flatten(1), want.flatten(1), dim=1, eps=1e-60)
             loss_error = (loss.double() - want_loss).abs() / want_loss.abs().clamp_min(1.0)
-            f_error = (f_c.double() - want_f).abs() / spread
+            f_error, others = readout_errors(f_c, predicted, logits, ys)
             rows.append((relative_error(grad, want), cosine, f_error, loss_error, relative_error(grad, eager), floor))
-            short = logits.amax(1) - logits.gather(1, predicted[:, None]).squeeze(1)
-            wrong += int((short > 4 * f_error.max() * spread + 1e-6 * spread).sum())
+            wrong += others
     error, cosine, f_error, loss_error, to_eager, floor = (torch.cat(column) for column in zip(*rows, strict=True))
     return Figures(
         images=len(error),

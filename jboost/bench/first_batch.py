@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from jboost.engine.errors import FailureError
+from jboost.engine.memory import peak_memory
 
 from .contestants import TORCH_COMPILE, Contestant, Entrant, Work
 
@@ -87,30 +88,15 @@ def first_batch(contestant: Contestant, work: Work, started: float) -> FirstBatc
     loaded = time.time()
     entrant.gradient()
     done = time.time()
+    peak = peak_memory()
     return FirstBatch(
         seconds=done - started,
         import_seconds=imported - started,
         load_seconds=loaded - imported,
         first_call_seconds=done - loaded,
-        peak_mib=peak_resident_mib(),
+        peak_mib=None if peak is None else peak / 2**20,
         peak_device_mib=_peak_device_mib(work.device),
     )
-
-
-def peak_resident_mib() -> float | None:
-    """The most memory that this program had resident, in MiB; None where the system does not tell."""
-    try:
-        # Linux lets ru_maxrss begin with what the parent held when it forked, which is torch and every other contestant.
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
-    except (OSError, StopIteration):
-        pass
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _peak_device_mib(device: str) -> float | None:

@@ -23,7 +23,7 @@ from jboost.engine.eager import find_device
 from jboost.engine.errors import BadInputError, FailureError
 from jboost.engine.objectives import NEEDS_L0, resolve_objective
 from jboost.engine.presets import find_preset
-from jboost.engine.registry import DTYPES, ENGINES
+from jboost.engine.registry import DEFAULT_BATCH, DTYPES, ENGINES
 
 from .baselines import Autograd
 from .contestants import (
@@ -45,7 +45,6 @@ from .peaks import measure_peaks
 from .report import Measured, assemble
 from .timing import PAUSE, WARM_UP, alternate
 
-_DEFAULT_BATCH = {"cpu": 32, "cuda": 256}  # as for boosting
 # On a GPU a loop queues its steps; waiting for each would time the waiting.
 _CALLS_PER_TURN = {"cpu": 1, "cuda": 10}
 
@@ -116,7 +115,7 @@ def make_plan(
     objective = resolve_objective(objective, l0)
     size = _check_resolution(bundle, resolution)
     dtypes = dtypes or served_dtypes(bundle)
-    batch = batch_size or packaged_batch(bundle, objective, size, dtypes) or _DEFAULT_BATCH[torch.device(device).type]
+    batch = batch_size or packaged_batch(bundle, objective, size, dtypes) or DEFAULT_BATCH[torch.device(device).type]
     work = Work(str(bundle.path.resolve()), objective, l0, size, batch, device)
     field, skipped = line_up(bundle, work, engines=engines, dtypes=dtypes, torch_compile=torch_compile)
     return Plan(work, preset, chosen.steps, dtypes, tuple(field), tuple(skipped), rounds, first_batches)

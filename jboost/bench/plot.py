@@ -9,6 +9,8 @@ from typing import Any
 
 from jboost.engine.errors import BadInputError
 
+from .report import work_text
+
 _COLOURS = {"baseline": "#9aa5b1", "engine": "#2563a8"}
 
 
@@ -56,11 +58,8 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     axes.set_xlabel("ms an image-step: median and quartiles, and ratio to eager float32 autograd")
     axes.spines[["top", "right"]].set_visible(False)
     m, w = result["machine"], result["work"]
-    what = (
-        f"{w['architecture']}, {w['resolution']}x{w['resolution']}, batch {w['batch_size']}, objective {w['objective']}"
-    )
     where = m["gpu"] or f"{m['cpu']}, {m['threads']} thread{'' if m['threads'] == 1 else 's'}, {m['instruction_set']}"
-    axes.set_title(f"{what}\n{where}, torch {m['versions']['torch']}", fontsize=10, loc="left")
+    axes.set_title(f"{work_text(w)}\n{where}, torch {m['versions']['torch']}", fontsize=10, loc="left")
     # Below the axes, where no bar can be.
     handles = [
         Patch(color=_COLOURS[kind], label=text) for kind, text in (("baseline", "plain PyTorch"), ("engine", "jboost"))

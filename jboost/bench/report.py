@@ -96,6 +96,14 @@ def _entry(measured: Measured, yardstick: float, work: Mapping[str, Any], peak: 
     }
 
 
+def work_text(work: Mapping[str, Any]) -> str:
+    """What was computed, in one line."""
+    w = work
+    return (
+        f"{w['architecture']}, {w['resolution']}x{w['resolution']}, batch {w['batch_size']}, objective {w['objective']}"
+    )
+
+
 def head_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What was measured and on what, as name and text."""
     m, w = result["machine"], result["work"]
@@ -104,10 +112,7 @@ def head_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     if m["gpu"] is not None:
         rows.append(("gpu", f"{m['gpu']}, TF32 {'on' if m['tf32'] else 'off'}"))
     rows.append(("versions", ", ".join(f"{name} {version}" for name, version in m["versions"].items() if version)))
-    what = (
-        f"{w['architecture']}, {w['resolution']}x{w['resolution']}, batch {w['batch_size']}, objective {w['objective']}"
-    )
-    rows.append(("work", f"{what}, {w['flops_per_image_step'] / 1e9:.4g} GFLOP an image-step"))
+    rows.append(("work", f"{work_text(w)}, {w['flops_per_image_step'] / 1e9:.4g} GFLOP an image-step"))
     rows += [
         (
             f"peak {dtype}",

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Debug, console
+from .options import Debug, check_side_outputs, console
 from .tables import print_columns
 
 _WHAT, _OUTPUT = "What is measured", "Output"
@@ -129,9 +129,7 @@ def _check(threads: int | None, json_file: str | None, plot: Path | None) -> Non
 
     if threads is not None and threads < 1:
         raise BadInputError(f"--threads must be at least 1, got {threads}")
-    for option, path in (("--plot", plot), ("--json", Path(json_file) if json_file not in (None, "-") else None)):
-        if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
-            raise BadInputError(f"{option} {path} cannot be written: it is a folder, or its folder does not exist")
+    check_side_outputs(json_file, {"--plot": plot})
     if plot is not None:
         from jboost.bench.plot import check_matplotlib
 

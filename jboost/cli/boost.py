@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Debug, console
+from .options import Debug, check_side_outputs, console
 from .tables import print_columns
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def boost(
         settings = booster.settings(how, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=chosen)
         images = open_samples(samples)
         out = output or default_output(images)
-        _check_side_outputs(grid, json_file)
+        check_side_outputs(json_file, {"--grid": grid})
         summary = _run(booster, images, out, settings, resume=resume)
     _show(summary, out, stderr=json_file == "-")
     if grid is not None:
@@ -168,14 +168,6 @@ class _ToConsole(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._notes.print(record.getMessage(), style="dim")
-
-
-def _check_side_outputs(grid: Path | None, json_file: str | None) -> None:
-    from jboost.engine.errors import BadInputError
-
-    for option, path in (("--grid", grid), ("--json", Path(json_file) if json_file not in (None, "-") else None)):
-        if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
-            raise BadInputError(f"{option} {path} cannot be written: it is a folder, or its folder does not exist")
 
 
 def _run(booster: Booster, images: SampleSet, out: Path, settings: Settings, *, resume: bool) -> Summary:

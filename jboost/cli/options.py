@@ -1,8 +1,10 @@
-"""What the commands share: the debug switch, parsing of lists, and the two consoles."""
+"""What the commands share: the debug switch, parsing of lists, checks of paths, and the two consoles."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -38,6 +40,23 @@ def split_numbers(text: str | None, option: str) -> tuple[int, ...] | None:
         from jboost.engine.errors import BadInputError
 
         raise BadInputError(f"{option} takes whole numbers with commas between, e.g. 64,128; got {text!r}") from None
+
+
+def check_side_outputs(json_file: str | None, pictures: Mapping[str, Path | None]) -> None:
+    """See that what is written beside the work can be, before the work.
+
+    Args:
+        json_file: of ``--json``; ``"-"`` is stdout.
+        pictures: by option.
+
+    Raises:
+        BadInputError: a path that is a folder, or whose folder does not exist.
+    """
+    from jboost.engine.errors import BadInputError
+
+    for option, path in {**pictures, "--json": Path(json_file) if json_file not in (None, "-") else None}.items():
+        if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
+            raise BadInputError(f"{option} {path} cannot be written: it is a folder, or its folder does not exist")
 
 
 def console(*, stderr: bool = False) -> Console:
