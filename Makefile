@@ -14,7 +14,7 @@ demo: $(READY)
 	$(BIN)/python benchmarks/demo/run.py --out out/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 # The types of the installed package: static tools do not follow the folders' mapping in an editable install.
 check: $(READY)

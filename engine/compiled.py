@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from .array_runner import ArrayRunner
 from .bundle import Bundle
 from .eager import EagerRunner
 from .errors import BadInputError
@@ -101,7 +102,7 @@ def why_unusable(
     return None
 
 
-class CompiledRunner:
+class CompiledRunner(ArrayRunner):
     """Runs compiled packages: two units a step, gradient and update, with no word to the host between them.
 
     Args:

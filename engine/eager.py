@@ -8,13 +8,13 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from .array_runner import ArrayRunner
 from .bundle import Bundle
 from .errors import BadInputError
 from .memory import keep_freed_memory
 from .objectives import OBJECTIVES, class_logit
 from .program import load_program
 from .runner import Evaluation, Gradient
-from .step import PlainStep
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Scales the loss under fp16 so that small gradients stay above the format's least subnormal, 6e-8; undone afterwards. The
@@ -22,7 +22,7 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _FP16_LOSS_SCALE = 256.0
 
 
-class EagerRunner(PlainStep):
+class EagerRunner(ArrayRunner):
     """Runs a bundle's forward program and differentiates it.
 
     Args:

@@ -9,11 +9,11 @@ from typing import Any, Self
 import numpy as np
 import onnxruntime as ort
 
+from .array_runner import ArrayRunner
 from .bundle import Bundle
 from .errors import BadInputError
 from .runner import Evaluation, Gradient
 from .serving import why_no_graph
-from .step import PlainStep
 
 
 def artefact_name(objective: str, dtype: str, resolution: int) -> str:
@@ -48,7 +48,7 @@ def why_unusable(
     )
 
 
-class OnnxRunner(PlainStep):
+class OnnxRunner(ArrayRunner):
     """Runs a bundle's ONNX gradient graph on the CPU, with inputs and outputs bound to buffers of its own.
 
     Args:

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .flight import Finished
 from .objectives import realness
 from .pipeline import ReadAhead, Reader, WriteBehind
 from .presets import Settings
 from .runner import Evaluation, Runner
-from .slots import Finished, Slots, to_float
+from .slots import Slots
 from .stats import RECORD
 from .store import Store
 
@@ -52,7 +53,7 @@ def run_set(
         settings: what is done to each image.
         batch_size: the number of slots; empty ones are carried along, so that shapes stay fixed.
         limits: int64 [N], the most steps that each image may take; None for the update's own number for all.
-        on_progress: called after each step.
+        on_progress: called after each look at the images in flight.
 
     Returns:
         The number of images this call finished.
@@ -84,23 +85,10 @@ def run_set(
             if finished is not None:
                 last.add(finished)
             if on_progress is not None:
-                on_progress(Progress(total, before, last.count + _under_way(runner, slots), _realness(runner, slots)))
+                done, mean_realness = slots.under_way()
+                on_progress(Progress(total, before, last.count + done, mean_realness))
         last.flush()
     return last.count
-
-
-def _under_way(runner: Runner, slots: Slots) -> float:
-    """The images in flight as a number of finished ones."""
-    held, state = slots.held, slots.state
-    if not len(held):
-        return 0.0
-    return float((runner.get(state.steps)[held] / np.maximum(runner.get(state.limit)[held], 1)).sum())
-
-
-def _realness(runner: Runner, slots: Slots) -> float:
-    """Mean realness of the images in flight, where their gradients were last computed; NaN if there are none."""
-    held = slots.held
-    return float(realness(runner.get(slots.state.class_logit)[held]).mean()) if len(held) else float("nan")
 
 
 def _labelled(
@@ -204,5 +192,5 @@ class _LastLook:
 def look(runner: Runner, images: Numpy, y: Numpy, batch_size: int) -> Evaluation:
     """What the model says of images uint8 [n, H, W, C] with classes `y` [n], n at most `batch_size`, as numpy arrays."""
     pad = np.minimum(np.arange(batch_size), len(images) - 1)  # repeats the last image
-    evaluation = runner.evaluate(to_float(runner.put(images[pad])), runner.put(y[pad]))
-    return Evaluation(*(runner.get(a)[: len(images)] for a in evaluation))
+    evaluation = runner.evaluate_images(images[pad], y[pad])
+    return Evaluation(*(a[: len(images)] for a in evaluation))

@@ -9,7 +9,7 @@ import numpy as np
 from .arrays import Array
 
 if TYPE_CHECKING:
-    from .step import State
+    from .flight import Flight
     from .updates import Controls
 
 
@@ -64,10 +64,17 @@ class Runner(Protocol):
         """One forward and backward pass; `precise` runs it in float32 whatever the runner's dtype."""
         ...
 
-    def evaluate(self, x: Array, y: Array) -> Evaluation:
-        """One forward pass."""
+    def evaluate_images(self, images: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> Evaluation:
+        """One forward pass on images uint8 [B, H, W, C] with classes `y` int64 [B]; the answer as numpy arrays."""
         ...
 
-    def step(self, kind: str, state: State, controls: Controls, *, precise: bool = False) -> State:
-        """Gradient and update: one step of every slot, see `jboost.engine.step.advance`."""
+    def flight(self, kind: str, controls: Controls, count: int, shape: tuple[int, int, int]) -> Flight:
+        """Empty rows for images in flight.
+
+        Args:
+            kind: of update, a key of `jboost.engine.updates.MOVES`.
+            controls: as numpy arrays.
+            count: the number of rows; the batch size, where that is fixed.
+            shape: (C, H, W) of an image.
+        """
         ...

@@ -6,7 +6,7 @@ nothing below mixes rows.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .arrays import Array, namespace, per_image
 from .objectives import realness
@@ -92,12 +92,3 @@ def advance(kind: str, state: State, gradient: Gradient, controls: Controls, pre
         before_logit=xp.where(first, gradient.class_logit, state.before_logit),
         before_predicted=xp.where(first, gradient.predicted, state.before_predicted),
     )
-
-
-class PlainStep:
-    """The step of the backends whose update runs operator by operator."""
-
-    def step(self: Any, kind: str, state: State, controls: Controls, *, precise: bool = False) -> State:
-        """Gradient and update: one step of every slot."""
-        gradient = self.gradient(state.x, state.y, precise=precise)
-        return advance(kind, state, gradient, controls, precise)

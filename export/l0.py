@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from jboost.engine.array_runner import to_float
 from jboost.engine.errors import BadInputError
 from jboost.engine.objectives import class_logit, realness
 from jboost.engine.samples import SampleSet, check_against_model
-from jboost.engine.slots import to_float
 
 
 @torch.no_grad()

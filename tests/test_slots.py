@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 
 import numpy as np
@@ -10,12 +11,12 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from jboost.engine.array_runner import ArrayFlight, ArrayRunner, to_float, to_uint8
 from jboost.engine.objectives import realness
 from jboost.engine.presets import Settings
 from jboost.engine.run import run_set
 from jboost.engine.runner import Evaluation, Gradient
-from jboost.engine.slots import Slots, to_float, to_uint8
-from jboost.engine.step import PlainStep
+from jboost.engine.slots import Slots
 from jboost.engine.store import MemoryStore
 from jboost.engine.updates import PGD, SGLD
 
@@ -23,7 +24,7 @@ SHAPE = (1, 4, 4)
 TARGET = np.linspace(0.2, 0.8, 16, dtype=np.float32).reshape(SHAPE)
 
 
-class BowlRunner(PlainStep):
+class BowlRunner(ArrayRunner):
     """f_c(x) = 6 - 4 ||x - target||^2, objective -f_c: one global optimum, gradients known exactly.
 
     `poison` is the first pixel of images whose gradient is NaN; `overflow` of those for which it is only in low precision.
@@ -67,6 +68,25 @@ class BowlRunner(PlainStep):
         return Gradient(grad.astype(np.float32), f_c.astype(np.float32), -f_c, predicted)
 
 
+class LaggingRunner(BowlRunner):
+    """Its flight is looked at as a GPU's is: every few steps, and a look that need not be fresh is the one before."""
+
+    def flight(self, kind, controls, count, shape):
+        return LaggingFlight(self, kind, controls, count, shape)
+
+
+class LaggingFlight(ArrayFlight):
+    look_every = 3
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.last = super().look(fresh=True)
+
+    def look(self, *, fresh):
+        before, self.last = self.last, copy.deepcopy(super().look(fresh=True))
+        return self.last if fresh else before
+
+
 def settings(update, *, l0=None, early_stop=False) -> Settings:
     return Settings(update=update, objective="logit", l0=l0, early_stop=early_stop, seed=0)
 
@@ -90,7 +110,7 @@ def iterates(images: np.ndarray, how: Settings) -> np.ndarray:
     slots.admit(images, np.zeros(n, np.int64), np.arange(n), np.full(n, how.update.steps))
     for _ in range(how.update.steps):
         slots.step()
-    return slots.state.x
+    return slots.flight.state.x
 
 
 def run(runner, images, how, *, batch_size=4, labels=True, limits=None, order=None):
@@ -164,15 +184,15 @@ def test_early_stopping_leaves_real_images_alone_and_stops_the_others_when_they_
     limits=st.lists(st.integers(0, 7), min_size=11, max_size=11),
     sgld=st.booleans(),
     labels=st.booleans(),
+    kind=st.sampled_from([BowlRunner, LaggingRunner]),
 )
-def test_an_image_goes_its_way_in_any_company(batch_size, order, limits, sgld, labels) -> None:
+def test_an_image_goes_its_way_in_any_company(batch_size, order, limits, sgld, labels, kind) -> None:
     """Any number of slots, any order of arrival, any numbers of steps of the others: the same bytes and the same record."""
     images, order = starts(11), np.array(order)
     how = settings(SGLD(7, 0.01, noise=0.1) if sgld else PGD(7, 0.2), l0=5.0, early_stop=True)
     limits = np.array(limits)
     reference = run(BowlRunner(), images, how, batch_size=11, limits=limits)
-    runner, store = BowlRunner(), MemoryStore(images.shape)
-    slots = Slots(runner, how, batch_size, SHAPE)
+    slots = Slots(kind(), how, batch_size, SHAPE)
     waiting = list(order)
     got = np.zeros_like(images)
     steps = np.zeros(11, int)
@@ -185,9 +205,16 @@ def test_an_image_goes_its_way_in_any_company(batch_size, order, limits, sgld, l
             got[finished.index], steps[finished.index] = finished.images, finished.steps
     np.testing.assert_array_equal(got, reference.images)
     np.testing.assert_array_equal(steps, reference.records["steps"])
-    store = run(BowlRunner(), images, how, batch_size=batch_size, limits=limits, labels=labels)
+    store = run(kind(), images, how, batch_size=batch_size, limits=limits, labels=labels)
     np.testing.assert_array_equal(store.images, reference.images)
     np.testing.assert_array_equal(store.records, reference.records)
+
+
+def test_a_late_look_costs_no_step_where_nobody_stops_early() -> None:
+    lagging, prompt = LaggingRunner(), BowlRunner()
+    for runner in (lagging, prompt):
+        run(runner, starts(12), settings(PGD(5, 0.1)), batch_size=4)
+    assert lagging.steps == prompt.steps == 3 * 5
 
 
 def test_slots_are_refilled_while_others_go_on() -> None:
@@ -239,6 +266,14 @@ def test_progress_counts_images_in_flight_by_their_steps() -> None:
     )  # fmt: skip
     assert [p.finished for p in seen] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert {p.total for p in seen} == {8}
+
+
+def test_an_overflow_is_retried_though_the_host_sees_it_late() -> None:
+    images = starts()
+    clean = run(BowlRunner(), images, settings(PGD(7, 0.1)))
+    got = run(LaggingRunner(overflow=level(images[4])), images, settings(PGD(7, 0.1)))
+    np.testing.assert_array_equal(got.images, clean.images)
+    assert got.records["retried"].tolist() == [False] * 4 + [True, False]
 
 
 @pytest.mark.parametrize("where", ["read", "compute", "write"])

@@ -1,0 +1,96 @@
+"""The contract between the slots and what holds the images in flight: the arrays of a backend, or a device's buffers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+Numpy = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the host sees of the rows, as numpy arrays of one entry a row.
+
+    Attributes:
+        index: int64 [B], the image that each row held; tells an old look from a new one.
+        moving: bool [B], takes part in the next step.
+        waiting: bool [B], its gradient was not finite and is to be computed again in float32.
+        steps: int64 [B], steps taken.
+        limit: int64 [B], the most steps it may take.
+        class_logit: float32 [B], f_c where the gradient was last computed.
+    """
+
+    index: Numpy
+    moving: Numpy
+    waiting: Numpy
+    steps: Numpy
+    limit: Numpy
+    class_logit: Numpy
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Images that left their rows, as numpy arrays.
+
+    Attributes:
+        images: uint8 [n, H, W, C], rounded to nearest; an image that never moved as it came.
+        index: int64 [n], their positions in the set.
+        y: int64 [n], their classes.
+        steps: int64 [n], steps taken.
+        stopped: bool [n], ended early because their realness reached l0.
+        failed: bool [n], the gradient was not finite even in float32; the image is the input.
+        retried: bool [n], a gradient was not finite and was computed again in float32.
+        before_logit: float32 [n], f_c at the input; NaN where no gradient was needed (no steps).
+        before_predicted: int64 [n], the predicted class at the input.
+        moved: float32 [n], L2 distance between the input and the rounded output, in units of the image's range [0, 1].
+    """
+
+    images: Numpy
+    index: Numpy
+    y: Numpy
+    steps: Numpy
+    stopped: Numpy
+    failed: Numpy
+    retried: Numpy
+    before_logit: Numpy
+    before_predicted: Numpy
+    moved: Numpy
+
+
+class Flight(Protocol):
+    """B rows, each held by an image from its first to its last step. A row that is not moving never changes.
+
+    Attributes:
+        look_every: steps that are worth queueing between two looks: 1 where a look costs nothing, as on a CPU.
+    """
+
+    look_every: int
+
+    def admit(self, rows: Numpy, images: Numpy, y: Numpy, index: Numpy, limit: Numpy) -> None:
+        """Put images into rows; every field of these rows starts anew.
+
+        Args:
+            rows: int64 [n], each once.
+            images: uint8 [n, H, W, C].
+            y, index, limit: int64 [n], class, position in the set, most steps.
+        """
+        ...
+
+    def step(self) -> None:
+        """Queue one step of every moving row. Does not wait for the device."""
+        ...
+
+    def retry(self) -> None:
+        """Queue one step with gradients in float32 for the rows that wait for it; it moves no other."""
+        ...
+
+    def look(self, *, fresh: bool) -> Look:
+        """The rows after some step: the newest, for which the device is waited for, if `fresh`; else it may be an earlier one."""
+        ...
+
+    def collect(self, rows: Numpy) -> Finished:
+        """What is in `rows` (int64 [n]) after every step queued so far. Waits for the device."""
+        ...
