@@ -73,7 +73,8 @@ def advance(kind: str, state: State, gradient: Gradient, controls: Controls, pre
     here = here & ~waiting
 
     first = here & (state.steps == 0)
-    stopped = here & (realness(gradient.class_logit) >= controls.threshold)
+    # An infinite threshold is none, even for a class logit that has overflowed.
+    stopped = here & (realness(gradient.class_logit) >= controls.threshold) & (controls.threshold < xp.inf)
     failed = here & ~finite & ~stopped
     go = here & ~stopped & ~failed
     # Zeros for what is not finite: nobody moves by it, and numpy need not warn of it.

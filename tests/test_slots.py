@@ -268,6 +268,17 @@ def test_progress_counts_images_in_flight_by_their_steps() -> None:
     assert {p.total for p in seen} == {8}
 
 
+def test_a_logit_that_overflows_is_a_failure_and_no_early_stop() -> None:
+    class Overflowing(BowlRunner):
+        def gradient(self, x, y, *, precise=False):
+            grad, f_c, loss, predicted = super().gradient(x, y, precise=precise)
+            return Gradient(np.full_like(grad, np.nan), np.full_like(f_c, np.inf), loss, predicted)
+
+    got = run(Overflowing(), starts(), settings(PGD(2, 0.1)))
+    assert got.records["failed"].all()
+    assert not got.records["stopped"].any()
+
+
 def test_an_overflow_is_retried_though_the_host_sees_it_late() -> None:
     images = starts()
     clean = run(BowlRunner(), images, settings(PGD(7, 0.1)))

@@ -1,0 +1,1 @@
+"""The CUDA side of the runners that have no Inductor: one fused kernel a step, fixed buffers, one captured graph."""

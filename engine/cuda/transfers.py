@@ -1,0 +1,109 @@
+"""Copies between host and device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .device import Device, Stream
+from .layout import Layout, Numpy
+
+
+class Mirror:
+    """Arrays in device memory and their counterpart in pinned memory of the host.
+
+    Attributes:
+        layout: of both.
+        at: device addresses by name.
+        views: the host's arrays by name.
+    """
+
+    def __init__(self, device: Device, layout: Layout):
+        self.layout, self._device = layout, device
+        self._buffer, self._pinned = device.allocate(layout.nbytes), device.pinned(layout.nbytes)
+        self.at, self.views = layout.addresses(self._buffer.address), layout.views(self._pinned)
+
+    def upload(self, stream: Stream, nbytes: int | None = None) -> None:
+        """Queue a copy of the first `nbytes`, or all, to the device."""
+        self._device.upload(self._buffer.address, self._pinned[:nbytes], stream)
+
+    def download(self, stream: Stream, nbytes: int | None = None) -> None:
+        """Queue a copy of the first `nbytes`, or all, to the host."""
+        self._device.download(self._pinned[:nbytes], self._buffer.address, stream)
+
+    def free(self) -> None:
+        """Give the device's memory back."""
+        self._buffer.free()
+
+
+class Uploads:
+    """Host arrays on their way to the device, beside the work that is going on there: two mirrors, used in turn.
+
+    What keeps them apart: the host fills a mirror's pinned memory when its last copy is `copied`; the copy, on the stream of
+    transfers, waits until the work that read the mirror's device memory is behind `used`; the compute stream waits for `copied`
+    before it reads.
+
+    Args:
+        device: where to.
+        compute: the stream of the work that reads what is uploaded.
+        transfers: the stream of the copies.
+        layout: the arrays that may be uploaded together; the longest last.
+    """
+
+    def __init__(self, device: Device, compute: Stream, transfers: Stream, layout: Layout):
+        self._compute, self._transfers = compute, transfers
+        self._slots = [_Slot(device, layout) for _ in range(2)]
+
+    @contextmanager
+    def send(self, **arrays: Numpy) -> Iterator[dict[str, int]]:
+        """Queue the copies; within the context, queue the work on the compute stream that reads them.
+
+        Args:
+            arrays: by the layout's names; shorter ones than it has room for fill the beginning.
+
+        Yields:
+            The device address of each of the layout's arrays.
+        """
+        self._slots.reverse()
+        slot = self._slots[0]
+        slot.copied.synchronize()
+        end = 0
+        for name, array in arrays.items():
+            slot.mirror.views[name][: len(array)] = array
+            end = max(end, slot.mirror.layout.end(name, len(array)))
+        self._transfers.wait(slot.used)
+        slot.mirror.upload(self._transfers, end)
+        slot.copied.record(self._transfers)
+        self._compute.wait(slot.copied)
+        try:
+            yield slot.mirror.at
+        finally:
+            slot.used.record(self._compute)
+
+    def free(self) -> None:
+        """Give the device's memory back."""
+        for slot in self._slots:
+            slot.mirror.free()
+
+
+class _Slot:
+    def __init__(self, device: Device, layout: Layout):
+        self.mirror, self.copied, self.used = Mirror(device, layout), device.event(), device.event()
+
+
+class Snapshot:
+    """A copy on the host of device memory as it was at some point of a stream.
+
+    Attributes:
+        taken: the event behind the copy; before it, `views` must not be read.
+        views: the host's arrays by name.
+    """
+
+    def __init__(self, device: Device, layout: Layout, address: int):
+        self._device, self._address, self._pinned = device, address, device.pinned(layout.nbytes)
+        self.taken, self.views = device.event(), layout.views(self._pinned)
+
+    def take(self, stream: Stream) -> None:
+        """Queue the copy."""
+        self._device.download(self._pinned, self._address, stream)
+        self.taken.record(stream)
