@@ -8,7 +8,7 @@ Needs the extra `rtx`. Networks named by architecture are untrained, and not ver
 weights are. The batch is one of
 
 * `32`: a graph that was traced for 32 images;
-* `32..32`: a graph for any batch, as bundles hold, and a profile that allows 32 alone;
+* `32..32`: a graph for any batch, as bundles hold, whose inputs were given 32 images, as `jboost export --format trt` does;
 * `1..32`: the same graph and a profile that allows 1 to 32, tuned for 32.
 
 A line whose last columns are missing ends with the first thing that TensorRT-RTX said was wrong.
@@ -24,12 +24,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import tensorrt_rtx as trt
 import torch
 from torch import nn
 
 from jboost.engine.bundle import Bundle
+from jboost.engine.errors import FailureError
 from jboost.engine.onnx import weights_name
+from jboost.engine.trt.flavour import Flavour, load_flavour
 from jboost.export.graph import (
     DTYPES,
     attach_objective,
@@ -40,6 +41,7 @@ from jboost.export.graph import (
     to_onnx,
     trace_trunk,
 )
+from jboost.export.plan_builder import build_plan
 from jboost.trainer.architectures import build_network
 from jboost.trainer.joint import JointModel
 
@@ -54,18 +56,6 @@ class Graph:
     dtype: str
     path: Path
     batch: int | None
-
-
-class Log(trt.ILogger):
-    """Keeps the errors."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.errors: list[str] = []
-
-    def log(self, severity: trt.ILogger.Severity, message: str) -> None:
-        if severity <= trt.ILogger.Severity.ERROR:
-            self.errors.append(message.strip().splitlines()[0])
 
 
 def network(arch: str) -> JointModel:
@@ -104,35 +94,17 @@ def of_bundle(folder: Path) -> Iterator[Graph]:
             yield Graph(label, entry.dtype or "", bundle.checked_path(name), None)
 
 
-def build(graph: Graph, sm: str, least: int, most: int) -> str:
-    """Parse and build for one compute capability; the row's last columns, or the first error."""
-    capability = getattr(trt.ComputeCapability, f"SM{sm}", None)
-    if capability is None:
-        return f"TensorRT-RTX {trt.__version__} knows no SM{sm}"
-    log = Log()
-    builder = trt.Builder(log)
-    definition = builder.create_network(0)  # strongly typed: dtypes are the graph's own
-    parser = trt.OnnxParser(definition, log)
+def build(graph: Graph, rtx: Flavour, sm: str, least: int, most: int) -> str:
+    """Parse and build for one compute capability; the row's last columns, or why it failed."""
+    capability = f"{sm[:-1]}.{sm[-1]}"
+    if capability not in rtx.capabilities:
+        return f"{rtx} knows no sm_{sm}"
     start = time.perf_counter()
-    if not parser.parse_from_file(str(graph.path)):
-        return "parsing: " + (parser.get_error(0).desc().splitlines()[0] if parser.num_errors else log.errors[0])
-    parsed = time.perf_counter() - start
-    config = builder.create_builder_config()
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(capability, 0)
-    if graph.batch is None:
-        profile = builder.create_optimization_profile()
-        for i in range(definition.num_inputs):
-            value = definition.get_input(i)
-            image = tuple(value.shape)[1:]
-            profile.set_shape(value.name, (least, *image), (most, *image), (most, *image))
-        config.add_optimization_profile(profile)
-    start = time.perf_counter()
-    plan = builder.build_serialized_network(definition, config)
-    built = time.perf_counter() - start
-    if plan is None:
-        return f"{parsed:6.2f}  building: " + (log.errors[0] if log.errors else "no plan, and no word why")
-    return f"{parsed:6.2f} {built:6.2f} {plan.nbytes / 1e6:8.1f}"
+    try:
+        plan = build_plan(graph.path, rtx, capability=capability, batch=most if least == most else (least, most))
+    except FailureError as e:
+        return str(e)
+    return f"{time.perf_counter() - start:6.2f} {len(plan) / 1e6:8.1f}"
 
 
 def main() -> None:
@@ -144,8 +116,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--sm", default="86,89,120", help="compute capabilities")
     args = parser.parse_args()
-    print(f"TensorRT-RTX {trt.__version__}, {os.cpu_count()} CPUs")
-    print(f"{'graph':<24} {'dtype':<5} {'batch':>7} {'SM':>4} {'parse':>6} {'build':>6} {'plan MB':>8}")
+    rtx = load_flavour("tensorrt_rtx")
+    print(f"{rtx}, {os.cpu_count()} CPUs")
+    print(f"{'graph':<24} {'dtype':<5} {'batch':>7} {'SM':>4} {'s':>6} {'plan MB':>8}")
     for source in args.graphs:
         with tempfile.TemporaryDirectory() as folder:
             arch, _, size = source.rpartition(":")
@@ -157,7 +130,7 @@ def main() -> None:
                 for least in (1, args.batch) if graph.batch is None else (args.batch,):
                     batch = str(graph.batch or f"{least}..{args.batch}")
                     for sm in args.sm.split(","):
-                        row = build(graph, sm, least, args.batch)
+                        row = build(graph, rtx, sm, least, args.batch)
                         print(f"{graph.name:<24} {graph.dtype:<5} {batch:>7} {sm:>4} {row}", flush=True)
 
 

@@ -72,7 +72,7 @@ class ArrayFlight:
 
     def admit(self, rows: Numpy, images: Numpy, y: Numpy, index: Numpy, limit: Numpy) -> None:
         """Put images into rows; every field of these rows starts anew."""
-        put, n = self._runner.put, len(rows)
+        put, n = self._put, len(rows)
         where, x0 = put(rows), to_float(put(images))
         no, zero = put(np.zeros(n, np.bool_)), put(np.zeros(n, np.int64))
         entering = State(
@@ -93,21 +93,27 @@ class ArrayFlight:
 
     def look(self, *, fresh: bool) -> Look:
         """The rows after the newest step."""
-        return Look(**{f.name: self._runner.get(getattr(self.state, f.name)) for f in fields(Look)})
+        return Look(**self._get({f.name: getattr(self.state, f.name) for f in fields(Look)}))
 
     def collect(self, rows: Numpy) -> Finished:
         """What is in `rows`."""
-        get, where = self._runner.get, self._runner.put(rows)
+        where = self._put(rows)
         s = State(*(array[where] for array in self.state))
         xp = namespace(s.x)
         # Images that never moved come back as they were, to the bit.
         untouched = s.failed | (s.steps == 0)
         images = to_uint8(xp.where(per_image(untouched, s.x), s.x0, s.x))
+        facts = {f.name: getattr(s, f.name) for f in fields(Finished) if f.name in State._fields}
+        steps = xp.where(s.failed, xp.zeros_like(s.steps), s.steps)
         return Finished(
-            images=get(images), index=get(s.index), y=get(s.y), steps=np.where(get(s.failed), 0, get(s.steps)),
-            stopped=get(s.stopped), failed=get(s.failed), retried=get(s.retried), before_logit=get(s.before_logit),
-            before_predicted=get(s.before_predicted), moved=get(l2_norm(to_float(images) - s.x0)),
-        )  # fmt: skip
+            **self._get(facts | {"images": images, "steps": steps, "moved": l2_norm(to_float(images) - s.x0)})
+        )
+
+    def _put(self, array: Numpy) -> Array:
+        return self._runner.put(array)
+
+    def _get(self, arrays: dict[str, Array]) -> dict[str, Numpy]:
+        return {name: self._runner.get(array) for name, array in arrays.items()}
 
 
 def empty_state(count: int, shape: tuple[int, int, int]) -> State:

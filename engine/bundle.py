@@ -34,6 +34,7 @@ class Artefact:
         opset: ONNX opset, for ONNX files.
         target: what a compiled file is tied to (kind of device, instruction set, torch version); None where it runs anywhere.
         errors: figures of its verification against eager autograd, by name.
+        unverified: why a graph could not be run where it was exported; None for every other file.
     """
 
     file: str
@@ -46,6 +47,7 @@ class Artefact:
     opset: int | None = None
     target: str | None = None
     errors: dict[str, float] = field(default_factory=dict)
+    unverified: str | None = None
 
 
 @dataclass(frozen=True)

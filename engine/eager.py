@@ -15,6 +15,7 @@ from .memory import keep_freed_memory
 from .objectives import OBJECTIVES, class_logit
 from .program import load_program
 from .runner import Evaluation, Gradient
+from .torch_device import find_device
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Scales the loss under fp16 so that small gradients stay above the format's least subnormal, 6e-8; undone afterwards. The
@@ -106,30 +107,3 @@ class EagerRunner(ArrayRunner):
         if self.dtype == "fp32" or precise:
             return nullcontext()
         return torch.autocast(torch.device(self.device).type, dtype=_DTYPES[self.dtype])
-
-
-def find_device(name: str) -> str:
-    """The torch device called `name`; ``"auto"`` is CUDA where there is one, else the CPU.
-
-    Raises:
-        BadInputError: no such device on this machine.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise BadInputError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise BadInputError(f"device {name!r} is not supported; use auto, cpu, cuda or cuda:N")
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            build = "is a CPU-only build" if torch.version.cuda is None else "finds no usable CUDA device"
-            raise BadInputError(
-                f"device {name!r} was asked for, but torch {torch.__version__} {build}; use --device cpu"
-            )
-        if device.index is not None and device.index >= torch.cuda.device_count():
-            raise BadInputError(
-                f"device {name!r} is not there: this machine has {torch.cuda.device_count()} CUDA device(s)"
-            )
-    return str(device)

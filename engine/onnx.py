@@ -12,7 +12,7 @@ import onnxruntime as ort
 from .array_runner import ArrayRunner
 from .bundle import Bundle
 from .errors import BadInputError
-from .runner import Evaluation, Gradient
+from .runner import Evaluation, Gradient, Runner
 from .serving import why_no_graph
 
 
@@ -42,10 +42,68 @@ def why_unusable(
     batch_size: int | None = None,
 ) -> str | None:
     """Why the bundle's graph, if any, cannot serve this run; None if it can."""
+    if _kind(device) == "cuda":
+        from .onnx_cuda import why_no_cuda
+
+        if (why := why_no_cuda()) is not None:
+            return why
     name = artefact_name(objective, dtype, resolution)
-    return why_no_graph(
-        bundle, name, "onnx", objective=objective, l0=l0, resolution=resolution, device=device, dtype=dtype
-    )
+    return why_no_graph(bundle, name, "onnx", objective=objective, l0=l0, resolution=resolution, dtype=dtype)
+
+
+def _kind(device: str) -> str:
+    """``"cpu"`` or ``"cuda"``; ``"auto"`` is CUDA where ONNX Runtime can use it.
+
+    Raises:
+        BadInputError: neither.
+    """
+    if device == "auto":
+        from .onnx_cuda import why_no_cuda
+
+        return "cpu" if why_no_cuda() else "cuda"
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or not (number or "0").isdecimal():
+        raise BadInputError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N")
+    return kind
+
+
+def open_runner(
+    bundle: Bundle, *, objective: str, l0: float | None, resolution: int, device: str = "auto", dtype: str = "fp32"
+) -> Runner:
+    """The runner for `device`; see `OnnxRunner` and `jboost.engine.onnx_cuda.OnnxCudaRunner`.
+
+    Raises:
+        BadInputError: the bundle has no such graph, or it cannot run on that device.
+    """
+    if _kind(device) == "cpu":
+        return OnnxRunner(bundle, objective=objective, l0=l0, resolution=resolution, dtype=dtype)
+    from .onnx_cuda import OnnxCudaRunner
+
+    why = why_unusable(bundle, objective=objective, l0=l0, resolution=resolution, device=device, dtype=dtype)
+    if why is not None:
+        raise BadInputError(f"engine 'onnx' cannot run this: {why}")
+    where = "cuda" if device == "auto" else device
+    return OnnxCudaRunner(bundle, objective=objective, resolution=resolution, device=where, dtype=dtype)
+
+
+def checked_graph(bundle: Bundle, name: str, known: set[str] | None = None) -> Path:
+    """Path of a graph that, like its weights, matches the manifest.
+
+    Args:
+        bundle: where it is.
+        name: in the manifest.
+        known: weights that need no second look, since hashing them takes as long as opening them; the graph's are added.
+
+    Raises:
+        BadInputError: one is missing or changed.
+    """
+    path, weights = bundle.checked_path(name), weights_name(name)
+    file = bundle.artefact(weights).file
+    if known is None or file not in known:
+        bundle.checked_path(weights)
+        if known is not None:
+            known.add(file)
+    return path
 
 
 class OnnxRunner(ArrayRunner):
@@ -56,11 +114,11 @@ class OnnxRunner(ArrayRunner):
         objective: name of the objective.
         l0: mean realness of real images; for objectives that need it, it must be what the graph was exported with.
         resolution: image size in pixels.
-        device: ``"auto"`` or ``"cpu"``.
+        device: ``"cpu"``.
         dtype: of the network inside the graph.
 
     Raises:
-        BadInputError: the bundle has no such graph, or it cannot run on that device.
+        BadInputError: the bundle has no such graph.
     """
 
     name = "onnx"
@@ -74,9 +132,11 @@ class OnnxRunner(ArrayRunner):
         objective: str,
         l0: float | None,
         resolution: int,
-        device: str = "auto",
+        device: str = "cpu",
         dtype: str = "fp32",
     ):
+        if device != "cpu":
+            raise BadInputError(f"this runner is for the CPU, not for {device!r}")
         why = why_unusable(bundle, objective=objective, l0=l0, resolution=resolution, device=device, dtype=dtype)
         if why is not None:
             raise BadInputError(f"engine 'onnx' cannot run this: {why}")
@@ -89,13 +149,7 @@ class OnnxRunner(ArrayRunner):
         self._bindings: dict[tuple[int, ...], _Binding] = {}
 
     def _open(self, name: str) -> ort.InferenceSession:
-        path = self._bundle.checked_path(name)
-        weights = weights_name(name)
-        file = self._bundle.artefact(weights).file
-        if file not in self._checked:  # graphs share it, and hashing it takes as long as opening it
-            self._bundle.checked_path(weights)
-            self._checked.add(file)
-        return open_session(path)
+        return open_session(checked_graph(self._bundle, name, self._checked))
 
     def __enter__(self) -> Self:
         return self

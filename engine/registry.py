@@ -68,10 +68,6 @@ def _probe_onnx() -> Availability:
     return Availability(False, "onnxruntime is not installed", "install it: pip install onnxruntime")
 
 
-def _probe_absent() -> Availability:
-    return Availability(False, "not part of this version of jboost", "use --engine compile, onnx or eager")
-
-
 def _in_module(module: str, name: str) -> Callable[..., Any]:
     """A function or class of one of this package's modules, imported when it is first called."""
 
@@ -81,17 +77,19 @@ def _in_module(module: str, name: str) -> Callable[..., Any]:
     return call
 
 
-def _never_opened(*args: object, **options: object) -> Runner:
-    raise AssertionError("an engine whose probe says no is not opened")
-
-
 def _always_usable(*args: object, **options: object) -> None:
     """The forward program serves every run."""
 
 
 #: All there are; ``--engine auto`` takes the fastest that is available and that the bundle has what it needs for.
 ENGINES: dict[str, Engine] = {
-    "trt": Engine("trt", "TensorRT", _probe_absent, _never_opened, _always_usable),
+    "trt": Engine(
+        "trt",
+        "TensorRT",
+        _in_module("trt.probe", "probe"),
+        _in_module("trt.runner", "TrtRunner"),
+        _in_module("trt.plans", "why_unusable"),
+    ),
     "compile": Engine(
         "compile",
         "compiled ahead of time by AOTInductor",
@@ -103,7 +101,7 @@ ENGINES: dict[str, Engine] = {
         "eager", "PyTorch autograd, the yardstick", _probe_torch, _in_module("eager", "EagerRunner"), _always_usable
     ),
     "onnx": Engine(
-        "onnx", "ONNX Runtime", _probe_onnx, _in_module("onnx", "OnnxRunner"), _in_module("onnx", "why_unusable")
+        "onnx", "ONNX Runtime", _probe_onnx, _in_module("onnx", "open_runner"), _in_module("onnx", "why_unusable")
     ),
 }
 

@@ -21,12 +21,9 @@ def why_no_graph(
     objective: str,
     l0: float | None,
     resolution: int,
-    device: str,
     dtype: str,
 ) -> str | None:
-    """Why the bundle's graph called `name`, if any, cannot serve a run on the CPU; None if it can."""
-    if device not in ("auto", "cpu"):
-        return f"it runs on the CPU in this version, not on {device!r}; use --device cpu or --engine eager"
+    """Why the bundle's graph called `name`, if any, cannot serve a run; None if it can."""
     if name not in bundle.config.artefacts:
         return (
             f"bundle {bundle.path} has no {format} graph for objective {objective}, {dtype}, {resolution}x{resolution}; "

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.export.passes import move_to_device_pass
 
 from jboost.engine.errors import BadInputError, FailureError
 from jboost.engine.program import first_line
@@ -30,19 +32,23 @@ def check_compiler() -> None:
         )
 
 
-def compile_package(program: torch.export.ExportedProgram, path: Path) -> None:
-    """Compile `program` for this kind of machine into the package `path`.
+def compile_package(program: torch.export.ExportedProgram, path: Path, device: str) -> None:
+    """Compile `program`, which was traced on the CPU, for this machine's `device` into the package `path`.
 
     Raises:
         FailureError: Inductor or the C++ compiler fails.
     """
+    configs: dict[str, Any] = {"freezing": True}
+    if torch.device(device).type == "cuda":
+        program = move_to_device_pass(program, device)
+        configs["max_autotune"] = True  # measures kernels against each other; what it learns is kept in torch's cache
     try:
         # Through memory: torch's own writer ends the whole process when the disk is full (torch 2.13).
         buffer = io.BytesIO()
         # Freezing packs the weights into the layout that the convolutions want, once, at compile time. Inductor passes over it
         # silently while gradients are enabled.
         with torch.no_grad():
-            torch._inductor.aoti_compile_and_package(program, package_path=buffer, inductor_configs={"freezing": True})
+            torch._inductor.aoti_compile_and_package(program, package_path=buffer, inductor_configs=configs)
     except Exception as e:  # Inductor and the C++ compiler raise their own
         raise FailureError(
             f"{path.name} could not be compiled ({type(e).__name__}: {first_line(e)}); see it with --debug"

@@ -16,9 +16,10 @@ from jboost.engine.bundle import CONFIG, Artefact, Bundle, BundleConfig, Timing,
 from jboost.engine.errors import BadInputError
 from jboost.engine.machine import machine_name
 from jboost.engine.objectives import resolve_objective
-from jboost.engine.registry import ENGINES
+from jboost.engine.registry import DEFAULT_BATCH, ENGINES
 from jboost.engine.samples import open_samples
 from jboost.engine.samples.files import cannot_write
+from jboost.engine.torch_device import find_device
 from jboost.engine.trial import time_runners
 
 from .aoti import check_compiler
@@ -26,9 +27,10 @@ from .checkpoint import LoadedCheckpoint, load_checkpoint
 from .gradients import Wanted, check_dtypes, write_gradients
 from .l0 import mean_realness
 from .packages import write_packages
+from .plans import Target, find_targets, remark_on_plans, write_plans
 from .program import FORWARD_ATOL, FORWARD_RTOL, save_forward, verify_forward
 
-FORMATS = ("onnx", "compile")
+FORMATS = ("onnx", "compile", "trt")
 _PACKAGES = ("jboost", "torch", "numpy", "safetensors", "onnx", "onnxscript")
 
 
@@ -52,11 +54,13 @@ def export_bundle(
     formats: tuple[str, ...] = ("onnx",),
     objectives: tuple[str, ...] | None = None,
     dtypes: tuple[str, ...] = ("fp32",),
-    batch_size: int = 32,
+    batch_size: int | None = None,
+    gpus: tuple[str, ...] = (),
     opset: int | None = None,
     real: Path | None = None,
     atol: float | None = None,
     rtol: float | None = None,
+    device: str = "auto",
     on_stage: Callable[[str], None] | None = None,
 ) -> Exported:
     """Write a verified bundle.
@@ -66,14 +70,17 @@ def export_bundle(
         out: the bundle's folder. A bundle that is already there is replaced, anything else is left alone.
         arch, num_classes, normalization: what the checkpoint does not tell.
         resolutions: image sizes in pixels; by default the checkpoint's own.
-        formats: gradient graphs to write: ``"onnx"``, ``"compile"`` (for this kind of machine, a minute or so each), both, or
-            nothing for the forward program alone.
+        formats: gradient graphs to write: ``"onnx"``, ``"compile"`` (for this kind of machine, a minute or so each), ``"trt"`` (for
+            a kind of GPU, built from the ONNX graphs, which are then written as well), several, or nothing for the forward program
+            alone.
         objectives: whose gradients; by default ``joint`` where l0 is known, else ``bce``.
         dtypes: of the network inside the gradient graphs, ``"fp32"``, ``"fp16"`` or, compiled only, ``"bf16"``.
-        batch_size: of compiled packages.
+        batch_size: of compiled packages and TensorRT plans; None for 32 on a CPU and 256 on a GPU.
+        gpus: compute capabilities to build TensorRT plans for, like ``"sm_86"``; by default the GPU at hand.
         opset: ONNX opset; None for the default.
         real: labelled real images, from which l0 is computed (eq. 13); without, the checkpoint's own l0 is kept.
         atol, rtol: largest error of a logit and largest relative error of an image's gradient; None for the dtype's own.
+        device: that packages are compiled for: ``"auto"`` (CUDA where there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         on_stage: told what is being done.
 
     Raises:
@@ -85,10 +92,18 @@ def export_bundle(
     for name in formats:
         if name not in FORMATS:
             raise BadInputError(f"unknown format {name!r}; choose from {', '.join(FORMATS)}")
+    if gpus and "trt" not in formats:
+        raise BadInputError("--gpu says what TensorRT plans are built for; pass --format trt with it")
+    device = find_device(device)
+    targets = find_targets(gpus, device) if "trt" in formats else ()
+    built_from: tuple[str, ...] = ()
+    if targets and "onnx" not in formats:
+        formats += ("onnx",)
+        built_from = ("trt: the ONNX graphs are written as well; plans are built from them",)
     onnx_dtypes, remarks = check_dtypes(dtypes, formats)
     if "compile" in formats:
         check_compiler()
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise BadInputError(f"batch size must be at least 1, got {batch_size}")
     samples = None if real is None else open_samples(real)
     say(f"reading {checkpoint}")
@@ -113,13 +128,17 @@ def export_bundle(
         if aside.exists():
             shutil.rmtree(aside)
         aside.mkdir(parents=True)
-        seconds = _write(aside, loaded, checkpoint, sizes, l0, wanted, formats, onnx_dtypes, batch_size, say)
+        seconds = _write(
+            aside, loaded, checkpoint, sizes, l0, wanted, formats, onnx_dtypes, targets, batch_size, device, say
+        )
         _replace(aside, out)
     except OSError as e:
         raise cannot_write(out, e) from e
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return Exported(Bundle(out), (*loaded.notes, *remarks), seconds)
+    bundle = Bundle(out)
+    unverified = remark_on_plans(bundle.config.artefacts.values())
+    return Exported(bundle, (*loaded.notes, *built_from, *remarks, *unverified), seconds)
 
 
 def _write(
@@ -131,7 +150,9 @@ def _write(
     wanted: Wanted,
     formats: tuple[str, ...],
     onnx_dtypes: tuple[str, ...],
-    batch_size: int,
+    targets: tuple[Target, ...],
+    batch_size: int | None,
+    device: str,
     say: Callable[[str], None],
 ) -> dict[str, float]:
     info, model = loaded.info, loaded.model
@@ -166,10 +187,14 @@ def _write(
     metadata = {"architecture": info.arch, "checkpoint_sha256": loaded.sha256, "jboost": versions["jboost"]}
     common: dict[str, Any] = {"in_channels": info.in_channels, "l0": l0, "say": say}
     graphs: dict[str, tuple[Artefact, float]] = {}
+    here, on_gpu = batch_size or DEFAULT_BATCH[device.split(":")[0]], batch_size or DEFAULT_BATCH["cuda"]
     if "onnx" in formats:
         graphs |= write_gradients(folder, model, replace(wanted, dtypes=onnx_dtypes), metadata=metadata, **common)
+    if "trt" in formats:
+        plans, onnx = replace(wanted, dtypes=onnx_dtypes), {name: artefact for name, (artefact, _) in graphs.items()}
+        graphs |= write_plans(folder, model, plans, onnx, targets=targets, batch_size=on_gpu, **common)
     if "compile" in formats:
-        graphs |= write_packages(folder, model, wanted, batch_size=batch_size, **common)
+        graphs |= write_packages(folder, model, wanted, batch_size=here, device=device, **common)
     artefacts |= {name: artefact for name, (artefact, _) in graphs.items()}
     seconds |= {name: taken for name, (_, taken) in graphs.items()}
 
@@ -189,7 +214,7 @@ def _write(
     (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
     if graphs:
         say("timing the engines")
-        config = replace(config, timings=_timings(Bundle(folder), wanted, batch_size))
+        config = replace(config, timings=_timings(Bundle(folder), wanted, here))
         (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
     return seconds
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -14,14 +13,8 @@ from typing import Any
 import jboost.engine
 import jboost.export.graph
 from jboost.engine.bundle import sha256_file
+from jboost.engine.cache import cache_folder
 from jboost.engine.errors import FailureError
-
-
-def cache_folder() -> Path:
-    """``$JBOOST_CACHE``, else ``$XDG_CACHE_HOME/jboost``, else ``~/.cache/jboost``."""
-    if "JBOOST_CACHE" in os.environ:
-        return Path(os.environ["JBOOST_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jboost"
 
 
 def cached(

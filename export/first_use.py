@@ -59,6 +59,7 @@ def compile_on_first_use(
     resolution: int,
     dtype: str,
     batch_size: int,
+    device: str,
     say: Callable[[str], object],
 ) -> Packages:
     """The packages of a run, from this machine's cache or compiled and verified now.
@@ -68,6 +69,7 @@ def compile_on_first_use(
         objective, l0, dtype: of the gradient.
         resolution: image size in pixels, one of the bundle's.
         batch_size: images a call.
+        device: torch device string.
         say: told what is being compiled.
 
     Raises:
@@ -79,7 +81,7 @@ def compile_on_first_use(
     @cache
     def compiler() -> Compiler:  # not made where the cache has everything
         check_compiler()
-        return Compiler(model_of(bundle), shape, batch_size, l0)
+        return Compiler(model_of(bundle), shape, batch_size, l0, device)
 
     def note(what: str) -> Callable[[], object]:
         return lambda: say(f"compiling {what} for this machine, once; -b {batch_size}, kept in the cache")
@@ -87,7 +89,7 @@ def compile_on_first_use(
     bound = tolerance(dtype, None, None)
     key = {
         "forward": bundle.artefact("forward").sha256, "dtype": dtype, "shape": shape, "batch": batch_size,
-        "target": machine_target(),
+        "target": machine_target(device),
     }  # fmt: skip
     gradient, _ = cached(
         key | {"objective": objective, "l0": l0 if objective in NEEDS_L0 else None},
@@ -101,6 +103,6 @@ def compile_on_first_use(
     )
 
     def step(kind: str) -> Path:
-        return step_package(kind, batch_size, shape, say=note(f"the step of {kind}"))[0]
+        return step_package(kind, batch_size, shape, device, say=note(f"the step of {kind}"))[0]
 
     return Packages(gradient, forward, step, batch_size)

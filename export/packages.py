@@ -39,12 +39,12 @@ from .steps import step_package
 FOLDER = "compile"
 
 
-def package_run(path: Path) -> Run:
-    """A compiled package in its runtime, as a function of numpy arrays."""
-    package = load_package(path)
+def package_run(path: Path, device: str) -> Run:
+    """A compiled package in its runtime on `device`, as a function of numpy arrays."""
+    package = load_package(path, device)
 
     def run(x: NDArray[np.float32], y: NDArray[np.int64]) -> Sequence[NDArray[np.generic]]:
-        return [o.numpy() for o in package(torch.from_numpy(x), torch.from_numpy(y))]
+        return [o.cpu().numpy() for o in package(torch.from_numpy(x).to(device), torch.from_numpy(y).to(device))]
 
     return run
 
@@ -57,10 +57,11 @@ class Compiler:
         shape: (C, H, W).
         batch_size: images a call; fixed, so that Inductor knows every size.
         l0: mean realness of real images; becomes a constant of the packages whose objective needs it.
+        device: torch device string, of the machine's CPU or one of its GPUs.
     """
 
-    def __init__(self, model: nn.Module, shape: tuple[int, int, int], batch_size: int, l0: float | None):
-        self.model, self.shape, self.batch_size, self.l0 = model, shape, batch_size, l0
+    def __init__(self, model: nn.Module, shape: tuple[int, int, int], batch_size: int, l0: float | None, device: str):
+        self.model, self.shape, self.batch_size, self.l0, self.device = model, shape, batch_size, l0, device
         self._trunk: fx.GraphModule | None = None
         self._low: dict[str, Lowered] = {}
 
@@ -79,9 +80,16 @@ class Compiler:
             FailureError: it cannot be compiled or does not match autograd.
         """
         lowered = self._lowered(dtype)
-        compile_package(export_program(attach_objective(lowered.trunk, objective, self.l0)), path)
+        compile_package(export_program(attach_objective(lowered.trunk, objective, self.l0)), path, self.device)
         return lowered.figures() | verify_package(
-            path, self.model, objective, self.shape, l0=self.l0, batch_size=self.batch_size, bound=bound
+            path,
+            self.model,
+            objective,
+            self.shape,
+            l0=self.l0,
+            batch_size=self.batch_size,
+            bound=bound,
+            device=self.device,
         )
 
     def forward(self, path: Path, dtype: str, bound: Tolerance) -> dict[str, float]:
@@ -91,9 +99,15 @@ class Compiler:
             FailureError: it cannot be compiled or does not match the model.
         """
         # The forward pass is the same in every objective's graph; this one needs no l0.
-        compile_package(export_program(forward_of(attach_objective(self._lowered(dtype).trunk, "logit"))), path)
+        program = export_program(forward_of(attach_objective(self._lowered(dtype).trunk, "logit")))
+        compile_package(program, path, self.device)
         return verify_readout(
-            package_run(path), self.model, self.shape, tolerance=bound, fixed_batch=self.batch_size, name=path.name
+            package_run(path, self.device),
+            self.model,
+            self.shape,
+            tolerance=bound,
+            fixed_batch=self.batch_size,
+            name=path.name,
         )
 
 
@@ -105,6 +119,7 @@ def write_packages(
     batch_size: int,
     in_channels: int,
     l0: float | None,
+    device: str,
     say: Callable[[str], None],
 ) -> dict[str, tuple[Artefact, float]]:
     """Compile and verify every package that is wanted, the forward pass and the steps that go with them.
@@ -116,6 +131,7 @@ def write_packages(
         batch_size: images a call; fixed, so that Inductor knows every size.
         in_channels: C.
         l0: mean realness of real images; becomes a constant of the packages whose objective needs it.
+        device: torch device string, what they are compiled for.
         say: told what is being done.
 
     Returns:
@@ -126,25 +142,27 @@ def write_packages(
     """
     (folder / FOLDER).mkdir()
     written: dict[str, tuple[Artefact, float]] = {}
+    where = torch.device(device).type
 
     def keep(name: str, what: str, file: str, make: Callable[[Path], dict[str, float]], **facts: Any) -> None:
         start = perf_counter()
         say(f"compiling {what}, batch {batch_size}")
+        file = f"{where}.{file}"
         errors = make(folder / FOLDER / file)
         entry = artefact_of(
-            folder, f"{FOLDER}/{file}", batch_size=batch_size, target=machine_target(), errors=errors, **facts
+            folder, f"{FOLDER}/{file}", batch_size=batch_size, target=machine_target(device), errors=errors, **facts
         )
         written[name] = entry, perf_counter() - start
 
     for size in wanted.resolutions:
         shape = (in_channels, size, size)
-        compiler = Compiler(model, shape, batch_size, l0)
+        compiler = Compiler(model, shape, batch_size, l0, device)
         for dtype in wanted.dtypes:
             bound = tolerance(dtype, wanted.atol, wanted.rtol)
             facts = {"dtype": dtype, "resolution": size}
             for objective in wanted.objectives:
                 keep(
-                    artefact_name(objective, dtype, size),
+                    artefact_name(objective, dtype, size, device),
                     f"{objective}, {dtype}, {size}x{size}",
                     f"{objective}.{size}.{dtype}.b{batch_size}.pt2",
                     partial(compiler.gradient, objective=objective, dtype=dtype, bound=bound),
@@ -152,7 +170,7 @@ def write_packages(
                     **facts,
                 )
             keep(
-                forward_name(dtype, size),
+                forward_name(dtype, size, device),
                 f"the forward pass, {dtype}, {size}x{size}",
                 f"forward.{size}.{dtype}.b{batch_size}.pt2",
                 partial(compiler.forward, dtype=dtype, bound=bound),
@@ -160,13 +178,13 @@ def write_packages(
             )
         for kind in MOVES:
             file = f"step.{kind}.{size}.b{batch_size}.pt2"
-            make = partial(_copy_step, kind=kind, batch_size=batch_size, shape=shape)
-            keep(step_name(kind, size), f"the step of {kind}, {size}x{size}", file, make, resolution=size)
+            make = partial(_copy_step, kind=kind, batch_size=batch_size, shape=shape, device=device)
+            keep(step_name(kind, size, device), f"the step of {kind}, {size}x{size}", file, make, resolution=size)
     return written
 
 
-def _copy_step(path: Path, kind: str, batch_size: int, shape: tuple[int, int, int]) -> dict[str, float]:
-    package, errors = step_package(kind, batch_size, shape)
+def _copy_step(path: Path, kind: str, batch_size: int, shape: tuple[int, int, int], device: str) -> dict[str, float]:
+    package, errors = step_package(kind, batch_size, shape, device)
     shutil.copyfile(package, path)
     return errors
 
@@ -180,6 +198,7 @@ def verify_package(
     l0: float | None,
     batch_size: int,
     bound: Tolerance,
+    device: str,
 ) -> dict[str, float]:
     """Reload a package and compare it with autograd of `model`, filled to its batch and in part; returns the figures.
 
@@ -187,6 +206,7 @@ def verify_package(
         FailureError: it is off by more than the tolerance.
     """
     sizes = tuple(dict.fromkeys((min(4, batch_size), 1)))
-    figures = measure(package_run(path), model, objective, shape, l0=l0, batch_sizes=sizes, fixed_batch=batch_size)
+    run = package_run(path, device)
+    figures = measure(run, model, objective, shape, l0=l0, batch_sizes=sizes, fixed_batch=batch_size)
     judge(figures, bound, path.name)
     return figures.as_dict()

@@ -74,7 +74,7 @@ def example(batch: int, shape: tuple[int, int, int], seed: int) -> list[np.ndarr
 
 
 def step_package(
-    kind: str, batch_size: int, shape: tuple[int, int, int], *, say: Callable[[], object] = lambda: None
+    kind: str, batch_size: int, shape: tuple[int, int, int], device: str, *, say: Callable[[], object] = lambda: None
 ) -> tuple[Path, dict[str, float]]:
     """The compiled step of a kind of update, from this machine's cache or compiled and verified now.
 
@@ -82,6 +82,7 @@ def step_package(
         kind: a key of `MOVES`.
         batch_size: images a call.
         shape: (C, H, W).
+        device: torch device string.
         say: called before something is compiled.
 
     Returns:
@@ -95,13 +96,14 @@ def step_package(
         arguments = tuple(torch.from_numpy(np.asarray(a)) for a in example(batch_size, shape, 0))
         with torch.no_grad():
             program = torch.export.export(_Step(kind), arguments)
-        compile_package(program, path)
-        return {"worst": verify_step(path, kind, batch_size, shape)}
+        compile_package(program, path, device)
+        return {"worst": verify_step(path, kind, batch_size, shape, device)}
 
-    return cached({"step": kind, "batch": batch_size, "shape": shape, "target": machine_target()}, make, say=say)
+    key = {"step": kind, "batch": batch_size, "shape": shape, "target": machine_target(device)}
+    return cached(key, make, say=say)
 
 
-def verify_step(path: Path, kind: str, batch_size: int, shape: tuple[int, int, int]) -> float:
+def verify_step(path: Path, kind: str, batch_size: int, shape: tuple[int, int, int], device: str) -> float:
     """Reload a compiled step and compare it with numpy's on states that it was not traced with.
 
     Returns:
@@ -110,10 +112,10 @@ def verify_step(path: Path, kind: str, batch_size: int, shape: tuple[int, int, i
     Raises:
         FailureError: it is above float32's rounding, or an integer or a flag differs.
     """
-    package, worst = load_package(path), 0.0
+    package, worst = load_package(path, device), 0.0
     for seed in (1, 2, 3):
         arrays = example(batch_size, shape, seed)
-        got = package(*(torch.from_numpy(np.asarray(a)) for a in arrays))
+        got = [o.cpu() for o in package(*(torch.from_numpy(np.asarray(a)).to(device) for a in arrays))]
         after = advance(kind, *unflatten(arrays))
         for name, a in zip(CHANGED, got, strict=True):
             want = getattr(after, name)

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from torch import nn
+
 from jboost.engine.bundle import Bundle
-from jboost.engine.compiled import machine_target
+from jboost.engine.compiled import runs_here
+from jboost.engine.trt.plans import read_key
 
 from .first_use import model_of
 from .gradients import tolerance
-from .graph import onnx_run, verify_onnx
+from .graph import Tolerance, onnx_run, verify_onnx
 from .packages import package_run, verify_package
+from .plans import target_here, verify_plan
 from .program import FORWARD_ATOL, FORWARD_RTOL, verify_forward
 from .readout import verify_readout
 from .steps import verify_step
@@ -32,7 +36,7 @@ def verify_bundle(
         say: told what is being done.
 
     Returns:
-        The figures by file name, of every graph but the compiled ones of another kind of machine, which cannot run here.
+        The figures by file name, of every graph but the packages and plans of another kind of machine, which cannot run here.
 
     Raises:
         BadInputError: a file is missing, changed or unreadable.
@@ -54,23 +58,39 @@ def verify_bundle(
         )
     }
     for name, artefact in config.artefacts.items():
-        if artefact.resolution is None or (artefact.target is not None and artefact.target != machine_target()):
-            continue
         say(artefact.file)
-        path = bundle.path / artefact.file
-        shape = (config.in_channels, artefact.resolution, artefact.resolution)
-        bound = tolerance(artefact.dtype, atol, rtol)
-        batch = artefact.batch_size
-        if name.startswith("compile/step/"):
-            found = {"worst": verify_step(path, name.split("/")[2], batch or 1, shape)}
-        elif artefact.objective is None:
-            run = onnx_run(path)[0] if artefact.target is None else package_run(path)
-            found = verify_readout(run, model, shape, tolerance=bound, fixed_batch=batch, name=artefact.file)
-        elif artefact.target is not None:
-            found = verify_package(
-                path, model, artefact.objective, shape, l0=config.l0, batch_size=batch or 1, bound=bound
-            )
-        else:
-            found = verify_onnx(path, model, artefact.objective, shape, l0=config.l0, tolerance=bound).as_dict()
-        figures[artefact.file] = found
+        found = _verify_graph(bundle, name, model, tolerance(artefact.dtype, atol, rtol))
+        if found is not None:
+            figures[artefact.file] = found
     return figures
+
+
+def _verify_graph(bundle: Bundle, name: str, model: nn.Module, bound: Tolerance) -> dict[str, float] | None:
+    """The figures of one graph; None for what is no graph, or runs elsewhere."""
+    artefact, l0 = bundle.artefact(name), bundle.config.l0
+    if artefact.resolution is None:
+        return None
+    kind, *parts = name.split("/")
+    path, batch, objective = bundle.path / artefact.file, artefact.batch_size, artefact.objective
+    shape = (bundle.config.in_channels, artefact.resolution, artefact.resolution)
+    if kind == "compile":
+        device = parts[0]
+        if artefact.target is None or not runs_here(artefact.target, device):
+            return None
+        if parts[1] == "step":
+            return {"worst": verify_step(path, parts[2], batch or 1, shape, device)}
+        if objective is not None:
+            return verify_package(
+                path, model, objective, shape, l0=l0, batch_size=batch or 1, bound=bound, device=device
+            )
+        run = package_run(path, device)
+    elif kind == "trt":
+        target = target_here(read_key(bundle, name))
+        if target is None:
+            return None
+        return verify_plan(path, target, model, objective, shape, l0=l0, batch_size=batch or 1, bound=bound)
+    elif objective is not None:
+        return verify_onnx(path, model, objective, shape, l0=l0, tolerance=bound).as_dict()
+    else:
+        run, _ = onnx_run(path)
+    return verify_readout(run, model, shape, tolerance=bound, fixed_batch=batch, name=artefact.file)

@@ -254,7 +254,7 @@ class Booster:
                 _log.info(choice)
             else:
                 why = engine.why_unusable(self.bundle, batch_size=self._batch_size, **run)
-                if why is not None and engine.name == "compile" and self._device in ("auto", "cpu"):
+                if why is not None and engine.name == "compile":
                     run["packages"] = self._compile(settings, resolution)
                 elif why is not None:
                     raise BadInputError(f"engine {engine.name!r} cannot run this: {why}")
@@ -264,15 +264,18 @@ class Booster:
 
     def _compile(self, settings: Settings, resolution: int) -> Packages:
         """What the compile engine was asked for and the bundle does not hold: compiled now, or by an earlier run."""
+        from jboost.engine.torch_device import find_device
         from jboost.export.first_use import compile_on_first_use
 
+        device = find_device(self._device)
         return compile_on_first_use(
             self.bundle,
             objective=settings.objective,
             l0=settings.l0,
             resolution=resolution,
             dtype=self._dtype,
-            batch_size=self._batch_size or DEFAULT_BATCH["cpu"],
+            batch_size=self._batch_size or DEFAULT_BATCH[device.split(":")[0]],
+            device=device,
             say=_log.info,
         )
 

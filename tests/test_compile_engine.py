@@ -176,10 +176,10 @@ def test_nothing_is_compiled_while_a_run_lasts(compiled, images, labels) -> None
 
 
 def test_a_wrong_step_is_found(tmp_path) -> None:
-    path, figures = step_package("pgd-l2", BATCH, (3, 16, 16))
+    path, figures = step_package("pgd-l2", BATCH, (3, 16, 16), "cpu")
     assert figures["worst"] < 1e-6
     with pytest.raises(FailureError, match="differs from numpy"):
-        verify_step(path, "pgd-linf", BATCH, (3, 16, 16))
+        verify_step(path, "pgd-linf", BATCH, (3, 16, 16), "cpu")
 
 
 @pytest.mark.parametrize("kind", ["pgd-l2", "pgd-linf", "sgld"])
@@ -205,8 +205,8 @@ def test_a_step_leaves_alone_whom_it_should(kind) -> None:
 def test_a_package_from_another_kind_of_machine_is_refused(compiled, tmp_path) -> None:
     copy = Path(shutil.copytree(compiled, tmp_path / "bundle"))
     config = Bundle(copy).config
-    name = artefact_name("joint", "fp32", 16)
-    assert config.artefacts[name].target == machine_target()
+    name = artefact_name("joint", "fp32", 16, "cpu")
+    assert config.artefacts[name].target == machine_target("cpu")
     foreign = replace(config.artefacts[name], target="cpu SVE256, torch 2.13.0")
     (copy / "config.json").write_text(replace(config, artefacts=config.artefacts | {name: foreign}).to_json())
     with pytest.raises(jboost.BadInputError, match=r"SVE256.*this machine is"):
@@ -216,7 +216,7 @@ def test_a_package_from_another_kind_of_machine_is_refused(compiled, tmp_path) -
 
 def test_a_flipped_byte_is_refused(compiled, tmp_path) -> None:
     copy = Path(shutil.copytree(compiled, tmp_path / "bundle"))
-    package = copy / Bundle(copy).config.artefacts[artefact_name("joint", "fp32", 16)].file
+    package = copy / Bundle(copy).config.artefacts[artefact_name("joint", "fp32", 16, "cpu")].file
     content = package.read_bytes()
     package.write_bytes(content[:5000] + bytes([content[5000] ^ 1]) + content[5001:])
     with pytest.raises(jboost.BadInputError, match="SHA-256"):

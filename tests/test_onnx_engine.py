@@ -16,8 +16,9 @@ import torch
 
 import jboost
 from jboost.engine.bundle import Bundle, artefact_of
+from jboost.engine.gpu import Driver
 from jboost.engine.objectives import OBJECTIVES
-from jboost.engine.onnx import OnnxRunner, artefact_name
+from jboost.engine.onnx import OnnxRunner, artefact_name, open_runner
 from jboost.export.bundle import export_bundle
 from jboost.export.verify import verify_bundle
 
@@ -163,12 +164,16 @@ def test_one_flipped_byte_of_a_graph_or_its_weights_is_refused(half, tmp_path) -
         ({"objective": "logit"}, "--objective logit"),
         ({"dtype": "bf16"}, "--dtype bf16"),
         ({"l0": 1.0}, "--engine eager"),
-        ({"device": "cuda"}, "--device cpu"),
+        ({"device": "cuda"}, "NVIDIA"),
+        ({"device": "tpu"}, "use auto, cpu, cuda or cuda:N"),
     ],
 )
-def test_what_the_bundle_lacks_is_named(half, options, remedy) -> None:
+def test_what_the_bundle_lacks_is_named(half, options, remedy, monkeypatch) -> None:
+    monkeypatch.setattr(
+        "jboost.engine.onnx_cuda.find_driver", lambda: Driver(None, None, (), "no NVIDIA driver was found")
+    )
     with pytest.raises(jboost.BadInputError, match=remedy) as e:
-        OnnxRunner(Bundle(half), **{"objective": "joint", "l0": 3.0, "resolution": 16} | options)
+        open_runner(Bundle(half), **{"objective": "joint", "l0": 3.0, "resolution": 16} | options)
     assert "\n" not in str(e.value)
 
 

@@ -16,8 +16,9 @@ import torch
 from jboost.engine.bundle import Bundle
 from jboost.engine.objectives import OBJECTIVES
 from jboost.engine.program import load_program
+from jboost.engine.torch_device import set_tf32
 
-from .machine import exact_float32
+_FP16_LOSS_SCALE = 256.0
 
 
 class Autograd:
@@ -28,9 +29,11 @@ class Autograd:
         objective: name of the objective.
         l0: mean realness of real images, for objectives that need it.
         device: torch device string.
-        dtype: "fp32", or "bf16" for autocast. (fp16 would need a loss scale.)
-        compiled: have ``torch.compile`` compile the forward and the gradient, with its defaults; weights stay arguments (no
-            freezing), as for anyone who writes ``torch.compile``.
+        dtype: "fp32", or "fp16" or "bf16" for autocast; under fp16 the loss is scaled.
+        compiled: have ``torch.compile`` compile the forward and the gradient, with its defaults on a CPU and ``max-autotune`` on
+            CUDA; weights stay arguments (no freezing), as for anyone who writes ``torch.compile``.
+        tf32: allow TF32 in float32 products and convolutions on CUDA.
+        channels_last: images and weights in channels-last order.
 
     Raises:
         BadInputError: the bundle is damaged.
@@ -45,17 +48,22 @@ class Autograd:
         device: str,
         dtype: str = "fp32",
         compiled: bool = False,
+        tf32: bool = False,
+        channels_last: bool = False,
     ):
-        exact_float32()
-        self._device, self._dtype = device, dtype
+        self._device, self._dtype, self._tf32 = device, dtype, tf32
+        self._scale = _FP16_LOSS_SCALE if dtype == "fp16" else 1.0
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
         self._objective, self._l0 = OBJECTIVES[objective], 0.0 if l0 is None else l0
         self._model = load_program(bundle.checked_path("forward"), device)
+        self._model.to(memory_format=self._format)  # type: ignore[call-overload]
         self._loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = self.loss
         if compiled:
             # The array-API namespace of a tensor is looked up through a cache, which tracing sees through, and says so.
             warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`", UserWarning)
             # Shapes stay as they are, so nothing is gained from a graph for any batch size.
-            self._loss = torch.compile(self.loss, dynamic=False)
+            mode = "max-autotune" if device.startswith("cuda") else None
+            self._loss = torch.compile(self.loss, dynamic=False, mode=mode)
 
     def __enter__(self) -> Self:
         return self
@@ -64,10 +72,10 @@ class Autograd:
         del self._model, self._loss
 
     def loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """The summed objective of `x` float32 [B, C, H, W], classes `y` int64 [B]: a scalar."""
+        """The summed objective, scaled under fp16, of `x` float32 [B, C, H, W], classes `y` int64 [B]: a scalar."""
         with self._autocast():
             logits = self._model(x)
-        total: torch.Tensor = self._objective(logits.float(), y, self._l0).sum()
+        total: torch.Tensor = self._objective(logits.float(), y, self._l0).sum() * self._scale
         return total
 
     def put(self, array: np.ndarray[Any, Any]) -> torch.Tensor:
@@ -80,13 +88,19 @@ class Autograd:
 
     def gradient(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Gradient of the summed objective with respect to `x`: float32 [B, C, H, W]."""
-        x = x.detach().requires_grad_()
-        return torch.autograd.grad(self._loss(x, y), x)[0]
+        set_tf32(self._tf32)
+        try:
+            x = x.detach().to(memory_format=self._format).requires_grad_()
+            return torch.autograd.grad(self._loss(x, y), x)[0] / self._scale
+        finally:
+            set_tf32(False)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self._dtype == "fp32":
             return nullcontext()
-        return torch.autocast(torch.device(self._device).type, dtype=torch.bfloat16)
+        return torch.autocast(
+            torch.device(self._device).type, dtype=torch.float16 if self._dtype == "fp16" else torch.bfloat16
+        )
 
 
 def why_no_torch_compile(device: str) -> str | None:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from jboost.engine.array_runner import to_uint8
 from jboost.engine.bundle import Bundle, BundleConfig
 from jboost.engine.errors import BadInputError
+from jboost.engine.flight import Flight
 from jboost.engine.registry import DTYPES, ENGINES
+from jboost.engine.updates import PGD
 
-AUTOGRAD, TORCH_COMPILE = "autograd", "torch.compile"
-ABOUT = {
+AUTOGRAD, TF32, CHANNELS_LAST, TORCH_COMPILE = "autograd", "autograd-tf32", "autograd-nhwc", "torch.compile"
+BASELINES = {
     AUTOGRAD: "eager PyTorch: forward pass and torch.autograd.grad",
-    TORCH_COMPILE: "the same under torch.compile, as it comes",
-} | {name: engine.about for name, engine in ENGINES.items()}
+    TF32: "the same with TF32 allowed",
+    CHANNELS_LAST: "the same under autocast, channels last",
+    TORCH_COMPILE: "the same under torch.compile: as it comes on a CPU, max-autotune on CUDA",
+}
+ABOUT = BASELINES | {name: engine.about for name, engine in ENGINES.items()}
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Contestant:
-    """One way to compute the gradient: `name` is an engine's or one of the two baselines', `dtype` the network's."""
+    """One way to compute the gradient: `name` is an engine's or one of `BASELINES`, `dtype` the network's."""
 
     name: str
     dtype: str
@@ -61,7 +67,7 @@ class Contestant:
     @property
     def kind(self) -> str:
         """``"baseline"`` or ``"engine"``."""
-        return "baseline" if self.name in (AUTOGRAD, TORCH_COMPILE) else "engine"
+        return "baseline" if self.name in BASELINES else "engine"
 
 
 #: What everything is compared with.
@@ -117,7 +123,7 @@ def packaged_batch(bundle: Bundle, objective: str, resolution: int, dtypes: Sequ
 def line_up(
     bundle: Bundle, work: Work, *, engines: Sequence[str] | None, dtypes: Sequence[str], torch_compile: bool
 ) -> tuple[list[Contestant], list[Skipped]]:
-    """Who competes and who does not: the yardstick, ``torch.compile`` if wanted, then the engines, each with every dtype.
+    """Who competes and who does not: the yardstick, what else a user of plain PyTorch may try, then the engines in every dtype.
 
     Args:
         bundle: what the engines run.
@@ -129,10 +135,13 @@ def line_up(
     from .baselines import why_no_torch_compile
 
     field, skipped = [YARDSTICK], []
+    half = [dtype for dtype in dtypes if dtype != "fp32"]
+    if work.device.startswith("cuda"):
+        field += [Contestant(TF32, "fp32"), *(Contestant(CHANNELS_LAST, dtype) for dtype in half)]
     if torch_compile:
         why = why_no_torch_compile(work.device)
         if why is None:
-            field += [Contestant(TORCH_COMPILE, d) for d in ("fp32", "bf16") if d == "fp32" or d in dtypes]
+            field += [Contestant(TORCH_COMPILE, dtype) for dtype in ("fp32", *half)]
         else:
             skipped.append(Skipped(TORCH_COMPILE, None, why))
     for name in ENGINES if engines is None else engines:
@@ -152,6 +161,9 @@ def line_up(
 
 class Entrant:
     """A contestant, opened, with the inputs on its device.
+
+    Attributes:
+        step: queues what is timed: one gradient of the whole batch; on CUDA an engine's whole step, gradient and update.
 
     Args:
         contestant: which.
@@ -174,20 +186,33 @@ class Entrant:
                 device=work.device,
                 dtype=contestant.dtype,
                 compiled=contestant.name == TORCH_COMPILE,
+                tf32=contestant.name == TF32,
+                channels_last=contestant.name == CHANNELS_LAST,
             )
         else:
             self._runner = ENGINES[contestant.name].open(bundle, **_run(work, contestant.dtype))
         self._bare = contestant.kind == "baseline"
         self._inputs = tuple(self._runner.put(array) for array in work.inputs(bundle.config))
+        self.step: Callable[[], object] = self._gradient
+        if contestant.kind == "engine" and work.device.startswith("cuda"):
+            self.step = self._in_flight(work, bundle.config).step
 
-    def step(self) -> Any:
-        """One gradient of the whole batch, float32 [B, C, H, W], as an array of the backend."""
+    def _gradient(self) -> Any:
         result = self._runner.gradient(*self._inputs)
         return result if self._bare else result.grad
 
+    def _in_flight(self, work: Work, config: BundleConfig) -> Flight:
+        """A flight whose images never land: on CUDA an engine's step is one graph, update and all, and this is what is timed."""
+        update = PGD(step_size=1e-6)
+        x, y = work.inputs(config)
+        flight: Flight = self._runner.flight(update.kind, update.controls(), work.batch_size, x.shape[1:])
+        rows = np.arange(work.batch_size)
+        flight.admit(rows, to_uint8(x), y, rows, np.full(work.batch_size, np.iinfo(np.int64).max))
+        return flight
+
     def gradient(self) -> np.ndarray[Any, Any]:
         """One gradient as numpy."""
-        return np.array(self._runner.get(self.step()))
+        return np.array(self._runner.get(self._gradient()))
 
     def close(self) -> None:
         """Free the backend's memory."""

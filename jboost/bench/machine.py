@@ -54,9 +54,3 @@ def describe_machine(device: str) -> Machine:
         python=platform.python_version(),
         versions=installed("jboost", "torch", "onnxruntime-gpu", "onnxruntime", "numpy"),
     )
-
-
-def exact_float32() -> None:
-    """Have CUDA compute float32 in float32: TF32 would carry 10 bits of mantissa through everything that is compared."""
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False

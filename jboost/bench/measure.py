@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 from jboost.engine.bundle import Bundle
-from jboost.engine.eager import find_device
 from jboost.engine.errors import BadInputError, FailureError
 from jboost.engine.objectives import NEEDS_L0, resolve_objective
 from jboost.engine.presets import find_preset
 from jboost.engine.registry import DEFAULT_BATCH, DTYPES, ENGINES
+from jboost.engine.torch_device import find_device, set_tf32
 
 from .baselines import Autograd
 from .contestants import (
@@ -40,7 +40,7 @@ from .contestants import (
 )
 from .first_batch import measure_first_batch
 from .flops import image_step_flops
-from .machine import describe_machine, exact_float32
+from .machine import describe_machine
 from .peaks import measure_peaks
 from .report import Measured, assemble
 from .timing import PAUSE, WARM_UP, alternate
@@ -127,7 +127,7 @@ def run_plan(plan: Plan, say: Say = lambda stage: None) -> dict[str, Any]:
     Raises:
         BadInputError: the bundle is damaged.
     """
-    exact_float32()
+    set_tf32(False)
     work, device = plan.work, plan.work.device
     wait: Callable[[], object] = (lambda: torch.cuda.synchronize(device)) if device.startswith("cuda") else lambda: None
     with tempfile.TemporaryDirectory(prefix="jboost-bench-") as scratch, ExitStack() as stack:

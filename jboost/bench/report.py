@@ -8,7 +8,7 @@ The JSON's keys are stable; `schema` counts up when one changes its meaning.
                             flops_per_image_step
     peaks.<dtype>           matmul_gflops, conv_gflops: 10^9 operations a second that the machine reached in this run
     contestants[]           in the order they were opened; the first is what the ratios are to
-      name, kind, dtype     kind is "baseline" or "engine"; baselines are "autograd" and "torch.compile"
+      name, kind, dtype     kind is "baseline" or "engine"; baselines are those of plain PyTorch
       about                 what it is
       ms_per_image_step     median over the rounds of a call's milliseconds over the batch size; q1_ms and q3_ms are the quartiles
       ratio                 eager float32 autograd's median over this one's: above 1 is faster than it

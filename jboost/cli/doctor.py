@@ -1,4 +1,4 @@
-"""``jboost doctor``: which engines run here, and what the others lack."""
+"""``jboost doctor``: which engines run here, what the others lack, and what of NVIDIA's software is here."""
 
 from __future__ import annotations
 
@@ -16,25 +16,23 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     debug: Debug = False,
 ) -> None:
-    """List every engine: available or not, why, and what to install.
+    """List every engine: available or not, why, and what to install; and what a GPU needs.
 
     Example: jboost doctor
     """
     import platform
 
+    from jboost.cli.cuda import cuda_facts, cuda_rows
     from jboost.engine.machine import find_gpu
     from jboost.engine.registry import ENGINES, installed
 
     engines = {name: engine.probe() for name, engine in ENGINES.items()}
     packages = installed("jboost", "torch", "numpy", "onnx", "onnxruntime-gpu", "onnxruntime")
     machine = {"python": platform.python_version(), "platform": platform.platform(), "gpu": find_gpu()}
+    cuda = cuda_facts()  # after torch, whose cuDNN is the one that counts
     if as_json:
-        print(
-            json.dumps(
-                {"engines": {name: asdict(found) for name, found in engines.items()}, "packages": packages} | machine,
-                indent=2,
-            )
-        )
+        found = {"engines": {name: asdict(found) for name, found in engines.items()}, "packages": packages}
+        print(json.dumps(found | machine | {"cuda": cuda}, indent=2))
         return
     rows = [(name, "yes" if found.available else "no", found.why, found.remedy) for name, found in engines.items()]
     print_columns([("engine", "here", "why", "what to do"), *rows])
@@ -43,3 +41,5 @@ def doctor(
     print_columns(
         [*facts, ("packages", ", ".join(f"{name} {version}" for name, version in packages.items() if version))]
     )
+    print()
+    print_columns([("for a GPU", "here", "needed by", "what to do"), *cuda_rows(cuda)])

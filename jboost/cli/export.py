@@ -55,7 +55,7 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="Gradient graphs to write: onnx, compile, both with a comma, or none.",
+            help="Gradient graphs to write: onnx, compile, trt, several with commas, or none.",
             rich_help_panel=_GRAPHS,
         ),
     ] = "onnx",
@@ -71,9 +71,27 @@ def export(
         str, typer.Option(help="Of the network inside the graphs, e.g. fp32,fp16.", rich_help_panel=_GRAPHS)
     ] = "fp32",
     batch_size: Annotated[
-        int,
-        typer.Option("-b", "--batch-size", help="Of compiled packages; ONNX graphs take any.", rich_help_panel=_GRAPHS),
-    ] = 32,
+        int | None,
+        typer.Option(
+            "-b",
+            "--batch-size",
+            help="Of compiled packages and TensorRT plans; ONNX graphs take any.",
+            show_default="32 for a CPU, 256 for a GPU",
+            rich_help_panel=_GRAPHS,
+        ),
+    ] = None,
+    device: Annotated[
+        str,
+        typer.Option(help="Packages are compiled for it: auto, cpu, cuda or cuda:N.", rich_help_panel=_GRAPHS),
+    ] = "auto",
+    gpu: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Build TensorRT plans for these, e.g. sm_86,sm_120; needs TensorRT-RTX, but not the GPU.",
+            show_default="the GPU at hand",
+            rich_help_panel=_GRAPHS,
+        ),
+    ] = None,
     opset: Annotated[int | None, typer.Option(help="ONNX opset.", show_default="20", rich_help_panel=_GRAPHS)] = None,
     real: Annotated[
         Path | None,
@@ -109,10 +127,12 @@ def export(
             objectives=None if objective is None else tuple(objective.split(",")),
             dtypes=tuple(dtype.split(",")),
             batch_size=batch_size,
+            gpus=tuple(name for names in gpu or () for name in names.split(",")),
             opset=opset,
             real=real,
             atol=atol,
             rtol=rtol,
+            device=device,
             on_stage=status.update,
         )
     for note in made.notes:

@@ -157,6 +157,8 @@ def artefact_rows(bundle: Bundle) -> list[tuple[str, str, str, str]]:
         said = [f"{what} {a.errors[key]:.1e}" for key, what in _FIGURES.items() if key in a.errors][:1]
         if a.errors.get("products_in_fp32"):
             said.append(f"{a.errors['products_in_fp32']} of {a.errors['products']} products in fp32")
+        if a.unverified:
+            said.append("not run yet")
         rows.append((name, a.file, f"{a.size / 1e6:.1f} MB", ", ".join(said)))
     return rows
 

@@ -1,0 +1,34 @@
+"""Where jboost keeps what it would otherwise make again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+
+def cache_folder() -> Path:
+    """``$JBOOST_CACHE``, else ``$XDG_CACHE_HOME/jboost``, else ``~/.cache/jboost``."""
+    if "JBOOST_CACHE" in os.environ:
+        return Path(os.environ["JBOOST_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jboost"
+
+
+def read_cached(name: str) -> bytes:
+    """The contents of a file of the cache; empty where there is none."""
+    try:
+        return (cache_folder() / name).read_bytes()
+    except OSError:
+        return b""
+
+
+def write_cached(name: str, content: bytes) -> None:
+    """Put a file into the cache, whole or not at all. A folder that cannot be written is no error: the cache only saves time."""
+    path = cache_folder() / name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=path.parent, delete=False) as aside:
+            aside.write(content)
+        Path(aside.name).replace(path)
+    except OSError:
+        return

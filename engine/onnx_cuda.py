@@ -1,0 +1,222 @@
+"""The onnx engine on an NVIDIA GPU: ONNX Runtime's CUDA provider on buffers of the device, and the fused step kernel behind it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from jboost.engine.cuda.flight import DeviceFlight
+from jboost.engine.cuda.network import Network
+from jboost.engine.cuda.pycuda_device import PycudaDevice
+from jboost.engine.cuda.runner import DeviceRunner
+
+from .bundle import Bundle
+from .errors import BadInputError, FailureError
+from .gpu import find_driver
+from .onnx import artefact_name, checked_graph, forward_name
+from .runner import Evaluation, Gradient
+from .updates import Controls
+
+Numpy = np.ndarray[Any, Any]
+_PROVIDER = "CUDAExecutionProvider"
+
+
+def why_no_cuda() -> str | None:
+    """Why ONNX Runtime cannot run on a GPU here, as far as can be told without trying; None if it may."""
+    if find_driver().problem is not None:
+        return find_driver().problem
+    if _PROVIDER not in ort.get_available_providers():
+        return f"onnxruntime {ort.__version__} is built without CUDA; install it: pip install onnxruntime-gpu"
+    for module, package in (("pycuda", "pycuda"), ("cuda", "cuda-python")):
+        if importlib.util.find_spec(module) is None:
+            return f"{package} is not installed; install it: pip install {package}"
+    return None
+
+
+class OnnxCudaRunner(DeviceRunner):
+    """Runs a bundle's ONNX gradient graph on a GPU.
+
+    Args:
+        bundle: an opened bundle; the graph and its weights are checked against the manifest's hashes.
+        objective: name of the objective.
+        resolution: image size in pixels.
+        device: ``"cuda"`` or ``"cuda:N"``.
+        dtype: of the network inside the graph. float32 is float32: TF32 is off.
+
+    Raises:
+        BadInputError: the graph is missing or changed, or ONNX Runtime does not run all of it on the GPU.
+    """
+
+    name = "onnx"
+
+    def __init__(self, bundle: Bundle, *, objective: str, resolution: int, device: str, dtype: str):
+        number = int(device.partition(":")[2] or 0)
+        self.device, self.dtype = device, dtype
+        shape = (bundle.config.in_channels, resolution, resolution)
+        self._networks: list[OrtNetwork] = []
+        opened = PycudaDevice(number)
+        stream = opened.stream()
+
+        def network(name: str) -> OrtNetwork:
+            made = OrtNetwork(checked_graph(bundle, name), shape, number, stream.handle)
+            self._networks.append(made)
+            return made
+
+        precise_name = artefact_name(objective, "fp32", resolution)
+        precise: Callable[[], Network] | None = None
+        if dtype != "fp32" and precise_name in bundle.config.artefacts:
+            precise = lambda: self._resized(network(precise_name))  # noqa: E731
+        try:
+            gradient, forward = (
+                network(artefact_name(objective, dtype, resolution)),
+                network(forward_name(dtype, resolution)),
+            )
+            super().__init__(opened, gradient, forward, precise, compute=stream)
+        except BaseException:
+            self._networks.clear()
+            opened.close()
+            raise
+        self.batch_size = None
+
+    def __exit__(self, *exc: object) -> None:
+        for network in self._networks:
+            network.close()
+        super().__exit__(*exc)
+
+    def gradient(self, x: Numpy, y: Numpy, *, precise: bool = False) -> Gradient:
+        """The objective's gradient for `x` float32 [B, C, H, W], classes `y` int64 [B], any B."""
+        self._resize(len(x))
+        return super().gradient(x, y, precise=precise)
+
+    def evaluate_images(self, images: Numpy, y: Numpy) -> Evaluation:
+        """One forward pass on images uint8 [B, H, W, C] with classes `y` int64 [B], any B."""
+        self._resize(len(images))
+        return super().evaluate_images(images, y)
+
+    def flight(self, kind: str, controls: Controls, count: int, shape: tuple[int, int, int]) -> DeviceFlight:
+        """`count` empty rows for images of `shape` (C, H, W), which move as `kind` and `controls` say."""
+        self._resize(count)
+        return super().flight(kind, controls, count, shape)
+
+    def _resize(self, count: int) -> None:
+        if self._networks[0].batch_size != count:
+            if len(self._flights):
+                raise FailureError(f"images are in flight in batches of {self._networks[0].batch_size}, not {count}")
+            for network in self._networks:
+                network.batch_size = count
+
+    def _resized(self, network: OrtNetwork) -> OrtNetwork:
+        network.batch_size = self._networks[0].batch_size
+        return network
+
+
+class OrtNetwork:
+    """An ONNX graph in ONNX Runtime's CUDA provider; see `jboost.engine.cuda.network.Network`.
+
+    ONNX Runtime captures a CUDA graph of its own for each set of addresses, which cannot be part of another (hence not capturable).
+
+    Args:
+        path: the graph.
+        shape: (C, H, W).
+        number: the device's.
+        stream: handle of the stream that it is queued on.
+
+    Attributes:
+        batch_size: may be changed while nothing is bound.
+
+    Raises:
+        BadInputError: ONNX Runtime cannot load the graph, or would run some or all of it on the CPU.
+    """
+
+    capturable = False
+
+    def __init__(self, path: Path, shape: tuple[int, int, int], number: int, stream: int):
+        self.batch_size = 0
+        self._path, self._shape, self._number, self._stream = path, shape, number, stream
+        try:
+            self._session, self._graphs = _open(path, number, stream, graphs=True), True
+        except BadInputError:
+            self._session, self._graphs = _open(path, number, stream, graphs=False), False
+        self._bound: dict[tuple[Any, ...], tuple[Any, Any]] = {}
+        self._now: tuple[Any, Any] | None = None
+
+    def bind(self, **addresses: int) -> None:
+        """Use these device addresses from the next `enqueue` on."""
+        key = (self.batch_size, *sorted(addresses.items()))
+        if key not in self._bound:
+            self._bound[key] = self._binding(addresses), self._options(len(self._bound) + 1)
+        self._now = self._bound[key]
+
+    def _binding(self, addresses: dict[str, int]) -> Any:
+        binding = self._session.io_binding()
+        for kind, nodes in (
+            (binding.bind_input, self._session.get_inputs()),
+            (binding.bind_output, self._session.get_outputs()),
+        ):
+            for node in nodes:
+                shape = (self.batch_size, *self._shape) if node.name in ("x", "grad") else (self.batch_size,)
+                dtype = np.int64 if node.name in ("y", "predicted") else np.float32
+                kind(node.name, "cuda", self._number, dtype, shape, addresses[node.name])
+        return binding
+
+    def _options(self, number: int) -> Any:
+        options = ort.RunOptions()
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        if self._graphs:
+            options.add_run_config_entry("gpu_graph_id", str(number))
+        return options
+
+    def enqueue(self, stream: int) -> None:
+        """Queue one run.
+
+        Raises:
+            FailureError: ONNX Runtime cannot, or another stream than the one it was opened on.
+        """
+        if stream != self._stream or self._now is None:
+            raise FailureError(f"{self._path.name} was opened on another stream, or is not bound")
+        try:
+            self._session.run_with_iobinding(*self._now)
+        except Exception as e:  # onnxruntime raises its own hierarchy, and RuntimeError
+            raise FailureError(f"ONNX Runtime cannot run {self._path.name} on the GPU: {_one_line(e)}") from e
+
+    def close(self) -> None:
+        """Give the device's memory back; nothing of the network may be under way."""
+        self._bound.clear()
+        self._now = self._session = None
+
+
+def _open(path: Path, number: int, stream: int, *, graphs: bool) -> Any:
+    with contextlib.redirect_stdout(
+        io.StringIO()
+    ):  # it prints what it does not find; the session's providers tell what counts
+        ort.preload_dlls()
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    # ONNX Runtime falls back to the CPU silently: all of the graph on the GPU, or none.
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    how = {
+        "device_id": str(number), "user_compute_stream": str(stream), "enable_cuda_graph": str(int(graphs)), "use_tf32": "0",
+    }  # fmt: skip
+    try:
+        session = ort.InferenceSession(path, options, providers=[(_PROVIDER, how)])
+    except Exception as e:  # onnxruntime raises its own hierarchy, and RuntimeError
+        raise BadInputError(
+            f"ONNX Runtime {ort.__version__} does not run {path.name} on the GPU ({_one_line(e)}); see: jboost doctor"
+        ) from e
+    if session.get_providers()[0] != _PROVIDER:
+        raise BadInputError(
+            f"ONNX Runtime {ort.__version__} fell back to the CPU: its CUDA provider finds no CUDA 13 or no cuDNN 9; see: jboost "
+            "doctor, or use --device cpu"
+        )
+    return session
+
+
+def _one_line(e: BaseException) -> str:
+    return " ".join(str(e).split())[:200]

@@ -1,0 +1,127 @@
+"""Holding a plan against eager autograd on the GPU that runs it, before it serves anything.
+
+A plan that was built without its GPU could not be run there, and TensorRT-RTX compiles a plan's kernels where it is run. So a
+bundle with plans holds a few images with their logits and gradients, which eager autograd computed in float64, and whoever opens a
+plan compares. That takes as long as a step or two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from jboost.engine.errors import BadInputError, FailureError
+
+Numpy = np.ndarray[Any, Any]
+#: (x float32 [B, C, H, W], y int64 [B]) -> the outputs of a gradient graph, or of one of the forward pass, as numpy arrays.
+Run = Callable[[Numpy, Numpy], Sequence[Numpy]]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Images, and what eager autograd in float64 says of them.
+
+    Attributes:
+        x: float32 [n, C, H, W] in [0, 1].
+        y: int64 [n], classes.
+        logits: float32 [n, K].
+        grad: float32 [n, C, H, W], the gradient of one objective.
+    """
+
+    x: Numpy
+    y: Numpy
+    logits: Numpy
+    grad: Numpy
+
+    @classmethod
+    def read(cls, path: Path, objective: str) -> Self:
+        """From a bundle's file.
+
+        Raises:
+            BadInputError: the file cannot be read, or lacks the objective.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(arrays["x"], arrays["y"], arrays["logits"], arrays[f"grad.{objective}"])
+        except (OSError, ValueError, KeyError) as e:
+            raise BadInputError(
+                f"{path} holds no check images for objective {objective} ({e}); export the bundle again"
+            ) from e
+
+
+def check_gradient(run: Run, reference: Reference, batch_size: int, bounds: dict[str, float], name: str) -> None:
+    """Compare a plan of a gradient with the reference.
+
+    Args:
+        run: the plan.
+        reference: images and answers.
+        batch_size: images a call.
+        bounds: the largest ``grad_median``, ``grad_worst``, ``cosine_worst`` (of one minus it) and ``logits_worst``.
+        name: what to call it in an error.
+
+    Raises:
+        FailureError: names each figure above its bound.
+    """
+    grad, class_logit, _, predicted = _run(run, reference, batch_size)
+    errors, cosines = _compare(grad, reference.grad)
+    figures = {
+        "grad_median": float(np.median(errors)),
+        "grad_worst": float(errors.max()),
+        "cosine_worst": float((1 - cosines).max()),
+    } | _readout(class_logit, predicted, reference)
+    _judge(figures, bounds, name)
+
+
+def check_forward(run: Run, reference: Reference, batch_size: int, bounds: dict[str, float], name: str) -> None:
+    """The same for a plan of the forward pass.
+
+    Raises:
+        FailureError: names each figure above its bound.
+    """
+    class_logit, predicted = _run(run, reference, batch_size)
+    _judge(_readout(class_logit, predicted, reference), bounds, name)
+
+
+def _run(run: Run, reference: Reference, batch_size: int) -> list[Numpy]:
+    n = len(reference.x)
+    parts = []
+    for start in range(0, n, batch_size):
+        rows = np.arange(start, start + batch_size) % n  # the last batch is filled with the first images
+        kept = min(batch_size, n - start)
+        parts.append([output[:kept].copy() for output in run(reference.x[rows], reference.y[rows])])
+    return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+
+def _compare(got: Numpy, want: Numpy) -> tuple[Numpy, Numpy]:
+    """(relative L2 error, cosine) of each image's gradient, float64 [n]."""
+    a, b = (array.reshape(len(array), -1).astype(np.float64) for array in (got, want))
+    norm = np.maximum(np.linalg.norm(b, axis=1), 1e-30)
+    cosine = (a * b).sum(1) / np.maximum(np.linalg.norm(a, axis=1) * norm, 1e-60)
+    return np.linalg.norm(a - b, axis=1) / norm, cosine
+
+
+def _readout(class_logit: Numpy, predicted: Numpy, reference: Reference) -> dict[str, float]:
+    """Worst error of a class logit relative to the spread of its image's logits, and the images whose predicted class is wrong,
+    near-ties aside."""
+    logits, rows = reference.logits.astype(np.float64), np.arange(len(reference.y))
+    spread = np.maximum(logits.std(1, ddof=1), 1e-12)
+    worst = float((np.abs(class_logit - logits[rows, reference.y]) / spread).max())
+    short = logits.max(1) - logits[rows, np.clip(predicted, 0, logits.shape[1] - 1)]
+    return {"logits_worst": worst, "predicted_wrong": float((short > (4 * worst + 1e-6) * spread).sum())}
+
+
+def _judge(figures: dict[str, float], bounds: dict[str, float], name: str) -> None:
+    # Written so that NaN fails.
+    bounds = bounds | {"predicted_wrong": 0.0}
+    over = [
+        f"{key} {value:.3g} (bound {bounds[key]:.3g})" for key, value in figures.items() if not value <= bounds[key]
+    ]
+    if over:
+        raise FailureError(
+            f"{name} does not match eager autograd on this GPU: {', '.join(over)}; do not use it: build it again here with "
+            "jboost export --format trt, or use another engine"
+        )

@@ -1,0 +1,67 @@
+"""The flight with fixed addresses: the same results as the plain one, whoever looks late. Without a GPU, step by step."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from jboost.engine.array_runner import ArrayRunner
+from jboost.engine.captured import CapturedFlight
+from jboost.engine.presets import Settings
+from jboost.engine.run import run_set
+from jboost.engine.runner import Evaluation, Gradient
+from jboost.engine.store import MemoryStore
+from jboost.engine.updates import PGD, SGLD
+
+SHAPE = (2, 3, 5)
+
+
+class Bowl(ArrayRunner):
+    """f_c(x) = 6 - 4 ||x - 1/2||^2, objective -f_c; half precision overflows for images whose first pixel is 0."""
+
+    name = "bowl"
+    device = "cpu"
+    batch_size = None
+    dtype = "fp16"
+
+    def put(self, array):
+        return torch.from_numpy(array).to(self.device)
+
+    def get(self, array):
+        return array.cpu().numpy()
+
+    def evaluate(self, x, y):
+        return Evaluation(6 - 4 * ((x - 0.5) ** 2).sum((1, 2, 3)), torch.zeros(len(x), dtype=torch.int64))
+
+    def gradient(self, x, y, *, precise=False):
+        class_logit, predicted = self.evaluate(x, y)
+        grad = 8 * (x - 0.5)
+        if not precise:
+            grad = torch.where(x[:, :1, :1, :1] == 0, torch.inf, grad)
+        return Gradient(grad, class_logit, -class_logit, predicted)
+
+
+class Captured(Bowl):
+    def flight(self, kind, controls, count, shape):
+        return CapturedFlight(self, kind, controls, count, shape)
+
+
+@pytest.mark.parametrize("update", [PGD(9, 0.1), PGD(9, 0.3, eps=0.5), SGLD(9, 0.01, noise=0.05)], ids=repr)
+@pytest.mark.parametrize("early_stop", [False, True])
+def test_fixed_addresses_change_nothing(update, early_stop) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(1, 256, (23, *SHAPE[1:], SHAPE[0]), dtype=np.uint8)
+    images[[3, 17], 0, 0, 0] = 0
+    how = Settings(update=update, objective="logit", l0=5.0, early_stop=early_stop, seed=1)
+    limits = rng.integers(0, 10, 23)
+    stores = []
+    for runner, batch_size in ((Bowl(), 23), (Captured(), 4), (Captured(), 7)):
+        store = MemoryStore(images.shape)
+        run_set(runner, lambda i: images[i], np.zeros(23, np.int64), store, how, batch_size=batch_size, limits=limits)
+        stores.append(store)
+    plain, *captured = stores
+    assert plain.records["retried"].any()
+    for store in captured:
+        np.testing.assert_array_equal(store.images, plain.images)
+        np.testing.assert_array_equal(store.records, plain.records)
