@@ -1,0 +1,144 @@
+"""``jboost eval``: sample sets against a reference, in the numbers of the field."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import Debug, check_side_outputs, console
+from .tables import print_columns
+
+if TYPE_CHECKING:
+    from jboost.evaluation import Evaluation
+
+_WHAT, _OUTPUT = "What is measured", "Output"
+
+
+def evaluate_sets(
+    reference: Annotated[
+        Path,
+        typer.Argument(
+            metavar="REF",
+            help="Real images: npz, a folder or zip of PNGs, what --save-features wrote, or an npz with mu and sigma.",
+            show_default=False,
+        ),
+    ],
+    samples: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SAMPLES", help="Sets to measure; the others' change is against the first.", show_default=False
+        ),
+    ],
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="Feature extractor: Inception's weights (pt_inception-2015-12-05-6726825d.pth), an .onnx, TorchScript or "
+            ".pt2 file, package.module:factory, or a bundle's folder.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help="fid,sfid,kid,is,precision,recall,density,coverage.", show_default="all", rich_help_panel=_WHAT
+        ),
+    ] = None,
+    bootstrap: Annotated[
+        int, typer.Option(help="Resamples behind the intervals; 0 for none.", rich_help_panel=_WHAT)
+    ] = 100,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.", rich_help_panel=_WHAT)] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_WHAT)] = "auto",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "-b",
+            "--batch-size",
+            help="Images at a time.",
+            show_default="16 on a CPU, 128 on a GPU",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    save_features: Annotated[
+        Path | None,
+        typer.Option(help="Keep REF's features as npz, to give as REF next time.", rich_help_panel=_OUTPUT),
+    ] = None,
+    json_file: Annotated[
+        str | None, typer.Option("--json", help="Write everything as JSON; - is stdout.", rich_help_panel=_OUTPUT)
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Measure FID, sFID, KID, Inception Score, precision, recall, density and coverage.
+
+    Example: jboost eval ref.npz samples.npz samples.boosted.npz --features pt_inception-2015-12-05-6726825d.pth
+    """
+    check_side_outputs(json_file, {"--save-features": save_features})
+    from jboost.evaluation import evaluate
+
+    with _Bars() as bars:
+        result = evaluate(
+            reference,
+            samples,
+            features=features,
+            metrics=None if metrics is None else metrics.split(","),
+            batch_size=batch_size,
+            device=device,
+            resamples=bootstrap,
+            seed=seed,
+            save=save_features,
+            on_progress=bars.show,
+        )
+    _show(result, stderr=json_file == "-")
+    if json_file == "-":
+        print(json.dumps(result.to_dict(), indent=2))
+    elif json_file is not None:
+        Path(json_file).write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+class _Bars:
+    """A progress bar for each part of the work; none where nobody watches."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=console(stderr=True),
+            transient=True,
+            disable=not sys.stderr.isatty(),
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> _Bars:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.stop()
+
+    def show(self, what: str, done: int, total: int) -> None:
+        """Move the bar called `what`, which is there from its first call on."""
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(what, total=total, rate="")
+        task = self._tasks[what]
+        speed = self._bar.tasks[task].speed
+        unit = "images/s" if what.startswith("features") else "/s"
+        self._bar.update(task, completed=done, rate="" if speed is None else f"{speed:.1f} {unit}")
+
+
+def _show(result: Evaluation, *, stderr: bool) -> None:
+    from jboost.evaluation.table import head_rows, notes, table_rows
+
+    print_columns(head_rows(result), stderr=stderr)
+    print_columns([("",)], stderr=stderr)
+    print_columns(table_rows(result), stderr=stderr)
+    out = console(stderr=stderr)
+    for note in notes(result):
+        out.print(note, style="dim", markup=False)

@@ -1,0 +1,283 @@
+"""The whole of an evaluation: opening, checking, extracting, measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+
+from jboost.engine.errors import BadInputError
+from jboost.engine.torch_device import find_device
+
+from .extract import extract
+from .extractors import INCEPTION_URL, Extractor, Identity, Outputs, open_extractor
+from .frechet import Frechet
+from .measure import Numbers, Reference, add_changes, measure
+from .moments import Moments, moments
+from .result import METRICS, Evaluation, SampleResult
+from .sets import Features, Source, open_source, save_features
+
+#: Called with what is being done, how much of it is done, and how much there is.
+Progress = Callable[[str, int, int], None]
+# Inception's first layers take 20 MB an image.
+_BATCH = {"cpu": 16, "cuda": 128}
+_LEAST_RESAMPLES = 20  # below, a 95% interval has no meaning
+_FROM_STATISTICS = {"fid", "sfid"}
+
+
+def evaluate(
+    reference: str | Path,
+    samples: Sequence[str | Path],
+    *,
+    features: str | None = None,
+    metrics: Sequence[str] | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    resamples: int = 100,
+    seed: int = 0,
+    save: Path | None = None,
+    on_progress: Progress = lambda what, done, total: None,
+) -> Evaluation:
+    """Measure sample sets against a reference.
+
+    Args:
+        reference: an npz of images, of kept features or of statistics (``mu``, ``sigma``, perhaps ``mu_s``, ``sigma_s``), or a
+            folder or zip of PNGs.
+        samples: sets of images or of kept features; the first one is what the others are compared with.
+        features: see `open_extractor`; None where every set is kept features.
+        metrics: keys of `METRICS`; None for all.
+        batch_size: images at a time; None for 16 on a CPU, 128 on a GPU. It does not change the results.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        resamples: of the bootstrap; 0 for no intervals.
+        seed: of the bootstrap.
+        save: where to keep the reference's features, an npz.
+        on_progress: told of the work.
+
+    Raises:
+        BadInputError: a set, the extractor or an option cannot be used, or they do not fit together.
+    """
+    start = perf_counter()
+    wanted = _check_options(metrics, resamples, batch_size)
+    ref, sets = open_source(reference, reference=True), [open_source(path, reference=False) for path in samples]
+    _check_save(save, ref)
+    warnings = _compare_shapes(ref, sets)
+    where = find_device(device)
+    identity, extractor = _settle_extractor(features, device, [ref, *sets])
+    warnings += _settle_statistics(ref, identity)
+    if identity.remark is not None:
+        warnings.append(f"{identity.source}: {identity.remark}")
+    if identity.kind == "inception" and any(source.shape and source.shape[2] == 1 for source in (ref, *sets)):
+        warnings.append("grey images: their channel is repeated for Inception, which was trained on colour")
+    dimensions = _check_dimensions(extractor, ref, sets)
+
+    def features_of(source: Source) -> Features:
+        if source.features is not None:
+            return source.features
+        assert source.images is not None
+        assert extractor is not None
+        total = source.images.shape[0]
+        return extract(
+            source.images,
+            extractor,
+            keep_logits=source is not ref or save is not None,
+            batch_size=batch_size or _BATCH[torch.device(where).type],
+            device=where,
+            on_progress=lambda done: on_progress(f"features of {source.path.name}", done, total),
+        )
+
+    def measured(source: Source) -> tuple[SampleResult, Numbers]:
+        # A function, so that one set's features are gone before the next one's come.
+        def on_step(what: str, done: int, total: int) -> None:
+            on_progress(f"{what} of {source.path.name}", done, total)
+
+        found = features_of(source)
+        numbers = measure(found, compared, wanted, resamples=resamples, seed=seed, device=where, on_step=on_step)
+        return SampleResult(str(source.path), found.count, found.shape, numbers.measured), numbers
+
+    compared, count = _prepare_reference(ref, wanted, features_of, save, where)
+    results: list[SampleResult] = []
+    first: tuple[Numbers, int] | None = None
+    for source in sets:
+        result, numbers = measured(source)
+        if first is None:
+            first = numbers, result.images
+        else:
+            add_changes(first[0], numbers, paired=result.images == first[1])
+        results.append(result)
+    if len({result.images for result in results}) > 1:
+        warnings.append("the sample sets differ in size, and FID falls as images are added: compare sets of one size")
+    return Evaluation(
+        extractor=identity,
+        dimensions=dimensions,
+        reference=str(ref.path),
+        reference_kind=ref.kind,
+        reference_images=count,
+        samples=results,
+        resamples=resamples,
+        seed=seed,
+        device=where,
+        seconds=perf_counter() - start,
+        warnings=warnings,
+    )
+
+
+def _check_options(metrics: Sequence[str] | None, resamples: int, batch_size: int | None) -> list[str]:
+    unknown = [key for key in metrics or () if key not in METRICS]
+    if unknown:
+        raise BadInputError(f"unknown metric {unknown[0]!r}; choose from {','.join(METRICS)}")
+    if resamples != 0 and resamples < _LEAST_RESAMPLES:
+        raise BadInputError(f"a 95% interval needs at least {_LEAST_RESAMPLES} resamples (0 for none), got {resamples}")
+    if batch_size is not None and batch_size < 1:
+        raise BadInputError(f"batch size must be at least 1, got {batch_size}")
+    return [key for key in METRICS if metrics is None or key in metrics]
+
+
+def _check_save(save: Path | None, ref: Source) -> None:
+    if save is None:
+        return
+    if save.suffix.lower() != ".npz" or save.is_dir() or not save.resolve().parent.is_dir():
+        raise BadInputError(f"--save-features {save} must be an .npz file in a folder that exists")
+    if ref.images is None:
+        raise BadInputError(
+            f"--save-features keeps the features of the reference's images; {ref.path} holds {ref.kind} only"
+        )
+    if save.resolve() == ref.path.resolve():
+        raise BadInputError(f"--save-features {save} is the reference itself; name another file")
+
+
+def _compare_shapes(ref: Source, sets: Sequence[Source]) -> list[str]:
+    """Warnings about sizes that differ.
+
+    Raises:
+        BadInputError: grey images against colour.
+    """
+    known = [(source.path, source.shape) for source in (ref, *sets) if source.shape is not None]
+    (first_path, (h, w, c)), *others = known
+    warnings = []
+    for path, (height, width, channels) in others:
+        if channels != c:
+            grey = path if channels == 1 else first_path
+            raise BadInputError(
+                f"{first_path} has {c} channel(s) and {path} has {channels}: every number would measure the colour; make {grey} "
+                "colour with np.repeat(images, 3, axis=3), or the other grey"
+            )
+        if (height, width) != (h, w):
+            warnings.append(
+                f"{first_path} has {w}x{h} images and {path} {width}x{height}: the numbers measure the resolution as well"
+            )
+    return warnings
+
+
+def _settle_extractor(spec: str | None, device: str, sources: Sequence[Source]) -> tuple[Identity, Extractor | None]:
+    """The extractor of all `sources`; None in place of it where all their features are kept.
+
+    Raises:
+        BadInputError: none is named, or kept features are another one's.
+    """
+    kept = [source for source in sources if source.features is not None]
+    extractor = None if spec is None else open_extractor(spec, device)
+    if extractor is None and (not kept or any(s.images is not None for s in sources)):
+        raise BadInputError(
+            "--features is missing: which features to compare by; numbers like those of papers need Inception's weights, "
+            f"{INCEPTION_URL} (downloading them is up to you)"
+        )
+    identity = kept[0].features.identity if extractor is None and kept[0].features else None
+    if extractor is not None:
+        identity = extractor.identity
+    assert identity is not None
+    for source in kept:
+        assert source.features is not None
+        other = source.features.identity
+        if (other.kind, other.sha256) != (identity.kind, identity.sha256):
+            raise BadInputError(
+                f"the features in {source.path} are of {other.source} (SHA-256 {other.sha256[:12]}), the others of "
+                f"{identity.source} ({identity.sha256[:12]}): they do not compare; use one extractor for all"
+            )
+    return identity, extractor
+
+
+def _settle_statistics(ref: Source, identity: Identity) -> list[str]:
+    """Decide whether a reference's statistics are used, and say so: a file does not tell whose they are, published ones are of
+    Inception.
+    """
+    if ref.moments is None:
+        return []
+    if ref.images is None:
+        if identity.kind == "inception":
+            return []
+        return [
+            f"{ref.path} does not say which extractor its statistics are of; if not {identity.source}, FID means nothing"
+        ]
+    count = ref.images.shape[0]
+    if identity.kind != "inception":
+        ref.moments = ref.spatial = None
+        return [
+            f"the statistics in {ref.path} are left aside, being Inception's by custom; its {count:,} images are used"
+        ]
+    return [f"FID and sFID use the statistics in {ref.path}, the other numbers its {count:,} images"]
+
+
+def _check_dimensions(extractor: Extractor | None, ref: Source, sets: Sequence[Source]) -> int:
+    """Try the extractor on each kind of image, so that what does not fit shows before the work; the features' dimensions.
+
+    Raises:
+        BadInputError: the extractor fails, or its features are not those of the reference.
+    """
+    found: dict[Path, tuple[int, int | None]] = {}
+    tried: dict[tuple[int, int, int] | None, Outputs] = {}
+    for source in (ref, *sets):
+        if source.features is not None:
+            spatial = source.features.spatial
+            found[source.path] = source.features.features.shape[1], None if spatial is None else len(spatial.mu)
+        elif source.images is not None:
+            assert extractor is not None
+            if source.shape not in tried:
+                # Two images: one alone hides networks that squeeze the batch away.
+                tried[source.shape] = extractor(source.images.read(np.arange(min(2, source.images.shape[0]))))
+            out = tried[source.shape]
+            found[source.path] = out.features.shape[1], None if out.spatial is None else out.spatial.shape[1]
+    (path, (dimensions, spatial_dimensions)), *others = found.items()
+    for other, (d, _) in others:
+        if d != dimensions:
+            raise BadInputError(
+                f"the features of {path} have {dimensions:,} dimensions, those of {other} {d:,}; the extractor must give as many "
+                "for every size of image: pool inside the network"
+            )
+    for name, moments_of, own in (("mu", ref.moments, dimensions), ("mu_s", ref.spatial, spatial_dimensions)):
+        if moments_of is not None and own is not None and len(moments_of.mu) != own:
+            raise BadInputError(
+                f"{ref.path}: {name} has {len(moments_of.mu):,} dimensions, the extractor gives {own:,}; the reference is of "
+                "another extractor: use that one, or a reference with images"
+            )
+    return dimensions
+
+
+def _prepare_reference(
+    ref: Source, wanted: Collection[str], features_of: Callable[[Source], Features], save: Path | None, device: str
+) -> tuple[Reference, int | None]:
+    """The reference's side of every number, and how many images it has."""
+    mean, spatial = ref.moments, ref.spatial
+    kept = ref.features
+    if kept is None and ref.images is not None and (save or mean is None or set(wanted) - _FROM_STATISTICS - {"is"}):
+        kept = features_of(ref)
+        if save is not None:
+            save_features(save, kept)
+    if kept is not None and mean is None:
+        mean = _moments_of(kept, device) if kept.count > 1 else None
+        spatial = kept.spatial
+    reference = Reference(
+        str(ref.path),
+        None if kept is None else kept.features,
+        fid=Frechet(mean, device) if mean is not None and "fid" in wanted else None,
+        sfid=Frechet(spatial, device) if spatial is not None and "sfid" in wanted else None,
+    )
+    count = kept.count if kept is not None else None if ref.images is None else ref.images.shape[0]
+    return reference, count
+
+
+def _moments_of(kept: Features, device: str) -> Moments:
+    shift = kept.features[:1024].double().mean(0)
+    return moments(kept.features, shift, device=device)

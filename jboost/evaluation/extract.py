@@ -1,0 +1,76 @@
+"""From images to features, batch by batch: the images are never in memory all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from jboost.engine.errors import BadInputError
+from jboost.engine.pipeline import ReadAhead
+from jboost.engine.samples import SampleSet
+
+from .extractors import Extractor, Numpy, Outputs
+from .moments import RunningMoments
+from .sets import Features
+
+
+def extract(
+    images: SampleSet,
+    extractor: Extractor,
+    *,
+    batch_size: int,
+    keep_logits: bool,
+    device: str = "cpu",
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> Features:
+    """Features of a set.
+
+    Args:
+        images: N of them.
+        extractor: gives features float32 [B, D], and perhaps logits and spatial features; of the latter only the moments are kept.
+        batch_size: images at a time.
+        keep_logits: whether they are wanted: at Inception's 1,008 classes they take half as much as its features.
+        device: where the moments are computed.
+        on_progress: called with the number of images done.
+
+    Raises:
+        BadInputError: features that are not finite, or what the extractor raises.
+    """
+    n, h, w, c = images.shape
+    features: Numpy | None = None
+    logits: Numpy | None = None
+    spatial: RunningMoments | None = None
+    with ReadAhead(images.read, np.arange(n), batch_size) as chunks:
+        for indices, batch in chunks:
+            out = extractor(batch)
+            _check_finite(out, extractor, images, int(indices[-1]) + 1)
+            if features is None:
+                features = np.empty((n, out.features.shape[1]), np.float32)
+                logits = (
+                    None if out.logits is None or not keep_logits else np.empty((n, out.logits.shape[1]), np.float32)
+                )
+                spatial = None if out.spatial is None else RunningMoments()
+            features[indices] = out.features
+            if logits is not None and out.logits is not None:
+                logits[indices] = out.logits
+            if spatial is not None and out.spatial is not None:
+                spatial.add(torch.from_numpy(out.spatial).to(device))
+            on_progress(int(indices[-1]) + 1)
+    assert features is not None  # a set has images
+    kept = None if spatial is None or n < 2 else spatial.finish().to("cpu")
+    rows = None if logits is None else torch.from_numpy(logits)
+    return Features(n, (h, w, c), extractor.identity, torch.from_numpy(features), rows, kept)
+
+
+def _check_finite(out: Outputs, extractor: Extractor, images: SampleSet, seen: int) -> None:
+    bad = np.zeros(len(out.features), bool)
+    for array in out:
+        if array is not None:
+            bad |= ~np.isfinite(array).all(1)
+    if bad.any():
+        raise BadInputError(
+            f"the extractor {extractor.identity.source} gave NaN or infinite features for {int(bad.sum())} of {len(bad)} images "
+            f"of {images.path} (images {seen - len(bad)} to {seen - 1}); no number could be trusted: check its weights and dtype"
+        )

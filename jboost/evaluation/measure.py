@@ -1,0 +1,178 @@
+"""One sample set's numbers against a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import kernel, manifold
+from .bootstrap import change_interval, interval, resample_weights
+from .frechet import Frechet, frechet_distances
+from .result import METRICS, Measured
+from .score import SPLITS, inception_scores
+from .sets import Features
+
+_OVERLAP = ("precision", "recall", "density", "coverage")
+#: Progress within a set: what, steps done, steps in all.
+OnStep = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What samples are compared with.
+
+    Attributes:
+        name: of the file, for messages.
+        features: float32 [M, D]; None where it has statistics only.
+        fid: distances to its features' moments; None where it has none.
+        sfid: distances to its spatial features' moments; None where it has none.
+    """
+
+    name: str
+    features: Tensor | None
+    fid: Frechet | None
+    sfid: Frechet | None
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """`Measured` by key, and the values behind each, [1 + R]: the estimate and its resamples."""
+
+    measured: dict[str, Measured]
+    values: dict[str, Tensor]
+
+
+def measure(
+    samples: Features,
+    reference: Reference,
+    wanted: Collection[str],
+    *,
+    resamples: int,
+    seed: int,
+    device: str,
+    on_step: OnStep,
+) -> Numbers:
+    """The numbers called `wanted`; one that cannot be had says why.
+
+    Args:
+        samples: features of N images.
+        reference: what they are compared with.
+        wanted: keys of `jboost.evaluation.result.METRICS`.
+        resamples, seed: of the bootstrap.
+        device: where to compute.
+        on_step: told of the work.
+    """
+    missing = {key: why for key in wanted if (why := why_unavailable(key, samples, reference)) is not None}
+    able = [key for key in wanted if key not in missing]
+    weights = resample_weights(samples.count, resamples, seed)
+    values: dict[str, Tensor] = {}
+    deviations: dict[str, float] = {}
+    measured = {key: Measured(unavailable=why) for key, why in missing.items()}
+    if "fid" in able:
+        assert reference.fid is not None
+        steps = _Steps("FID", 1 + resamples, on_step)
+        values["fid"] = frechet_distances(samples.features, reference.fid, weights, device=device, on_step=steps)
+    if "sfid" in able:
+        assert reference.sfid is not None
+        assert samples.spatial is not None
+        values["sfid"] = torch.tensor([reference.sfid(samples.spatial)], dtype=torch.float64)
+    if "kid" in able:
+        assert reference.features is not None
+        steps = _Steps("KID", kernel.SUBSETS, on_step)
+        values["kid"], deviations["kid"] = kernel.kernel_distances(
+            samples.features, reference.features, weights, device=device, on_step=steps
+        )
+    if "is" in able:
+        assert samples.logits is not None
+        values["is"], deviations["is"] = inception_scores(samples.logits, weights)
+    if set(able) & set(_OVERLAP):
+        assert reference.features is not None
+        steps = _Steps("neighbours", manifold.steps(samples.count, len(reference.features)), on_step)
+        found = manifold.overlap(samples.features, reference.features, weights, device=device, on_step=steps)
+        values |= {key: getattr(found, key) for key in able if key in _OVERLAP}
+    for key, of_key in values.items():
+        bounds = interval(of_key, METRICS[key].least, METRICS[key].most)
+        measured[key] = Measured(
+            value=float(of_key[0]),
+            interval=None if bounds is None else (bounds.low, bounds.high),
+            bootstrap_bias=None if bounds is None else bounds.bias,
+            deviation=deviations.get(key),
+            warning=_why_doubtful(key, samples, reference),
+        )
+    return Numbers({key: measured[key] for key in wanted}, values)
+
+
+def add_changes(before: Numbers, after: Numbers, *, paired: bool) -> None:
+    """Fill in how `after` changed against `before`, in percent.
+
+    Args:
+        before, after: of two sets with the same resamples.
+        paired: whether the sets are of the same size, so that their resamples drew the same places.
+    """
+    for key, now in after.measured.items():
+        then = before.measured[key].value
+        if now.value is None or then is None or then <= 0:
+            continue
+        now.change_percent = 100 * (now.value / then - 1)
+        if paired:
+            now.change_interval = change_interval(before.values[key], after.values[key])
+
+
+def why_unavailable(key: str, samples: Features, reference: Reference) -> str | None:
+    """Why the number called `key` cannot be computed; None if it can."""
+    if samples.count < 2:
+        return "needs at least 2 images"
+    if key == "fid":
+        return None if reference.fid is not None else f"{reference.name} has fewer than 2 images"
+    if key == "sfid":
+        if samples.spatial is None:
+            return "the extractor gives no spatial features"
+        return None if reference.sfid is not None else f"{reference.name} has no mu_s and sigma_s"
+    if key == "is":
+        return None if samples.logits is not None else "the extractor gives no logits or probabilities"
+    if reference.features is None:
+        return f"{reference.name} holds statistics only: this needs the reference's images"
+    if key == "kid":
+        return None if len(reference.features) > 1 else f"{reference.name} has fewer than 2 images"
+    # The balls of all four are made together.
+    if len(reference.features) <= manifold.DENSITY_K or samples.count <= manifold.PRECISION_K:
+        return f"needs more than {manifold.DENSITY_K} reference images and more than {manifold.PRECISION_K} samples"
+    return None
+
+
+def _why_doubtful(key: str, samples: Features, reference: Reference) -> str | None:
+    if key in ("fid", "sfid"):
+        other = reference.fid if key == "fid" else reference.sfid
+        assert other is not None
+        dimensions = other.dimensions
+        counts = ((samples.count, "samples"), (other.count, "reference images"))
+        few = [f"{count:,} {whose}" for count, whose in counts if count is not None and count <= dimensions]
+        if few:
+            return (
+                f"{' and '.join(few)} for {dimensions:,} dimensions: the covariance is singular and the distance too high; "
+                "compare it only with one of as many images"
+            )
+    if key == "kid" and reference.features is not None:
+        size = min(samples.count, len(reference.features))
+        if size < kernel.SUBSET_SIZE:
+            return f"subsets of {size:,} images instead of the customary {kernel.SUBSET_SIZE:,}"
+    if key == "is" and samples.logits is not None:
+        splits, classes = min(SPLITS, samples.count), samples.logits.shape[1]
+        if samples.count < splits * classes:
+            return f"{samples.count:,} images in {splits} splits for {classes:,} classes: the score is too low"
+    return None
+
+
+class _Steps:
+    """Counts the steps of one part of the work."""
+
+    def __init__(self, what: str, total: int, on_step: OnStep):
+        self._what, self._total, self._on_step = what, total, on_step
+        self._done = 0
+
+    def __call__(self) -> None:
+        self._done += 1
+        self._on_step(self._what, self._done, self._total)

@@ -1,0 +1,193 @@
+"""What is compared: images, features kept from an earlier run, or a reference's statistics."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jboost.engine.errors import BadInputError
+from jboost.engine.samples import SampleSet, open_samples
+from jboost.engine.samples.files import cannot_write
+
+from .extractors import Identity
+from .moments import Moments
+
+Shape = tuple[int, int, int]
+
+
+@dataclass
+class Features:
+    """Features of a set.
+
+    Attributes:
+        count: N.
+        shape: (H, W, C) of the images.
+        identity: which extractor made them.
+        features: float32 [N, D].
+        logits: float32 [N, C], if the extractor gives them.
+        spatial: moments of its spatial features, if it gives them.
+    """
+
+    count: int
+    shape: Shape
+    identity: Identity
+    features: Tensor = field(repr=False)
+    logits: Tensor | None = field(default=None, repr=False)
+    spatial: Moments | None = field(default=None, repr=False)
+
+
+@dataclass
+class Source:
+    """An opened reference or sample file: at least one of its parts is there.
+
+    Attributes:
+        path: the file or folder.
+        images: not read yet.
+        features: kept from an earlier run.
+        moments, spatial: statistics of a reference file.
+    """
+
+    path: Path
+    images: SampleSet | None = None
+    features: Features | None = None
+    moments: Moments | None = None
+    spatial: Moments | None = None
+
+    @property
+    def shape(self) -> Shape | None:
+        """(H, W, C) of its images, where it tells."""
+        if self.images is not None:
+            _, h, w, c = self.images.shape
+            return h, w, c
+        return None if self.features is None else self.features.shape
+
+    @property
+    def kind(self) -> str:
+        """``"images"``, ``"features"``, ``"statistics"``, or ``"statistics and images"``."""
+        if self.features is not None:
+            return "features"
+        if self.moments is not None:
+            return "statistics" if self.images is None else "statistics and images"
+        return "images"
+
+
+def open_source(path: str | Path, *, reference: bool) -> Source:
+    """Open an npz of images, a folder or zip of PNGs, an npz of kept features or, for a reference, of statistics.
+
+    Raises:
+        BadInputError: none of these, damaged, or statistics where images are needed.
+    """
+    path = Path(path)
+    names = _npz_members(path)
+    if "features" in names:
+        return Source(path, features=_read_features(path))
+    if not names & {"mu", "sigma"}:
+        return Source(path, images=open_samples(path))
+    if not reference:
+        if "arr_0" in names:
+            return Source(path, images=open_samples(path))
+        raise BadInputError(
+            f"{path} holds statistics (mu, sigma) and no images; a reference may, samples must be images"
+        )
+    return Source(
+        path,
+        images=open_samples(path) if "arr_0" in names else None,
+        moments=_read_moments(path, names, "mu", "sigma"),
+        spatial=_read_moments(path, names, "mu_s", "sigma_s") if names & {"mu_s", "sigma_s"} else None,
+    )
+
+
+def save_features(path: Path, kept: Features) -> None:
+    """Write features beside `path` and rename: `open_source` reads them back.
+
+    Raises:
+        BadInputError: the place is not writable, or the disk is full.
+    """
+    arrays: dict[str, Any] = {"features": kept.features.numpy()}
+    if kept.logits is not None:
+        arrays["logits"] = kept.logits.numpy()
+    if kept.spatial is not None:
+        arrays |= {"mu_s": kept.spatial.mu.numpy(), "sigma_s": kept.spatial.sigma.numpy()}
+    about = {"extractor": kept.identity.to_dict(), "shape": kept.shape}
+    aside = path.with_name(f".{path.name}.writing")
+    try:
+        with aside.open("wb") as f:
+            np.savez(f, about=np.array(json.dumps(about)), **arrays)
+        os.replace(aside, path)
+    except OSError as e:
+        aside.unlink(missing_ok=True)
+        raise cannot_write(path, e) from e
+
+
+def _npz_members(path: Path) -> set[str]:
+    """Names of the arrays in an npz; empty for anything else, about which `open_samples` has its say."""
+    if path.suffix.lower() == ".zip" or not path.is_file():
+        return set()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
+    except (zipfile.BadZipFile, OSError):
+        return set()
+
+
+def _read(path: Path, *names: str) -> list[np.ndarray[Any, Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            return [data[name] for name in names]
+    except Exception as e:  # zipfile, zlib and numpy have no common error for a damaged file
+        raise BadInputError(f"{path} is damaged ({e}); make or copy it again") from e
+
+
+def _read_moments(path: Path, names: set[str], mu_name: str, sigma_name: str) -> Moments:
+    missing = [name for name in (mu_name, sigma_name) if name not in names]
+    if missing:
+        raise BadInputError(
+            f"{path} has no {missing[0]} (it has {', '.join(sorted(names))}); a reference needs both {mu_name} and {sigma_name}"
+        )
+    mu, sigma = _read(path, mu_name, sigma_name)
+    if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)) or mu.dtype.kind != "f" or sigma.dtype.kind != "f":
+        raise BadInputError(
+            f"{path}: {mu_name} must be float [D] and {sigma_name} [D, D]; they are {list(mu.shape)} and {list(sigma.shape)}"
+        )
+    if not (np.isfinite(mu).all() and np.isfinite(sigma).all()):
+        raise BadInputError(f"{path}: {mu_name} or {sigma_name} has values that are not finite; compute it again")
+    scale = float(np.abs(sigma).max())
+    if np.abs(sigma - sigma.T).max() > 1e-3 * scale or sigma.diagonal().min() < -1e-6 * scale:
+        raise BadInputError(f"{path}: {sigma_name} is not a covariance matrix (not symmetric, or a negative variance)")
+    return Moments(torch.from_numpy(mu.astype(np.float64)), torch.from_numpy(sigma.astype(np.float64)))
+
+
+def _read_features(path: Path) -> Features:
+    names = _npz_members(path)
+    try:
+        if "about" not in names:
+            raise ValueError("it does not say which extractor made them")
+        (about_text,) = _read(path, "about")
+        about = json.loads(str(about_text))
+        identity = Identity(**about["extractor"])
+        h, w, c = about["shape"]
+        (features,) = _read(path, "features")
+        logits = _read(path, "logits")[0] if "logits" in names else None
+        for array in (features, *([] if logits is None else [logits])):
+            if array.ndim != 2 or array.dtype != np.float32 or len(array) != len(features):
+                raise ValueError(f"an array of shape {list(array.shape)} and dtype {array.dtype}")
+            if not np.isfinite(array).all():
+                raise ValueError("values that are not finite")
+    except BadInputError:
+        raise
+    except (KeyError, TypeError, ValueError) as e:
+        raise BadInputError(f"{path} does not hold features that --save-features wrote ({e}); write them again") from e
+    spatial = _read_moments(path, names, "mu_s", "sigma_s") if "mu_s" in names else None
+    count = len(features)
+    if spatial is not None:
+        spatial = Moments(spatial.mu, spatial.sigma, count)
+    rows = None if logits is None else torch.from_numpy(logits)
+    return Features(count, (h, w, c), identity, torch.from_numpy(features), rows, spatial)
