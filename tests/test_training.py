@@ -1,4 +1,4 @@
-"""Adversarial training: equations 7 to 10 against a float64 evaluation, the attacks' bounds and stops, one step's effect."""
+"""One step of training: equations 7 to 10 and their options against a float64 evaluation, the attacks' bounds and stops."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from jboost.engine.updates import PGD
-from jboost.trainer.adversarial import AdversarialConfig, mean_realness, train, training_step
+from jboost.trainer.adversarial import AdversarialConfig, AttackedBatch, StepReport, mean_realness, objective
 from jboost.trainer.architectures import build_network
-from jboost.trainer.attack import attack_generated, attack_real, evaluating, rate
+from jboost.trainer.attack import Rater, attack_generated, attack_real, compiled_forward, evaluating, label_score
 from jboost.trainer.joint import JointModel
-from jboost.trainer.losses import bce_generated, bce_real, joint_loss
+from jboost.trainer.losses import SCORES, LossWeights, bce_generated, bce_real, joint_loss, smoothed_cross_entropy
 
 SIZE, CLASSES = 8, 4
 
@@ -33,6 +33,7 @@ def make_model(seed: int = 0) -> JointModel:
 
 
 MODEL = make_model()
+RATER = Rater(MODEL)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -97,11 +98,82 @@ def test_losses_and_gradients_equal_the_equations(seed: int) -> None:
     np.testing.assert_allclose(b.grad.numpy(), gradients(generated, y_generated, real=False), rtol=1e-10, atol=1e-14)
 
 
+def option_equations(
+    logits: dict[str, np.ndarray], labels: dict[str, np.ndarray], energy: bool, smoothing: float
+) -> dict[str, float]:
+    """The four terms with the options, in float64, from probabilities."""
+    out = {}
+    for kind, z in logits.items():
+        rows = np.arange(len(z))
+        p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+        real = sigmoid(np.log(np.exp(z).sum(1)) if energy else z[rows, labels[kind]])
+        out[f"bce_{kind}"] = float(-np.log(real if kind == "real" else 1 - real).mean())
+        target = (1 - smoothing) * np.eye(z.shape[1])[labels[kind]] + smoothing / z.shape[1]
+        out[f"ce_{kind}"] = float(-(target * np.log(p)).sum(1).mean())
+    return out
+
+
+@pytest.mark.parametrize("energy", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_the_options_of_the_loss_and_their_gradients(energy: bool, smoothing: float) -> None:
+    """Against the formulas, and the gradient against their finite differences in float64."""
+    rng = np.random.default_rng(9)
+    logits = {"real": rng.normal(0, 2, (5, CLASSES)), "generated": rng.normal(0, 2, (6, CLASSES))}
+    labels = {kind: rng.integers(0, CLASSES, len(z)) for kind, z in logits.items()}
+    weights = {"bce_real": 0.5, "bce_generated": 2.0, "ce_real": 1.5, "ce_generated": 0.25}
+
+    def expected(values: dict[str, np.ndarray]) -> float:
+        terms = option_equations(values, labels, energy, smoothing)
+        return sum(weights[name] * terms[name] for name in weights)
+
+    tensors = {kind: torch.tensor(z, requires_grad=True) for kind, z in logits.items()}
+    loss = joint_loss(
+        tensors["real"],
+        torch.tensor(labels["real"]),
+        tensors["generated"],
+        torch.tensor(labels["generated"]),
+        score="energy" if energy else "logit",
+        label_smoothing=smoothing,
+    ).weighted(LossWeights(**weights))
+    assert loss.item() == pytest.approx(expected(logits), rel=1e-12)
+    loss.backward()
+    for kind, z in logits.items():
+        for i, c in ((0, labels[kind][0]), (0, (labels[kind][0] + 1) % CLASSES), (len(z) - 1, 2)):
+            high, low = (
+                expected({**logits, kind: z + sign * 1e-5 * np.outer(np.eye(len(z))[i], np.eye(CLASSES)[c])})
+                for sign in (1, -1)
+            )
+            assert tensors[kind].grad[i, c].item() == pytest.approx((high - low) / 2e-5, rel=1e-5, abs=1e-9)
+
+
+def test_label_smoothing_is_that_of_torch() -> None:
+    logits, labels = torch.randn(7, CLASSES, dtype=torch.float64), torch.arange(7) % CLASSES
+    expected = nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=0.1)
+    torch.testing.assert_close(smoothed_cross_entropy(logits, labels, 0.1), expected)
+
+
+def test_clean_terms_are_those_of_the_images_as_they_are() -> None:
+    real, generated = make_images(6, 1), make_images(6, 2)
+    moved = [(x + 0.1).clamp(0, 1) for x in (real[0], generated[0])]
+    batch = AttackedBatch(real, generated, moved[0], moved[1], torch.tensor([0, 1, 2, 3, 4, 5]))
+    clean = LossWeights(0.5, 0.0, 2.0, 1.0)
+    loss, report = objective(MODEL, batch, AdversarialConfig(clean_weights=clean))
+    attacked_loss = joint_loss(MODEL(moved[0]), real[1], MODEL(moved[1]), generated[1])
+    clean_loss = joint_loss(MODEL(real[0]), real[1], MODEL(generated[0]), generated[1])
+    torch.testing.assert_close(loss, attacked_loss.total + clean_loss.weighted(clean))
+    seen = StepReport.from_tensor(report)
+    assert seen.bce_generated == pytest.approx(attacked_loss.bce_generated.item(), rel=1e-5)
+    assert seen.realness_generated == pytest.approx(attacked_loss.bce_generated.item(), rel=1e-5)
+    f_c = MODEL(moved[0]).gather(1, real[1][:, None]).double()
+    assert seen.realness_real == pytest.approx(-torch.log(1 - torch.sigmoid(f_c)).mean().item(), rel=1e-4)
+    assert seen.robust_accuracy == (MODEL(moved[0]).argmax(1) == real[1]).double().mean().item()
+    assert seen.attack_steps == 2.5
+
+
 def test_losses_stay_finite_where_a_sigmoid_saturates() -> None:
-    logits = torch.tensor([[200.0, 0.0], [-200.0, 0.0]])
-    labels = torch.tensor([0, 0])
-    assert bce_real(logits, labels).tolist() == [0.0, 200.0]
-    assert bce_generated(logits, labels).tolist() == [200.0, 0.0]
+    score = torch.tensor([200.0, -200.0])
+    assert bce_real(score).tolist() == [0.0, 200.0]
+    assert bce_generated(score).tolist() == [200.0, 0.0]
 
 
 def test_l0_is_the_mean_realness() -> None:
@@ -126,8 +198,8 @@ def test_an_attack_stays_in_its_ball_and_in_the_cube(seed: int, steps: int, step
     update = PGD(steps=steps, step_size=step_size, eps=eps)
     never = torch.full((4,), torch.inf)
     for attacked in (
-        attack_real(MODEL, images, labels, update),
-        attack_generated(MODEL, images, labels, update, never)[0],
+        attack_real(RATER, images, labels, update),
+        attack_generated(RATER, images, labels, update, never)[0],
     ):
         assert attacked.dtype == torch.float32
         assert attacked.min() >= 0
@@ -139,11 +211,11 @@ def test_an_attack_stays_in_its_ball_and_in_the_cube(seed: int, steps: int, step
 def test_attacks_move_the_rating_the_right_way_and_use_their_radius() -> None:
     images, labels = make_images(16, seed=1)
     update = PGD(steps=4, step_size=0.25, eps=0.7)
-    before = rate(MODEL, images, labels)
-    real = attack_real(MODEL, images, labels, update)
-    generated, taken = attack_generated(MODEL, images, labels, update, torch.full((16,), torch.inf))
-    assert (rate(MODEL, real, labels) < before).all()
-    assert (rate(MODEL, generated, labels) > before).all()
+    before = RATER(images, labels)
+    real = attack_real(RATER, images, labels, update)
+    generated, taken = attack_generated(RATER, images, labels, update, torch.full((16,), torch.inf))
+    assert (RATER(real, labels) < before).all()
+    assert (RATER(generated, labels) > before).all()
     assert taken.tolist() == [4] * 16
     assert distance(real, images).median() == pytest.approx(0.7, abs=0.05)
 
@@ -158,9 +230,9 @@ def test_the_first_step_follows_the_gradient_of_the_bce() -> None:
     step = 0.1 * grad / grad.flatten(1).norm(dim=1)[:, None, None, None]
     update = PGD(steps=1, step_size=0.1)
     never = torch.full((6,), torch.inf)
-    torch.testing.assert_close(attack_real(MODEL, inner, labels, update), inner + step, atol=1e-5, rtol=0)
+    torch.testing.assert_close(attack_real(RATER, inner, labels, update), inner + step, atol=1e-5, rtol=0)
     torch.testing.assert_close(
-        attack_generated(MODEL, inner, labels, update, never)[0], inner - step, atol=1e-5, rtol=0
+        attack_generated(RATER, inner, labels, update, never)[0], inner - step, atol=1e-5, rtol=0
     )
 
 
@@ -169,8 +241,8 @@ def test_a_generated_image_stops_once_it_is_rated_above_its_pair() -> None:
     update = PGD(steps=8, step_size=0.1, eps=10.0)
     # Every image's path when nothing stops it: ratings [9, 12] after 0..8 steps.
     never = torch.full((12,), torch.inf)
-    path = [attack_generated(MODEL, images, labels, PGD(steps=n, step_size=0.1, eps=10.0), never)[0] for n in range(9)]
-    ratings = torch.stack([rate(MODEL, x, labels) for x in path])
+    path = [attack_generated(RATER, images, labels, PGD(steps=n, step_size=0.1, eps=10.0), never)[0] for n in range(9)]
+    ratings = torch.stack([RATER(x, labels) for x in path])
     # Targets half-way between two ratings on the path, so that image i has to stop after i % 8 + 1 steps; the last never does.
     stop = torch.arange(12) % 8 + 1
     target = torch.stack([(ratings[n, i] + ratings[n - 1, i]) / 2 for i, n in enumerate(stop.tolist())])
@@ -178,7 +250,7 @@ def test_a_generated_image_stops_once_it_is_rated_above_its_pair() -> None:
     stop[-1] = 8
     expected = torch.stack([(ratings[:, i] > target[i]).int().argmax() if i < 11 else stop[i] for i in range(12)])
     assert len(set(expected.tolist())) >= 4
-    attacked, taken = attack_generated(MODEL, images, labels, update, target)
+    attacked, taken = attack_generated(RATER, images, labels, update, target)
     assert taken.tolist() == expected.tolist()
     for i, n in enumerate(expected.tolist()):
         torch.testing.assert_close(attacked[i], path[n][i], atol=1e-5, rtol=0)
@@ -186,25 +258,75 @@ def test_a_generated_image_stops_once_it_is_rated_above_its_pair() -> None:
 
 def test_an_image_that_fools_the_model_already_is_left_alone() -> None:
     images, labels = make_images(5, seed=5)
-    attacked, taken = attack_generated(MODEL, images, labels, PGD(steps=5), rate(MODEL, images, labels) - 1)
+    attacked, taken = attack_generated(RATER, images, labels, PGD(steps=5), RATER(images, labels) - 1)
     assert torch.equal(attacked, images)
     assert taken.tolist() == [0] * 5
 
 
 def test_an_attack_does_not_depend_on_the_rest_of_the_batch() -> None:
-    model = make_model().train()  # an attack must see eval mode also in the midst of training
+    rater = Rater(make_model().train())  # an attack must see eval mode also in the midst of training
     images, labels = make_images(9, seed=6)
     update = PGD(steps=5, step_size=0.2, eps=1.0)
-    target = rate(model, images, labels) + 0.05
-    real = attack_real(model, images, labels, update)
-    generated, taken = attack_generated(model, images, labels, update, target)
+    target = rater(images, labels) + 0.05
+    real = attack_real(rater, images, labels, update)
+    generated, taken = attack_generated(rater, images, labels, update, target)
     for part in (slice(0, 1), slice(3, 8), slice(8, 9)):
-        alone, steps = attack_generated(model, images[part], labels[part], update, target[part])
+        alone, steps = attack_generated(rater, images[part], labels[part], update, target[part])
         torch.testing.assert_close(alone, generated[part], atol=1e-5, rtol=0)
         assert steps.tolist() == taken[part].tolist()
         torch.testing.assert_close(
-            attack_real(model, images[part], labels[part], update), real[part], atol=1e-5, rtol=0
+            attack_real(rater, images[part], labels[part], update), real[part], atol=1e-5, rtol=0
         )
+
+
+def test_an_energy_attack_moves_the_logsumexp_and_a_ce_attack_the_cross_entropy() -> None:
+    images, labels = make_images(12, seed=8)
+    update = PGD(steps=3, step_size=0.2)
+    energy, classify = Rater(MODEL, SCORES["energy"]), Rater(MODEL, label_score)
+    assert torch.allclose(energy(images, labels), MODEL(images).logsumexp(1), atol=1e-5)
+    raised, _ = attack_generated(energy, images, labels, update, torch.full((12,), torch.inf))
+    assert (MODEL(raised).logsumexp(1) > MODEL(images).logsumexp(1)).all()
+    confused = attack_real(classify, images, labels, update)
+    before, after = (nn.functional.cross_entropy(MODEL(x), labels, reduction="none") for x in (images, confused))
+    assert (after > before).all()
+
+
+def test_the_compiled_attack_is_the_eager_one() -> None:
+    """Also after the weights have changed, with images that stop on the way, and without compiling twice."""
+    model = make_model().train()
+    eager, compiled = Rater(model), Rater(model, compiled=compiled_forward(model))
+    images, labels = make_images(6, seed=4)
+    update = PGD(steps=4, step_size=0.1, eps=10.0)
+    for _ in range(2):
+        target = eager(images, labels) + torch.tensor([-1.0, 0.05, 0.1, 0.2, 0.3, torch.inf])
+        expected, steps = attack_generated(eager, images, labels, update, target)
+        attacked, taken = attack_generated(compiled, images, labels, update, target)
+        assert taken.tolist() == steps.tolist()
+        assert len(set(taken.tolist())) >= 3
+        torch.testing.assert_close(attacked, expected, atol=1e-4, rtol=0)
+        real = attack_real(compiled, images, labels, update)
+        torch.testing.assert_close(real, attack_real(eager, images, labels, update), atol=1e-4, rtol=0)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.05)
+        torch.compiler.set_stance("fail_on_recompile")
+    torch.compiler.set_stance("default")
+
+
+def test_a_gradient_that_overflows_leaves_its_image_where_it_is() -> None:
+    images, labels = make_images(3, seed=3)
+    rater = Rater(MODEL, lambda logits, y: logits[:, 0] * torch.tensor([1.0, 1e30, 1.0]), loss_scale=1e30)
+    attacked = attack_real(rater, images, labels, PGD(steps=1, step_size=0.2))
+    assert torch.equal(attacked[1], images[1])
+    assert not torch.equal(attacked[0], images[0])
+
+
+def test_the_generated_attack_grows() -> None:
+    config = AdversarialConfig(generated_attack=PGD(steps=2, step_size=0.1, eps=0.2), grow_every=10)
+    assert [config.attack_at(i).steps for i in (0, 9, 10, 29)] == [2, 2, 3, 4]
+    assert config.attack_at(29) == PGD(steps=4, step_size=0.1, eps=0.2)
+    paper = AdversarialConfig()
+    assert (paper.real_attack, paper.attack_at(999).steps, paper.attack_at(1000).steps) == (PGD(4, 0.25, 1.0), 1, 2)
 
 
 def test_an_attack_leaves_the_model_as_it_was() -> None:
@@ -213,8 +335,8 @@ def test_an_attack_leaves_the_model_as_it_was() -> None:
     before = copy.deepcopy(model.state_dict())
     modes = [module.training for module in model.modules()]
     images, labels = make_images(4, seed=7)
-    attack_real(model, images, labels, PGD(steps=2))
-    attack_generated(model, images, labels, PGD(steps=2), torch.full((4,), torch.inf))
+    attack_real(Rater(model), images, labels, PGD(steps=2))
+    attack_generated(Rater(model), images, labels, PGD(steps=2), torch.full((4,), torch.inf))
     assert [module.training for module in model.modules()] == modes
     assert all(parameter.grad is None for parameter in model.parameters())
     for name, value in model.state_dict().items():
@@ -233,65 +355,3 @@ def test_evaluating_restores_the_mode_after_an_error() -> None:
         fail()
     assert model.training
     assert model[0].training
-
-
-# --- training ------------------------------------------------------------------------------------------------------------------
-
-
-def tiny_problem() -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-    """Real: a bright quarter that names the class. Generated: the same, half as bright, in noise."""
-    labels = torch.arange(32) % CLASSES
-    images = torch.zeros(32, 1, SIZE, SIZE)
-    for i, c in enumerate(labels.tolist()):
-        images[i, 0, 4 * (c // 2) :, 4 * (c % 2) :][:4, :4] = 1.0
-    noise = 0.3 * torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
-    return (images, labels), ((images / 2 + noise).clamp(0, 1), labels)
-
-
-SMALL = PGD(steps=2, step_size=0.1, eps=0.2)
-TINY = AdversarialConfig(
-    iterations=30, batch_size=32, learning_rate=1e-2, real_attack=SMALL, generated_attack=SMALL, grow_every=10
-)
-
-
-def test_a_training_step_lowers_the_loss() -> None:
-    real, generated = tiny_problem()
-    model = make_model(1).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    reports = [
-        training_step(model, optimizer, real, generated, real_attack=SMALL, generated_attack=SMALL) for _ in range(2)
-    ]
-    assert reports[1].loss < reports[0].loss - 0.05
-    assert reports[0].loss == pytest.approx(
-        reports[0].bce_real + reports[0].bce_generated + reports[0].ce_real + reports[0].ce_generated, rel=1e-5
-    )
-
-
-def test_training_learns_to_classify_and_to_tell_real_from_generated() -> None:
-    real, generated = tiny_problem()
-    model = make_model(1)
-    reports = []
-    train(model, real, generated, TINY, lambda _, report: reports.append(report))
-    assert len(reports) == 30
-    assert reports[-1].loss < 0.5 * reports[0].loss
-    assert reports[-1].robust_accuracy == 1.0
-    assert not model.training
-    assert (rate(model, *real) > rate(model, *generated)).all()
-
-
-def test_training_is_deterministic_and_follows_its_seed() -> None:
-    real, generated = tiny_problem()
-    weights = []
-    for seed in (5, 5, 6):
-        model = make_model(1)
-        train(model, real, generated, AdversarialConfig(iterations=3, batch_size=8, seed=seed))
-        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
-    assert torch.equal(weights[0], weights[1])
-    assert not torch.equal(weights[0], weights[2])
-
-
-def test_the_generated_attack_grows() -> None:
-    assert [TINY.attack_at(i).steps for i in (0, 9, 10, 29)] == [2, 2, 3, 4]
-    assert TINY.attack_at(29) == PGD(steps=4, step_size=0.1, eps=0.2)
-    config = AdversarialConfig()
-    assert (config.real_attack, config.attack_at(999).steps, config.attack_at(1000).steps) == (PGD(4, 0.25, 1.0), 4, 5)

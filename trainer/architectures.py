@@ -108,8 +108,8 @@ def _call_factory(name: str, num_classes: int, in_channels: int) -> nn.Module:
     if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
         raise BadInputError(f"cannot read the architecture {name!r}; write it as package.module:factory")
     # The factory runs inside too: it may import its own neighbours only when called.
-    with _current_directory_on_path():
-        factory = _find_factory(module_name, attribute)
+    with current_directory_on_path():
+        factory = find_factory(module_name, attribute)
         arguments: dict[str, int] = {"num_classes": num_classes}
         if _takes(factory, "in_channels"):
             arguments["in_channels"] = in_channels
@@ -123,7 +123,12 @@ def _call_factory(name: str, num_classes: int, in_channels: int) -> nn.Module:
     return network
 
 
-def _find_factory(module_name: str, attribute: str) -> Callable[..., Any]:
+def find_factory(module_name: str, attribute: str) -> Callable[..., Any]:
+    """The attribute (dots allowed) of a module.
+
+    Raises:
+        BadInputError: no such module or attribute, or importing it fails.
+    """
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -147,7 +152,7 @@ def _find_factory(module_name: str, attribute: str) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
-def _current_directory_on_path() -> Iterator[None]:
+def current_directory_on_path() -> Iterator[None]:
     """Modules of the current directory can be imported; last on the path, so that they hide nothing installed."""
     here = os.getcwd()
     importlib.invalidate_caches()

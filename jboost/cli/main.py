@@ -11,8 +11,10 @@ from . import options
 from .bench import bench
 from .boost import boost
 from .doctor import doctor
+from .eval import evaluate_sets
 from .export import export
 from .inspect import inspect
+from .train import train
 from .verify import verify
 
 app = typer.Typer(
@@ -43,10 +45,12 @@ def _options(
     pass
 
 
+app.command("train")(train)
 app.command("export")(export)
 app.command("boost")(boost)
 app.command("verify")(verify)
 app.command("bench")(bench)
+app.command("eval")(evaluate_sets)
 app.command("inspect")(inspect)
 app.command("doctor")(doctor)
 

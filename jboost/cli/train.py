@@ -1,0 +1,296 @@
+"""``jboost train``: from real and generated images to a robust joint classifier-discriminator."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .options import Debug, console, split_numbers
+from .tables import print_columns
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from rich.console import Console
+
+    from jboost.trainer.checkpoint import ModelInfo
+    from jboost.trainer.config import TrainConfig
+    from jboost.trainer.joint import JointModel
+    from jboost.trainer.run import Finished
+    from jboost.trainer.validation import Frechet, Validated
+
+
+def _group(panel: str) -> Any:
+    """Options of one panel: ``option(help, default as shown)``, and further names of the flag."""
+
+    def option(help: str, default: str | bool = False, *names: str) -> Any:
+        return typer.Option(*names, help=help, show_default=default, rich_help_panel=panel)
+
+    return option
+
+
+_data, _model, _loss, _attack = _group("Data"), _group("Model"), _group("Loss"), _group("Attacks")
+_optimizer, _machine, _watch = _group("Optimizer"), _group("Machine"), _group("Watching")
+
+
+def train(
+    real: Annotated[str | None, _data("Labelled real images: class folders, npz, downsampled ImageNet, IDX.")] = None,
+    generated: Annotated[list[str] | None, _data("Labelled samples of a generator; repeat for several.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The run's folder.")] = Path("runs/joint"),
+    preset: Annotated[
+        str | None, typer.Option(help="Defaults: paper-rn50, paper-wrn50-2, digits, fashion-mnist.", show_default=False)
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML or JSON with values by name; flags win over it.", show_default=False)
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in the folder was.")] = False,
+    generated_weights: Annotated[str | None, _data("How often each is drawn, e.g. 2,1.", "by size")] = None,
+    resolution: Annotated[int | None, _data("Image size in pixels.", "the real images'")] = None,
+    channels: Annotated[int | None, _data("1 or 3.", "the real images'")] = None,
+    flip: Annotated[bool | None, _data("Mirror images at random.", "off", "--flip/--no-flip")] = None,
+    crop_padding: Annotated[int | None, _data("Shift images at random by up to as many pixels.", "0")] = None,
+    held_out: Annotated[int | None, _data("Images of each kind to validate on; 0: none.", "500")] = None,
+    validation_real: Annotated[str | None, _data("Take them from this set.", "from --real")] = None,
+    validation_generated: Annotated[str | None, _data("The same.", "from --generated")] = None,
+    check_images: Annotated[
+        bool | None, _data("Decode every image first.", "on", "--check-images/--no-check-images")
+    ] = None,
+    features: Annotated[
+        str | None, _watch("Feature extractor for validation's Fréchet distances, as in jboost eval.", "none")
+    ] = None,
+    arch: Annotated[
+        str | None, _model("Architecture, e.g. resnet50 or package.module:factory.", "small_resnet")
+    ] = None,
+    num_classes: Annotated[int | None, _model("Classes.", "the real images'")] = None,
+    normalize: Annotated[
+        str | None, _model("imagenet, cifar10, none or m1,m2,m3/s1,s2,s3.", "--init's, else by architecture")
+    ] = None,
+    init: Annotated[
+        str | None, _model("Robust backbone to start from: any checkpoint that export reads.", "none")
+    ] = None,
+    reset_head: Annotated[
+        bool | None, _model("Initialise the last layer anew.", "if classes differ", "--reset-head/--no-reset-head")
+    ] = None,
+    batch_norm: Annotated[str | None, _model("train, or frozen: keep the statistics of --init.", "train")] = None,
+    score: Annotated[
+        str | None, _loss("The discriminator's: logit, or energy (dual adversarial training).", "logit")
+    ] = None,
+    real_attack_loss: Annotated[str | None, _loss("What the attack on real images raises: bce or ce.", "bce")] = None,
+    label_smoothing: Annotated[float | None, _loss("Of the cross-entropies.", "0")] = None,
+    bce_real: Annotated[float | None, _loss("Weight of a term of eq. 10, on attacked images.", "1")] = None,
+    bce_generated: Annotated[float | None, _loss("The same.", "1")] = None,
+    ce_real: Annotated[float | None, _loss("The same.", "1")] = None,
+    ce_generated: Annotated[float | None, _loss("The same.", "1")] = None,
+    clean_bce_real: Annotated[float | None, _loss("Weight of the term on images that are not attacked.", "0")] = None,
+    clean_bce_generated: Annotated[float | None, _loss("The same.", "0")] = None,
+    clean_ce_real: Annotated[float | None, _loss("The same.", "0")] = None,
+    clean_ce_generated: Annotated[float | None, _loss("The same.", "0")] = None,
+    ema: Annotated[float | None, _loss("Keep an average of the weights with this decay, e.g. 0.999.", "off")] = None,
+    real_steps: Annotated[int | None, _attack("Steps on real images.", "4")] = None,
+    real_step_size: Annotated[float | None, _attack("Their length.", "0.25")] = None,
+    real_eps: Annotated[float | None, _attack("Radius of their ball.", "1")] = None,
+    generated_steps: Annotated[int | None, _attack("Steps on generated images, at first.", "1")] = None,
+    generated_step_size: Annotated[float | None, _attack("Their length.", "0.1")] = None,
+    generated_eps: Annotated[float | None, _attack("Radius of their ball.", "10")] = None,
+    grow_every: Annotated[int | None, _attack("Iterations after which they gain a step.", "1000")] = None,
+    iterations: Annotated[int | None, _optimizer("Optimizer steps.", "10000")] = None,
+    batch_size: Annotated[
+        int | None,
+        _optimizer("Real images a step in all, and as many generated ones.", "64", "-b", "--batch-size"),
+    ] = None,
+    accumulate: Annotated[int | None, _optimizer("Parts that a step's images are taken in.", "1")] = None,
+    optimizer: Annotated[str | None, _optimizer("adamw or sgd.", "adamw")] = None,
+    learning_rate: Annotated[float | None, _optimizer("Its largest value.", "0.001", "--learning-rate", "--lr")] = None,
+    momentum: Annotated[float | None, _optimizer("Of sgd.", "0.9")] = None,
+    weight_decay: Annotated[float | None, _optimizer("Of the optimizer.", "0.0001")] = None,
+    schedule: Annotated[str | None, _optimizer("cosine, step or constant.", "cosine")] = None,
+    warmup: Annotated[int | None, _optimizer("Iterations over which the learning rate rises.", "0")] = None,
+    milestones: Annotated[str | None, _optimizer("step: iterations at which it falls, e.g. 300,450.", "none")] = None,
+    gamma: Annotated[float | None, _optimizer("step: by what factor.", "0.1")] = None,
+    clip: Annotated[float | None, _optimizer("Largest norm of the gradient.", "off")] = None,
+    dtype: Annotated[str | None, _machine("Mixed precision: fp32, bf16 or fp16.", "fp32")] = None,
+    compile: Annotated[
+        bool | None, _machine("Attack through the compiled gradient.", "off", "--compile/--no-compile")
+    ] = None,
+    device: Annotated[str | None, _machine("auto, cpu or cuda.", "auto")] = None,
+    deterministic: Annotated[
+        bool | None, _machine("Deterministic kernels on a GPU.", "on", "--deterministic/--no-deterministic")
+    ] = None,
+    seed: Annotated[int | None, _machine("Of weights, order and augmentation.", "0")] = None,
+    log_every: Annotated[int | None, _watch("Iterations between lines of log.jsonl.", "10")] = None,
+    validate_every: Annotated[
+        int | None, _watch("Iterations between validations, grids and checkpoints.", "500")
+    ] = None,
+    save_every: Annotated[int | None, _watch("Iterations between states to resume from.", "500")] = None,
+    log_with: Annotated[str | None, _watch("tensorboard, wandb, both with a comma, or none.", "tensorboard")] = None,
+    boost_steps: Annotated[int | None, _watch("Steps with which validation boosts.", "15")] = None,
+    boost_step_size: Annotated[float | None, _watch("Their length.", "0.1")] = None,
+    debug: Debug = False,
+) -> None:
+    """Train a joint model by adversarial training (equations 7 to 10).
+
+    Example: jboost train --real train/ --generated samples.npz -o runs/joint --preset paper-rn50 --init robust.pt
+
+    Then: jboost export --ckpt runs/joint/last.safetensors. Many GPUs: accelerate launch --multi-gpu $(which jboost) train ...
+    """
+    flags = {name: value for name, value in locals().items() if name not in _NOT_FIELDS}
+    flags["generated_weights"] = _floats(generated_weights, "--generated-weights")
+    flags["milestones"] = split_numbers(milestones, "--milestones")
+    _run(flags, output, config, preset, resume=resume)
+
+
+# Images whose features are taken at a time.
+_FEATURE_BATCH = 64
+
+_NOT_FIELDS = frozenset({"output", "preset", "config", "resume", "debug"})
+
+
+def _floats(text: str | None, option: str) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        from jboost.engine.errors import BadInputError
+
+        raise BadInputError(f"{option} takes numbers with commas between, e.g. 2,1; got {text!r}") from None
+
+
+def _run(flags: Mapping[str, Any], out: Path, file: Path | None, preset: str | None, *, resume: bool) -> None:
+    from jboost.engine.errors import BadInputError
+
+    try:
+        import accelerate  # noqa: F401
+        import pydantic  # noqa: F401
+    except ModuleNotFoundError as e:
+        raise BadInputError(f"training needs {e.name}, which is not installed: pip install 'jboost[train]'") from e
+    from jboost.trainer.config import resolve_config
+    from jboost.trainer.prepare import open_data
+    from jboost.trainer.run import read_stored, train
+    from jboost.trainer.start import described, initial_model
+
+    stored = read_stored(out)
+    if stored is not None and not resume:
+        raise BadInputError(f"{out} holds a run; go on with --resume, choose another -o, or drop it with: rm -r {out}")
+    config = resolve_config(flags, file=file, preset=preset, stored=None if stored is None else stored.model_dump())
+    notes = console(stderr=True)
+    notes.quiet = os.environ.get("RANK", "0") != "0"  # one of many processes speaks
+
+    def say(note: str) -> None:
+        notes.print(note, style="dim")
+
+    data, classes = open_data(config, decode=config.check_images and stored is None, say=say)
+    model, info = initial_model(
+        arch=config.arch,
+        num_classes=classes,
+        in_channels=data.real.shape[3],
+        normalize=config.normalize,
+        seed=config.seed,
+        loaded=None if config.init is None else _load(config, notes),
+        reset_head=config.reset_head,
+    )
+    info = described(info, class_names=data.real.class_names, resolution=data.real.shape[1])
+    with _Bar(config, out, notes) as bar:
+        finished = train(config, model, info, data, out, resume=resume, hooks=bar.hooks(say))
+    if finished is not None:
+        _show(finished)
+
+
+def _load(config: TrainConfig, notes: Console) -> tuple[JointModel, ModelInfo]:
+    from jboost.export.checkpoint import load_checkpoint
+
+    assert config.init is not None
+    loaded = load_checkpoint(config.init, arch=config.arch, normalization=config.normalize)
+    for note in loaded.notes:
+        notes.print(note, style="dim")
+    return loaded.model, loaded.info
+
+
+def _frechet(spec: str, device: str) -> Frechet:
+    """The Fréchet distance between two sets of images in the features that `spec` names."""
+    import torch
+
+    from jboost.evaluation.extractors import open_extractor
+    from jboost.evaluation.frechet import Frechet as Distance
+    from jboost.evaluation.moments import Moments, RunningMoments
+
+    extractor = open_extractor(spec, device)
+
+    def moments(images: NDArray[np.uint8]) -> Moments:
+        running = RunningMoments()
+        for start in range(0, len(images), _FEATURE_BATCH):
+            running.add(torch.from_numpy(extractor(images[start : start + _FEATURE_BATCH]).features))
+        return running.finish()
+
+    return lambda real, images: Distance(moments(real))(moments(images))
+
+
+class _Bar:
+    """The progress bar, and the pictures of validations."""
+
+    def __init__(self, config: TrainConfig, out: Path, notes: Console):
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._config, self._out, self._notes = config, out, notes
+        columns = (
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[seen]}"),
+        )
+        self._bar = Progress(*columns, console=notes, transient=True, disable=not sys.stderr.isatty())
+        self._task = self._bar.add_task("training", total=config.iterations, seen="")
+
+    def __enter__(self) -> _Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def hooks(self, say: Any) -> Any:
+        from jboost.trainer.watch import Hooks
+
+        features = self._config.features
+        frechet = None if features is None else _frechet(features, self._config.device)
+        return Hooks(say=say, on_log=self._on_log, on_validation=self._on_validation, frechet=frechet)
+
+    def _on_log(self, iteration: int, figures: Mapping[str, float]) -> None:
+        seen = (
+            f"loss {figures['loss']:.2f}, robust {figures['robust_accuracy']:.0%}, realness {figures['realness_real']:.2f} real "
+            f"{figures['realness_generated']:.2f} generated, {figures['attack_steps']:.1f} steps"
+        )
+        self._bar.update(self._task, completed=iteration, seen=seen)
+
+    def _on_validation(self, iteration: int, validated: Validated) -> None:
+        from jboost.grid import draw_grid, pick_evenly
+
+        v = validated.figures
+        self._notes.print(
+            f"{iteration:,}: loss {v.loss:.3f}, accuracy {v.accuracy:.1%}, robust {v.robust_accuracy:.1%}, realness "
+            f"{v.realness_real:.2f} real, {v.realness_generated:.2f} generated, {v.realness_boosted:.2f} boosted"
+            + ("" if v.frechet_boosted is None else f", Fréchet {v.frechet_generated:.2f} -> {v.frechet_boosted:.2f}")
+        )
+        picks = pick_evenly(validated.labels, len(validated.labels))
+        rows = [("generated", validated.generated[picks]), ("boosted", validated.boosted[picks])]
+        folder = self._out / "grids"
+        folder.mkdir(exist_ok=True)
+        draw_grid(rows, [str(validated.labels[i]) for i in picks]).save(folder / f"{iteration:06d}.png", "PNG")
+
+
+def _show(finished: Finished) -> None:
+    print_columns(
+        [
+            ("iterations", f"{finished.iterations:,}"),
+            ("l0", f"{finished.l0:.3f}"),
+            ("last", str(finished.last)),
+            ("best", str(finished.best)),
+            ("next", f"jboost export --ckpt {finished.last}"),
+        ]
+    )

@@ -1,0 +1,129 @@
+"""A problem small enough to train on in a test, and runs of it in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from jboost.trainer.config import TrainConfig
+from jboost.trainer.data import MixedData
+from jboost.trainer.data.arrays import ArrayData
+from jboost.trainer.prepare import TrainingData
+from jboost.trainer.run import Finished, train
+from jboost.trainer.start import described, initial_model
+from jboost.trainer.watch import Hooks
+
+SIZE, CLASSES = 8, 4
+
+
+def real_images(count: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    """A bright quarter that names the class: uint8 [N, 8, 8, 1], int64 [N]."""
+    labels = np.arange(count) % CLASSES
+    images = np.zeros((count, SIZE, SIZE, 1), np.uint8)
+    for i, c in enumerate(labels):
+        images[i, 4 * (c // 2) :, 4 * (c % 2) :][:4, :4] = 255
+    return images, labels
+
+
+def generated_images(count: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    """The same, half as bright, in noise."""
+    images, labels = real_images(count)
+    noise = np.random.default_rng(0).integers(0, 80, images.shape)
+    return (images // 2 + noise).clip(0, 255).astype(np.uint8), labels
+
+
+def problem(held_out: int = 8) -> TrainingData:
+    def data(images: np.ndarray, labels: np.ndarray) -> ArrayData:
+        return ArrayData(Path("memory"), [images], labels)
+
+    ours, theirs = real_images(), generated_images()
+    kept = tuple(data(x[-held_out:], y[-held_out:]) for x, y in (ours, theirs)) if held_out else None
+    return TrainingData(
+        data(ours[0][:32], ours[1][:32]), MixedData([data(theirs[0][:32], theirs[1][:32])], [1.0]), kept
+    )
+
+
+def configuration(**values: Any) -> TrainConfig:
+    small = {
+        "real": "memory",
+        "generated": ("memory",),
+        "arch": "small_resnet2",
+        "iterations": 6,
+        "batch_size": 8,
+        "optimizer": "sgd",
+        "learning_rate": 0.05,
+        "real_steps": 2,
+        "real_step_size": 0.1,
+        "real_eps": 0.2,
+        "generated_steps": 2,
+        "grow_every": 2,
+        "boost_steps": 2,
+        "log_every": 1,
+        "validate_every": 3,
+        "save_every": 1,
+        "log_with": "none",
+        "device": "cpu",
+    }
+    return TrainConfig(**{**small, **values})
+
+
+def run(
+    config: TrainConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    hooks: Hooks | None = None,
+    data: TrainingData | None = None,
+) -> Finished | None:
+    """Train on the problem."""
+    torch.set_num_threads(1)
+    model, info = initial_model(
+        arch=config.arch, num_classes=CLASSES, in_channels=1, normalize="0.5/0.5", seed=config.seed
+    )
+    info = described(info, class_names=None, resolution=SIZE)
+    return train(config, model, info, data or problem(), out, resume=resume, hooks=hooks)
+
+
+def fork(work: Callable[[], object]) -> int:
+    """The id of a child that does `work`, and ends with 1 if it raises."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        work()
+    except BaseException as error:  # whatever it is must not reach the parent's code
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
+    os._exit(0)
+
+
+def wait(child: int) -> int:
+    """The child's exit code, negative for a signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def run_on_processes(config: TrainConfig, out: Path, world: int) -> list[int]:
+    """Train with `world` processes, as a launcher starts them; their exit codes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def part(rank: int) -> None:
+        os.environ |= {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(world),
+            "LOCAL_WORLD_SIZE": str(world),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        run(config, out)
+
+    return [wait(child) for child in [fork(lambda rank=rank: part(rank)) for rank in range(world)]]

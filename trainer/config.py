@@ -1,0 +1,308 @@
+"""What `jboost train` does, value by value: checked, layered (flags over a file over a preset over defaults), and stored."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from jboost.engine.errors import BadInputError
+from jboost.engine.updates import PGD
+
+from .adversarial import AdversarialConfig
+from .losses import LossWeights
+from .presets import find_preset
+from .schedule import learning_rate_at
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+Amount = Annotated[float, Field(ge=0.0)]
+Length = Annotated[float, Field(gt=0.0)]
+
+
+class TrainConfig(BaseModel):
+    """A training run. Field by field, ``--field-name`` is its flag and ``field_name`` its key in a file.
+
+    Attributes:
+        preset: where the values that were not given came from.
+        real: labelled real images, see `jboost.trainer.data.open_real`.
+        generated: labelled sample sets of one or more generators.
+        generated_weights: how often each of them is drawn, relative to the others; None: as often as it has images.
+        resolution: image size in pixels; None: as the real images are.
+        channels: 1 or 3; None: as the real images have.
+        flip, crop_padding: augmentation of real and generated images alike, see `jboost.trainer.data.Augmentation`.
+        held_out: images of each kind that are kept from training and validated on; 0: no validation.
+        validation_real, validation_generated: sets to take these images from, instead of the training sets.
+        check_images: decode every image once before training.
+        features: what validation's Fréchet distances are taken in, for the front door to open; None: none.
+        arch: see `jboost.trainer.architectures.find_architecture`; None: that of `init`, else ``small_resnet``.
+        num_classes: None: as many as the real images have.
+        normalize: see `jboost.trainer.joint.parse_normalization`; None: that of `init`, else what the architecture is used to.
+        init: checkpoint to start from, any that export can load; None: random weights.
+        reset_head: initialise the last layer anew even if its classes fit.
+        batch_norm: ``"train"``: statistics of the (global) batch; ``"frozen"``: those that `init` brought, kept.
+        score, real_attack_loss, label_smoothing: see `AdversarialConfig`.
+        bce_real to clean_ce_generated: weights of the loss's terms, see `jboost.trainer.losses.JointLoss`.
+        ema: decay of an exponential moving average of the weights, which is then what is validated and kept; 0: none.
+        real_steps, real_step_size, real_eps: the attack on real images.
+        generated_steps, generated_step_size, generated_eps, grow_every: the attack on generated images.
+        iterations: optimizer steps.
+        batch_size: real images a step, over all processes and accumulated batches, and as many generated ones.
+        accumulate: batches that a step's images are split into on each process.
+        optimizer: ``"adamw"`` or ``"sgd"``.
+        learning_rate, schedule, warmup, milestones, gamma: see `jboost.trainer.schedule.learning_rate_at`.
+        momentum: of SGD.
+        weight_decay: of the optimizer.
+        clip: largest norm of the gradient of all weights together; 0: not clipped.
+        dtype: of the network, in mixed precision; weights, images and losses stay float32.
+        compile: attack through the compiled forward and input gradient.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        deterministic: choose deterministic kernels where there are some.
+        seed: of the initial weights, the order and the augmentation.
+        log_every, validate_every, save_every: in iterations; the last iteration does all three.
+        log_with: trackers, ``"tensorboard"``, ``"wandb"``, both with a comma, or ``"none"``.
+        boost_steps, boost_step_size: how validation boosts (PGD on the objective ``joint``).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    preset: str | None = None
+    real: str
+    generated: Annotated[tuple[str, ...], Field(min_length=1)]
+    generated_weights: tuple[Length, ...] | None = None
+    resolution: Positive | None = None
+    channels: Literal[1, 3] | None = None
+    flip: bool = False
+    crop_padding: Count = 0
+    held_out: Count = 500
+    validation_real: str | None = None
+    validation_generated: str | None = None
+    check_images: bool = True
+    features: str | None = None
+
+    arch: str | None = None
+    num_classes: Positive | None = None
+    normalize: str | None = None
+    init: str | None = None
+    reset_head: bool = False
+    batch_norm: Literal["train", "frozen"] = "train"
+
+    score: Literal["logit", "energy"] = "logit"
+    real_attack_loss: Literal["bce", "ce"] = "bce"
+    label_smoothing: Share = 0.0
+    bce_real: Amount = 1.0
+    bce_generated: Amount = 1.0
+    ce_real: Amount = 1.0
+    ce_generated: Amount = 1.0
+    clean_bce_real: Amount = 0.0
+    clean_bce_generated: Amount = 0.0
+    clean_ce_real: Amount = 0.0
+    clean_ce_generated: Amount = 0.0
+    ema: Share = 0.0
+
+    real_steps: Count = 4
+    real_step_size: Length = 0.25
+    real_eps: Amount = 1.0
+    generated_steps: Count = 1
+    generated_step_size: Length = 0.1
+    generated_eps: Amount = 10.0
+    grow_every: Positive = 1000
+
+    iterations: Positive = 10_000
+    batch_size: Positive = 64
+    accumulate: Positive = 1
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: Length = 1e-3
+    momentum: Share = 0.9
+    weight_decay: Amount = 1e-4
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    warmup: Count = 0
+    milestones: tuple[Positive, ...] = ()
+    gamma: Length = 0.1
+    clip: Amount = 0.0
+
+    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    compile: bool = False
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    deterministic: bool = True
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+    log_every: Positive = 10
+    validate_every: Positive = 500
+    save_every: Positive = 500
+    log_with: str = "tensorboard"
+    boost_steps: Count = 15
+    boost_step_size: Length = 0.1
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        adversarial = self.adversarial
+        if not (adversarial.weights.any or adversarial.clean_weights.any):
+            raise ValueError("every weight of the loss is 0; give one of --bce-real, --ce-real, ...")
+        if self.generated_weights is not None and len(self.generated_weights) != len(self.generated):
+            raise ValueError(
+                f"{len(self.generated_weights)} generated weights for {len(self.generated)} sample sets; give one each"
+            )
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"a batch size of {self.batch_size} cannot be split into --accumulate {self.accumulate} parts"
+            )
+        if self.schedule == "step" and not self.milestones:
+            raise ValueError("the step schedule needs --milestones, e.g. 300,450")
+        if self.warmup >= self.iterations and self.warmup:
+            raise ValueError(
+                f"a warm-up of {self.warmup} leaves nothing of {self.iterations} iterations; lower --warmup"
+            )
+        for tracker in self.trackers:
+            if tracker not in ("tensorboard", "wandb"):
+                raise ValueError(f"unknown tracker {tracker!r} in --log-with; choose tensorboard, wandb, both or none")
+        return self
+
+    @property
+    def adversarial(self) -> AdversarialConfig:
+        """The part of it that a single step needs."""
+        return AdversarialConfig(
+            real_attack=PGD(self.real_steps, self.real_step_size, self.real_eps),
+            generated_attack=PGD(self.generated_steps, self.generated_step_size, self.generated_eps),
+            grow_every=self.grow_every,
+            score=self.score,
+            real_attack_loss=self.real_attack_loss,
+            weights=LossWeights(self.bce_real, self.bce_generated, self.ce_real, self.ce_generated),
+            clean_weights=LossWeights(
+                self.clean_bce_real, self.clean_bce_generated, self.clean_ce_real, self.clean_ce_generated
+            ),
+            label_smoothing=self.label_smoothing,
+        )
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The trackers' names."""
+        return () if self.log_with == "none" else tuple(self.log_with.split(","))
+
+    def learning_rate_at(self, iteration: int) -> float:
+        """The learning rate of an iteration, from 0."""
+        return learning_rate_at(
+            iteration,
+            peak=self.learning_rate,
+            iterations=self.iterations,
+            schedule=self.schedule,
+            warmup=self.warmup,
+            milestones=self.milestones,
+            gamma=self.gamma,
+        )
+
+
+#: What may change when a run is resumed: nothing of it moves the weights.
+CHANGEABLE = frozenset(
+    {
+        "preset",
+        "log_every",
+        "validate_every",
+        "save_every",
+        "log_with",
+        "boost_steps",
+        "boost_step_size",
+        "check_images",
+    }
+)
+
+
+def resolve_config(
+    flags: Mapping[str, Any],
+    *,
+    file: Path | None = None,
+    preset: str | None = None,
+    stored: Mapping[str, Any] | None = None,
+) -> TrainConfig:
+    """One configuration from its layers: flags > file > preset > defaults.
+
+    Args:
+        flags: by field; None and empty tuples count as not given.
+        file: TOML or JSON with fields by name, or a ``config.json`` that a run left.
+        preset: see `jboost.trainer.presets`; None: the one that the file names, if it does.
+        stored: the configuration of the run that is resumed; it takes the place of the defaults.
+
+    Raises:
+        BadInputError: an unknown key or preset, or a value out of range; the message names its flag, or its file and key.
+    """
+    given = {key: value for key, value in flags.items() if value is not None and value != ()}
+    from_file = {} if file is None else read_config(file)
+    preset = preset or from_file.get("preset")
+    chosen = find_preset(preset)
+    values = {**(stored or {}), **chosen, **from_file, **given}
+    if preset is not None:
+        values["preset"] = preset
+    try:
+        return TrainConfig(**values)
+    except ValidationError as e:
+        first = e.errors(include_url=False)[0]
+        raise BadInputError(_one_line(first, given, from_file, file)) from None
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The values in a TOML or JSON file, by field.
+
+    Raises:
+        BadInputError: no such file, not TOML or JSON, or a key that is none of `TrainConfig`'s.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise BadInputError(f"cannot read the configuration {path}: {e}; check --config") from e
+    try:
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except ValueError as e:
+        kind = "JSON" if path.suffix == ".json" else "TOML"
+        raise BadInputError(f"{path} is not {kind}: {' '.join(str(e).split())}") from e
+    if not isinstance(values, dict):
+        raise BadInputError(f"{path} holds no table of values but {values!r:.60}")
+    for key in values:
+        if key not in TrainConfig.model_fields:
+            near = difflib.get_close_matches(key, TrainConfig.model_fields, 1)
+            meant = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(TrainConfig.model_fields)}"
+            raise BadInputError(f"{path}: unknown key {key!r}{meant}")
+    return values
+
+
+def flag(field: str) -> str:
+    """The command line's name of a field."""
+    return "--" + field.replace("_", "-")
+
+
+def _one_line(error: Any, given: Mapping[str, Any], from_file: Mapping[str, Any], file: Path | None) -> str:
+    """A pydantic error as what is wrong, where it was said, and what would be right."""
+    if not error["loc"]:
+        return str(error["msg"]).removeprefix("Value error, ")
+    field = str(error["loc"][0])
+    if error["type"] == "missing":
+        return f"nothing says which images are {field}; give {flag(field)} PATH"
+    where = f"{file}: {field}" if field in from_file and field not in given else flag(field)
+    what = str(error["msg"]).replace("Input should be", "must be").replace("Value error, ", "")
+    return f"{where} {what}, got {error['input']!r}"
+
+
+def save_config(path: Path, config: TrainConfig) -> None:
+    """Write the configuration as JSON, readable by `read_config`; never half."""
+    aside = path.with_name(f".{path.name}.tmp")
+    aside.write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+
+
+def check_same(stored: TrainConfig, config: TrainConfig, out: Path) -> None:
+    """See that a resumed run goes on as it began.
+
+    Raises:
+        BadInputError: naming what differs.
+    """
+    old, new = stored.model_dump(), config.model_dump()
+    differ = [key for key in old if old[key] != new[key] and key not in CHANGEABLE]
+    if differ:
+        was = ", ".join(f"{flag(key)} was {old[key]!r}, is {new[key]!r}" for key in differ[:3])
+        raise BadInputError(f"{out} holds a run with other settings ({was}); leave them out, or choose another -o")

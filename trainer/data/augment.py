@@ -1,0 +1,51 @@
+"""Random flips and crops, each a function of the seed and the image's position in the global order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from jboost.engine.noise import philox, split_seed
+
+from .order import Stream
+
+_MASK32 = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What happens to an image before the model sees it; its size stays.
+
+    Attributes:
+        seed: in [0, 2^64).
+        flip: mirror every other image, left to right, at random.
+        crop_padding: pad by as many pixels on each side, by reflection, and cut the original size out at random. Reflected, since a
+            black border would be the easiest mark of an image that was cropped.
+    """
+
+    seed: int
+    flip: bool = True
+    crop_padding: int = 0
+
+    def apply(self, images: NDArray[np.uint8], positions: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Images uint8 [n, H, W, C] -> the same shape, by their `positions` int64 [n]."""
+        zero = np.int64(0)
+        counter = (positions & _MASK32, positions >> 32, zero, np.int64(Stream.AUGMENT))
+        coin, top, left, _ = philox(counter, split_seed(self.seed))
+        if self.crop_padding:
+            images = _crop(images, top, left, self.crop_padding)
+        if self.flip:
+            images = np.where((coin & 1).astype(bool)[:, None, None, None], images[:, :, ::-1], images)
+        return images
+
+
+def _crop(images: NDArray[np.uint8], top: NDArray[np.int64], left: NDArray[np.int64], pad: int) -> NDArray[np.uint8]:
+    """Cut windows of the images' own size out of the padded images, placed by random words `top` and `left`."""
+    n, h, w, _ = images.shape
+    padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
+    windows = sliding_window_view(padded, (h, w), axis=(1, 2))  # [n, 2 pad + 1, 2 pad + 1, C, H, W], without copies
+    choices = 2 * pad + 1
+    return windows[np.arange(n), top % choices, left % choices].transpose(0, 2, 3, 1)

@@ -1,0 +1,95 @@
+"""What every labelled set of images offers, and parts of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jboost.engine.errors import BadInputError
+
+from .order import EpochOrder
+
+Indices = NDArray[np.int64]
+Pixels = NDArray[np.uint8]
+
+
+class ImageData(Protocol):
+    """Labelled images on disk. Memory holds the index alone, or a compressed set of less than `storage.IN_MEMORY` bytes.
+
+    Attributes:
+        path: the file or folder.
+        shape: (N, H, W, C) as `read` delivers them.
+        labels: int64 [N], classes counted from 0.
+        class_names: name of each class, where the set has names.
+        notes: what a user should know about how the set was understood; one sentence each.
+    """
+
+    @property
+    def path(self) -> Path: ...  # noqa: D102
+    @property
+    def shape(self) -> tuple[int, int, int, int]: ...  # noqa: D102
+    @property
+    def labels(self) -> Indices: ...  # noqa: D102
+    @property
+    def class_names(self) -> tuple[str, ...] | None: ...  # noqa: D102
+    @property
+    def notes(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    def read(self, indices: Indices) -> Pixels:
+        """Images uint8 [n, H, W, C] at `indices` [n], in any order. Safe to call from several threads.
+
+        Raises:
+            BadInputError: an image is damaged; the message names its file.
+        """
+        ...
+
+
+class Subset:
+    """The images of a set at `indices`, as a set."""
+
+    def __init__(self, data: ImageData, indices: Indices):
+        self._data, self._indices = data, indices
+        self.path = data.path
+        self.shape: tuple[int, int, int, int] = (len(indices), *data.shape[1:])
+        self.labels: Indices = data.labels[indices]
+        self.class_names = data.class_names
+        self.notes = data.notes
+
+    def read(self, indices: Indices) -> Pixels:
+        """Images uint8 [n, H, W, C] at `indices` [n]."""
+        return self._data.read(self._indices[indices])
+
+
+def hold_out(data: ImageData, count: int, seed: int) -> tuple[Subset, Subset]:
+    """Split a set at random: all but `count` images, to train on, and `count` to validate on. The same seed, the same split.
+
+    Raises:
+        BadInputError: the set has no more than `count` images.
+    """
+    total = data.shape[0]
+    if not 0 <= count < total:
+        raise BadInputError(f"{data.path} has {total} images; {count} of them cannot be held out: hold out fewer")
+    order = EpochOrder(total, seed).at(np.arange(total))
+    # Ascending, so that neighbours on disk stay neighbours.
+    return Subset(data, np.sort(order[count:])), Subset(data, np.sort(order[:count]))
+
+
+def count_classes(data: ImageData) -> int:
+    """How many classes a set has: as many as it names, else up to its largest label."""
+    return len(data.class_names) if data.class_names is not None else int(data.labels.max()) + 1
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put `path` before the message of a `BadInputError` that does not name it."""
+    try:
+        yield
+    except BadInputError as e:
+        if str(path) in str(e):
+            raise
+        raise BadInputError(f"{path}: {e}") from e

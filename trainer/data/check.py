@@ -1,0 +1,66 @@
+"""What is wrong with the data, said before training starts."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from jboost.engine.errors import BadInputError
+
+from .base import ImageData
+from .generated import MixedData, check_label_range
+
+
+def check_pair(real: ImageData, generated: MixedData, *, num_classes: int) -> list[str]:
+    """Check that a real and a generated set fit each other and the model.
+
+    Returns:
+        What is odd and no error, a sentence each: classes without images, and the sets' own notes.
+
+    Raises:
+        BadInputError: sizes, channels or labels that do not fit; the message names the path.
+    """
+    check_label_range(real, num_classes)
+    notes = [*real.notes, *generated.notes, *_missing(real, num_classes, "real")]
+    for source in generated.sources:
+        check_label_range(source, num_classes)
+        (_, h, w, c), (_, real_h, real_w, real_c) = source.shape, real.shape
+        if (h, w) != (real_h, real_w):
+            raise BadInputError(
+                f"{source.path} has images of {w}x{h}, {real.path} of {real_w}x{real_h}; "
+                "resize the real ones with --resolution, to the generator's"
+            )
+        if c != real_c:
+            raise BadInputError(
+                f"{source.path} has images of {c} channel(s), {real.path} of {real_c}; convert both with --channels 1 or 3"
+            )
+    return [*notes, *_missing(generated, num_classes, "generated")]
+
+
+def _missing(data: ImageData, num_classes: int, kind: str) -> list[str]:
+    """A sentence about the classes that have no images, if there are some."""
+    empty = np.flatnonzero(np.bincount(data.labels, minlength=num_classes)[:num_classes] == 0)
+    if not len(empty):
+        return []
+    some = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
+    return [f"{data.path}: {len(empty)} of {num_classes} classes have no {kind} images ({some})"]
+
+
+def decode_all(data: ImageData, batch_size: int = 64) -> None:
+    """Read every image once, to find a broken one before training does. Takes as long as reading an epoch.
+
+    Raises:
+        BadInputError: naming the first broken file.
+    """
+
+    def read(start: int) -> None:
+        data.read(np.arange(start, min(start + batch_size, data.shape[0]), dtype=np.int64))
+
+    with ThreadPoolExecutor(4) as threads:
+        try:
+            for _ in threads.map(read, range(0, data.shape[0], batch_size)):
+                pass
+        except BaseException:
+            threads.shutdown(cancel_futures=True)
+            raise

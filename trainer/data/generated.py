@@ -1,0 +1,169 @@
+"""Generated images: one or more sample sets, mixed with weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jboost.engine.errors import BadInputError
+from jboost.engine.samples import open_samples
+from jboost.engine.samples.npz import NpzSamples
+
+from .arrays import ArrayData, open_sample_npz
+from .base import ImageData, Indices, Pixels, hold_out, naming
+from .fit import check_wish, fitted
+from .folder import SampleData, some_of
+from .order import MixedOrder, whole_shares
+
+
+class MixedData:
+    """Several sets as one: an index counts through them all, the first set's images first.
+
+    Args:
+        sources: the sets, of one size.
+        weights: positive; how often each set is drawn, relative to the others.
+
+    Attributes:
+        sources: the sets.
+        weights: as given.
+        path, class_names: of the first set.
+        shape, labels, notes: of all together.
+
+    Raises:
+        BadInputError: the sets differ in size or channels, or a weight is not positive; the message names the path.
+    """
+
+    def __init__(self, sources: Sequence[ImageData], weights: Sequence[float]):
+        first = sources[0]
+        for source, weight in zip(sources, weights, strict=True):
+            if source.shape[1:] != first.shape[1:]:
+                raise BadInputError(
+                    f"{source.path} has images of {_size(source)}, {first.path} of {_size(first)}; mix sets of one size only"
+                )
+            if not (math.isfinite(weight) and weight > 0):
+                raise BadInputError(
+                    f"{source.path} has the weight {weight}; weights are positive: leave out a set that has none"
+                )
+        self.sources, self.weights = tuple(sources), tuple(weights)
+        self.path, self.class_names = first.path, first.class_names
+        sizes = [source.shape[0] for source in sources]
+        self._starts = np.cumsum([0, *sizes])
+        self.shape: tuple[int, int, int, int] = (sum(sizes), *first.shape[1:])
+        self.labels: Indices = np.concatenate([source.labels for source in sources])
+        self.notes: tuple[str, ...] = tuple(note for source in sources for note in source.notes)
+
+    def order(self, seed: int) -> MixedOrder:
+        """The order in which the sets are mixed."""
+        return MixedOrder([source.shape[0] for source in self.sources], self.weights, seed)
+
+    def read(self, indices: Indices) -> Pixels:
+        """Images uint8 [n, H, W, C] at `indices` [n]."""
+        out = np.empty((len(indices), *self.shape[1:]), np.uint8)
+        owners = np.searchsorted(self._starts, indices, side="right") - 1
+        for k in np.unique(owners):
+            mine = owners == k
+            out[mine] = self.sources[k].read(indices[mine] - self._starts[k])
+        return out
+
+    def hold_out(self, count: int, seed: int) -> tuple[MixedData, MixedData]:
+        """Split at random: all but `count` images, to train on, and `count` to validate on, taken from the sets by their weights.
+
+        Raises:
+            BadInputError: a set has too few images.
+        """
+        shares = whole_shares(self.weights, count)
+        parts = [hold_out(source, int(n), seed) for source, n in zip(self.sources, shares, strict=True)]
+        train, held_out = zip(*parts, strict=True)
+        return MixedData(train, self.weights), MixedData(held_out, self.weights)
+
+
+def _size(data: ImageData) -> str:
+    _, h, w, c = data.shape
+    return f"{w}x{h} with {c} channel{'s' if c > 1 else ''}"
+
+
+def open_generated(
+    paths: Sequence[Path],
+    weights: Sequence[float] | None,
+    *,
+    num_classes: int,
+    resolution: int | None,
+    channels: int | None,
+    class_names: tuple[str, ...] | None = None,
+) -> MixedData:
+    """Open sample sets (npz files, or folders and zips of PNGs) with labels.
+
+    Args:
+        paths: at least one.
+        weights: positive, one for each path; None draws each set as often as it has images.
+        num_classes: the labels lie below it.
+        resolution: what the images must have. Generated images are never resized: resampling would tell them from real ones, and
+            boosting works on them as they are.
+        channels: 1 or 3 converts; None takes them as they are, all alike.
+        class_names: the real set's, for PNGs in folders that are named after classes.
+
+    Raises:
+        BadInputError: naming the path.
+        FailureError: the cache cannot be written.
+    """
+    if not paths:
+        raise BadInputError("no generated images are given; give one or more samples.npz")
+    if weights is not None and len(weights) != len(paths):
+        raise BadInputError(
+            f"{len(weights)} weights are given for {len(paths)} generated sets ({', '.join(map(str, paths))}); give one for each"
+        )
+    sources = []
+    for path in paths:
+        check_wish(path, None, channels)
+        with naming(path):
+            data = _open_one(path, num_classes, class_names)
+            check_label_range(data, num_classes)
+            _, h, w, _ = data.shape
+            if resolution is not None and (h, w) != (resolution, resolution):
+                raise BadInputError(
+                    f"{path} has images of {_size(data)}, training is at {resolution}x{resolution}; "
+                    "give the generator's resolution with --resolution"
+                )
+            sources.append(fitted(data, None, channels))
+    return MixedData(sources, weights if weights is not None else [float(source.shape[0]) for source in sources])
+
+
+def _open_one(path: Path, num_classes: int, class_names: tuple[str, ...] | None) -> ImageData:
+    samples = open_samples(path)
+    if isinstance(samples, NpzSamples):
+        images, labels = open_sample_npz(path)
+        if labels is None:
+            raise BadInputError(
+                f"{path} has no labels (arr_1), so that it is unknown which class each image was generated as; save them too: "
+                "np.savez(path, images, labels)"
+            )
+        return ArrayData(path, [images], labels)
+    data = SampleData(samples)
+    if data.class_names is not None:
+        if class_names is not None and set(data.class_names) <= set(class_names):
+            data.labels = np.array([class_names.index(name) for name in data.class_names], np.int64)[data.labels]
+            data.class_names = class_names
+        elif class_names is not None or len(data.class_names) != num_classes:
+            raise BadInputError(
+                f"{path} has the folders {some_of(data.class_names)}, which are not the real set's classes; "
+                "name each folder after its class number, from 0"
+            )
+    return data
+
+
+def check_label_range(data: ImageData, num_classes: int) -> None:
+    """Check that every label has a class.
+
+    Raises:
+        BadInputError: naming the path and the first image whose label has none.
+    """
+    beyond = data.labels >= num_classes
+    if beyond.any():
+        i = int(np.argmax(beyond))
+        raise BadInputError(
+            f"{data.path}: label {int(data.labels[i])} of image {i} is out of range: there are {num_classes} classes, 0 to "
+            f"{num_classes - 1}"
+        )

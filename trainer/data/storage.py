@@ -1,0 +1,175 @@
+"""Arrays on disk without loading them: stored ones are mapped, compressed ones are decompressed once."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import math
+import os
+import zipfile
+import zlib
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from jboost.engine.cache import cache_folder
+from jboost.engine.errors import BadInputError, FailureError
+
+#: A set that takes fewer bytes when decompressed is kept in memory instead of in the cache.
+IN_MEMORY = 512 << 20
+_CHUNK = 1 << 20
+# What a damaged or foreign file makes zipfile, gzip and numpy raise.
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, NotImplementedError, RuntimeError)
+
+
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+def npz_members(path: Path) -> set[str]:
+    """Names of an npz file's arrays, without ``.npy``.
+
+    Raises:
+        BadInputError: it is not an npz file, or damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.removesuffix(".npy") for name in archive.namelist()}
+    except DAMAGE as e:
+        raise BadInputError(
+            f"{path} is not a readable npz file ({e}); it may be cut short: make or copy it again"
+        ) from e
+
+
+def npz_array(path: Path, member: str, *, parts: int = 1) -> NDArray[Any]:
+    """One array of an npz file, read-only: mapped, or decompressed.
+
+    Args:
+        path: the npz file; it has the member.
+        member: its name, without ``.npy``.
+        parts: how many such arrays make up the set. Together, where compressed, they may take `IN_MEMORY` bytes of memory.
+
+    Raises:
+        BadInputError: the file is damaged, or the array holds Python objects.
+        FailureError: the cache cannot be written.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            info = archive.getinfo(f"{member}.npy")
+            with archive.open(info) as f:
+                version = npy.read_magic(f)
+                header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+                shape, fortran, dtype = header(f)
+                if dtype.hasobject:
+                    raise BadInputError(
+                        f"{path}: {member} holds pickled Python objects, which jboost never unpickles; save it again without them"
+                    )
+                if info.compress_type == zipfile.ZIP_STORED:
+                    start = _start_of(path, info) + f.tell()
+                    return np.memmap(path, dtype, "r", start, shape, order="F" if fortran else "C")
+                flat = _decompressed(path, f, dtype, math.prod(shape), IN_MEMORY // parts, name=f"{member} {info.CRC}")
+                return flat.reshape(shape, order="F" if fortran else "C")
+    except (BadInputError, FailureError):
+        raise
+    except DAMAGE as e:
+        raise BadInputError(f"{path} is damaged: {member} cannot be read ({e}); make or copy it again") from e
+
+
+def _start_of(path: Path, info: zipfile.ZipInfo) -> int:
+    """Where a stored member's bytes begin: behind its local header, whose last two fields are the lengths of what follows."""
+    with path.open("rb") as f:
+        f.seek(info.header_offset)
+        local = f.read(30)
+    return info.header_offset + 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
+
+
+def is_gzip(path: Path) -> bool:
+    """Whether a file is compressed with gzip, by its contents."""
+    with path.open("rb") as f:
+        return f.read(2) == b"\x1f\x8b"
+
+
+def bytes_after(path: Path, start: int, count: int) -> NDArray[np.uint8]:
+    """The `count` bytes of a file from `start` to its end, as they are or compressed with gzip: mapped, or decompressed.
+
+    Raises:
+        BadInputError: it is damaged, or holds fewer or more bytes.
+        FailureError: the cache cannot be written.
+    """
+    try:
+        if is_gzip(path):
+            with gzip.open(path) as f:
+                f.seek(start)
+                return _decompressed(path, f, np.dtype(np.uint8), count, IN_MEMORY, name="gzip")
+        if path.stat().st_size != start + count:
+            raise EOFError(f"it has {path.stat().st_size} bytes instead of {start + count}")
+        return np.memmap(path, np.uint8, "r", start, (count,))
+    except (BadInputError, FailureError):
+        raise
+    except DAMAGE as e:
+        raise BadInputError(f"{path} is damaged ({e}); make or copy it again") from e
+
+
+def _decompressed(
+    path: Path, f: _Readable, dtype: np.dtype[Any], count: int, in_memory: int, *, name: str
+) -> NDArray[Any]:
+    """`count` items to the end of a stream, in memory or in a cache file that is named after the source's contents."""
+    if count * dtype.itemsize < in_memory:
+        out = np.empty(count, dtype)
+        _fill(memoryview(out.view(np.uint8).data), f)
+        out.flags.writeable = False
+        return out
+    stat = path.stat()
+    key = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {name}"
+    cached = cache_folder() / "data" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.raw"
+    if not (cached.exists() and cached.stat().st_size == count * dtype.itemsize):
+        _write_cache(cached, f, count * dtype.itemsize)
+    return np.memmap(cached, dtype, "r", shape=(count,))
+
+
+def _fill(view: memoryview, f: _Readable) -> None:
+    done = 0
+    while done < len(view) and (chunk := f.read(min(_CHUNK, len(view) - done))):
+        view[done : done + len(chunk)] = chunk
+        done += len(chunk)
+    _check_end(f, done, len(view))
+
+
+def _check_end(f: _Readable, done: int, expected: int) -> None:
+    # Reading on to the end also makes zipfile and gzip compare their checksums.
+    if done != expected or f.read(1):
+        raise EOFError("it is shorter than its header says" if done < expected else "it is longer than its header says")
+
+
+def _write_cache(cached: Path, f: _Readable, size: int) -> None:
+    """Decompress into a file beside `cached` and rename it: processes that do so at the same time do not disturb each other."""
+
+    def refused(e: OSError) -> FailureError:
+        return FailureError(
+            f"cannot decompress {size / 1e9:.1f} GB into the cache, {cached.parent} ({e.strerror or e}); "
+            "set JBOOST_CACHE to a folder that has room"
+        )
+
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        aside = NamedTemporaryFile(dir=cached.parent, delete=False)  # noqa: SIM115
+    except OSError as e:
+        raise refused(e) from e
+    try:
+        with aside:
+            done = 0
+            while done < size and (chunk := f.read(min(_CHUNK, size - done))):
+                try:
+                    aside.write(chunk)
+                except OSError as e:
+                    raise refused(e) from e
+                done += len(chunk)
+            _check_end(f, done, size)
+        os.replace(aside.name, cached)
+    except BaseException:
+        Path(aside.name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,173 @@
+"""The model in training: one optimizer step of adversarial training, on this process's share of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from jboost.engine.errors import BadInputError
+
+from .adversarial import Labelled, Raters, attack, objective
+from .attack import Rater, compiled_forward, label_score
+from .config import TrainConfig
+from .joint import JointModel
+from .losses import SCORES
+from .state import pack_optimizer, unpack_optimizer
+from .sync_norm import synchronise_batch_norm
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+# float16 gradients of one image's logit fall below 6e-5, from where they lose bits.
+_FP16_SCALE = 256.0
+
+
+class _Forward(nn.Module):
+    """What accelerate wraps, for mixed precision and many processes; the model inside stays as it is, for the attacks."""
+
+    def __init__(self, model: JointModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x)
+        return logits
+
+
+class Learner:
+    """A model, its optimizer, the average of its weights, and how it is attacked.
+
+    Args:
+        model: trained in place; moved to the accelerator's device.
+        config: the run's.
+        accelerator: from `make_accelerator`.
+
+    Attributes:
+        model: as trained.
+        kept: what is validated and written to checkpoints: the average of the weights where there is one, else `model`.
+    """
+
+    def __init__(self, model: JointModel, config: TrainConfig, accelerator: Accelerator):
+        self.config, self.accelerator = config, accelerator
+        self._adversarial = config.adversarial
+        # Convolutions are fastest on channels-last memory: with tensor cores, and by oneDNN on CPUs (a third less time).
+        placed = model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model: JointModel = placed.requires_grad_(True)
+        if accelerator.num_processes > 1 and config.batch_norm == "train":
+            synchronise_batch_norm(self.model, accelerator.device)
+        # The average goes over BatchNorm's statistics too: they belong to the weights.
+        self._average = _make_average(self.model, config.ema) if config.ema else None
+        self.kept = self.model if self._average is None else cast(JointModel, self._average.module)
+        self._raw_optimizer = _make_optimizer(self.model, config)
+        self._forward, self._optimizer = accelerator.prepare(_Forward(self.model), self._raw_optimizer)
+        self._raters = self._make_raters()
+
+    def _make_raters(self) -> Raters:
+        config = self.config
+        compiled = compiled_forward(self.model) if config.compile else None
+        scale = _FP16_SCALE if config.dtype == "fp16" else 1.0
+
+        def rater(score: str) -> Rater:
+            rate = label_score if score == "ce" else SCORES[score]
+            autocast = self.accelerator.autocast
+            return Rater(self.model, rate, compiled=compiled, autocast=autocast, loss_scale=scale)
+
+        discriminator = rater(config.score)
+        return Raters(discriminator, rater("ce") if config.real_attack_loss == "ce" else discriminator)
+
+    def step(self, iteration: int, real: Iterator[Labelled], generated: Iterator[Labelled]) -> dict[str, Tensor]:
+        """One optimizer step.
+
+        Args:
+            iteration: from 0.
+            real, generated: ``accumulate`` batches are taken from each; row i of one is paired with row i of the other.
+
+        Returns:
+            ``report``: float32 [9], the values of a `StepReport` as this process saw them; and, where gradients are clipped,
+            ``gradient_norm``: their norm before.
+        """
+        accelerator, config = self.accelerator, self.config
+        # What a network draws (dropout) is then a function of the iteration, and a resumed run draws the same.
+        torch.manual_seed(_stream_seed(config.seed, iteration, accelerator.process_index))
+        for group in self._raw_optimizer.param_groups:
+            group["lr"] = config.learning_rate_at(iteration)
+        self._training_mode()
+        seen: dict[str, Tensor] = {}
+        reports = []
+        for _ in range(config.accumulate):
+            batch = attack(
+                self._raters, self._place(next(real)), self._place(next(generated)), self._adversarial, iteration
+            )
+            with accelerator.accumulate(self._forward):
+                loss, report = objective(self._forward, batch, self._adversarial)
+                accelerator.backward(loss)
+                if accelerator.sync_gradients and config.clip:
+                    seen["gradient_norm"] = accelerator.clip_grad_norm_(self.model.parameters(), config.clip)
+                self._optimizer.step()
+                self._optimizer.zero_grad()
+            reports.append(report)
+        if self._average is not None:
+            self._average.update_parameters(self.model)
+        return seen | {"report": torch.stack(reports).mean(0)}
+
+    def _training_mode(self) -> None:
+        self.model.train()
+        if self.config.batch_norm == "frozen":
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+
+    def _place(self, batch: Labelled) -> Labelled:
+        device = self.accelerator.device
+        images, labels = batch
+        return images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that `restore` needs: tensors by name, and JSON values."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        if self._average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in self._average.state_dict().items()}
+        scaler = self.accelerator.scaler
+        return tensors | pack_optimizer(self._raw_optimizer), {"scaler": scaler.state_dict() if scaler else None}
+
+    def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave.
+
+        Raises:
+            BadInputError: it is of another model.
+        """
+        try:
+            self.model.load_state_dict(_below("model.", tensors))
+            if self._average is not None:
+                self._average.load_state_dict(_below("average.", tensors))
+            unpack_optimizer(self._raw_optimizer, tensors)
+        except (RuntimeError, ValueError) as e:
+            raise BadInputError(f"the run's state is of another model ({' '.join(str(e).split())[:160]})") from e
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(dict(facts["scaler"]))
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _make_average(model: JointModel, decay: float) -> AveragedModel:
+    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
+
+
+def _make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            model.parameters(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
+        )
+    return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def _stream_seed(seed: int, iteration: int, rank: int) -> int:
+    return int(np.random.SeedSequence([seed, iteration, rank]).generate_state(1, np.uint64)[0])

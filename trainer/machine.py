@@ -1,0 +1,67 @@
+"""One process or many, on what device, in what precision: Hugging Face Accelerate, set up from a configuration."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from jboost.engine.errors import BadInputError
+
+from .config import TrainConfig
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_PRECISION = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}
+
+
+def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
+    """The process's part in the run. `accelerate launch` and `torchrun` say how many processes there are.
+
+    Args:
+        config: device, dtype, accumulation, trackers, determinism.
+        out: the run's folder; TensorBoard writes below it.
+
+    Raises:
+        BadInputError: accelerate or a tracker is missing, the device or dtype is not to be had, or the batch size cannot be shared.
+    """
+    try:
+        from accelerate import Accelerator
+        from accelerate.utils import is_tensorboard_available, is_wandb_available
+    except ModuleNotFoundError as e:
+        raise BadInputError("training needs Hugging Face Accelerate; install it: pip install 'jboost[train]'") from e
+    installed = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
+    for tracker in config.trackers:
+        if not installed[tracker]():
+            raise BadInputError(
+                f"{tracker} is not installed; install it (pip install {tracker}), or give --log-with none"
+            )
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise BadInputError(
+            "--device cuda: torch sees no CUDA device here; install a CUDA build of torch, or give --device cpu"
+        )
+    on_cpu = config.device == "cpu" or not torch.cuda.is_available()
+    if config.dtype == "fp16" and on_cpu:
+        raise BadInputError("--dtype fp16 trains on a GPU only: its loss scale is CUDA's; on a CPU take bf16 or fp32")
+    if config.deterministic and not on_cpu:
+        # cuBLAS reads it when its first handle is made; without it, its sums differ from run to run.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+    accelerator = Accelerator(
+        cpu=on_cpu,
+        mixed_precision=_PRECISION[config.dtype],
+        gradient_accumulation_steps=config.accumulate,
+        log_with=list(config.trackers) or None,
+        project_dir=out,
+    )
+    parts = accelerator.num_processes * config.accumulate
+    if config.batch_size % parts:
+        raise BadInputError(
+            f"a batch size of {config.batch_size} cannot be shared by {accelerator.num_processes} processes x "
+            f"{config.accumulate} accumulated batches; give a multiple of {parts}"
+        )
+    return accelerator

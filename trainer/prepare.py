@@ -1,0 +1,106 @@
+"""From the paths in a configuration to the images that a run trains and validates on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from jboost.engine.errors import BadInputError
+
+from .config import TrainConfig
+from .data import ImageData, MixedData, check_pair, count_classes, decode_all, hold_out, open_generated, open_real
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run trains and validates on.
+
+    Attributes:
+        real, generated: to train on, alike in size and channels.
+        held_out: real and generated images to validate on, as many of each; None: no validation.
+    """
+
+    real: ImageData
+    generated: MixedData
+    held_out: tuple[ImageData, ImageData] | None = None
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """Changes when the images that a run sees do: their number, size and labels, not their pixels."""
+        return {"real": _fingerprint(self.real), "generated": _fingerprint(self.generated)}
+
+
+def open_data(config: TrainConfig, *, decode: bool, say: Callable[[str], object]) -> tuple[TrainingData, int]:
+    """Open and check everything, before any training.
+
+    Args:
+        config: its paths, sizes and counts.
+        decode: also read every image once, on the main process.
+        say: told what is odd and no error.
+
+    Returns:
+        The data and the number of classes.
+
+    Raises:
+        BadInputError: naming the path of what is wrong.
+    """
+    real = open_real(Path(config.real), resolution=config.resolution, channels=config.channels)
+    _, height, width, _ = real.shape
+    if height != width:
+        raise BadInputError(f"{real.path} has images of {width}x{height}; make them square with --resolution N")
+    classes = config.num_classes or count_classes(real)
+    generated = _open_generated([Path(path) for path in config.generated], config.generated_weights, real, classes)
+    for note in check_pair(real, generated, num_classes=classes):
+        say(note)
+    if decode and int(os.environ.get("RANK", "0")) == 0:
+        for data in (real, generated):
+            decode_all(data)
+    # Held-out images come out of the training sets unless sets of their own are given.
+    train_real, val_real = _split_real(config, real)
+    train_generated, val_generated = _split_generated(config, generated, real, classes)
+    held_out = None if val_real is None or val_generated is None else (val_real, val_generated)
+    return TrainingData(train_real, train_generated, held_out), classes
+
+
+def _open_generated(paths: list[Path], weights: tuple[float, ...] | None, real: ImageData, classes: int) -> MixedData:
+    _, size, _, channels = real.shape
+    return open_generated(
+        paths, weights, num_classes=classes, resolution=size, channels=channels, class_names=real.class_names
+    )
+
+
+def _split_real(config: TrainConfig, real: ImageData) -> tuple[ImageData, ImageData | None]:
+    if not config.held_out:
+        return real, None
+    if config.validation_real is None:
+        return hold_out(real, config.held_out, config.seed)
+    _, size, _, channels = real.shape
+    return real, _at_most(open_real(Path(config.validation_real), resolution=size, channels=channels), config)
+
+
+def _split_generated(
+    config: TrainConfig, generated: MixedData, real: ImageData, classes: int
+) -> tuple[MixedData, ImageData | None]:
+    if not config.held_out:
+        return generated, None
+    if config.validation_generated is None:
+        return generated.hold_out(config.held_out, config.seed)
+    return generated, _at_most(_open_generated([Path(config.validation_generated)], None, real, classes), config)
+
+
+def _at_most(data: ImageData, config: TrainConfig) -> ImageData:
+    """`held_out` images of a set, chosen at random; all of a smaller one."""
+    count = data.shape[0]
+    return data if count <= config.held_out else hold_out(data, config.held_out, config.seed)[1]
+
+
+def _fingerprint(data: ImageData) -> str:
+    digest = hashlib.sha256(json.dumps(list(data.shape)).encode())
+    digest.update(np.ascontiguousarray(data.labels).tobytes())
+    return digest.hexdigest()

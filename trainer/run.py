@@ -1,0 +1,285 @@
+"""A training run in a folder: iterations, a log, validations, checkpoints, and a state from which it goes on when killed.
+
+runs/joint/
+  config.json           every value of the run
+  log.jsonl             figures by iteration
+  tensorboard/          the same for TensorBoard
+  state.safetensors     to go on from
+  last.safetensors      the model at the last validation; `jboost export --ckpt` reads it
+  best.safetensors      the model at the best validation
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.updates import PGD
+
+from .adversarial import Labelled, StepReport, mean_realness
+from .checkpoint import ModelInfo, save_checkpoint
+from .config import TrainConfig, check_same, save_config
+from .data import Augmentation, BatchReader, EpochOrder, ImageData, Order, to_tensor
+from .joint import JointModel
+from .learner import Learner
+from .machine import make_accelerator
+from .prepare import TrainingData
+from .state import FILE, State, load_state, save_state
+from .validation import Validated, validate
+from .watch import Hooks, Log
+
+CONFIG, LAST, BEST = "config.json", "last.safetensors", "best.safetensors"
+
+# l0 of a run without held-out images is measured on as many training images.
+_L0_IMAGES = 1000
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a run ended.
+
+    Attributes:
+        iterations: that were done, in all.
+        last: the final checkpoint.
+        best: the best one; the same as `last` without validation.
+        l0: the final model's.
+    """
+
+    iterations: int
+    last: Path
+    best: Path
+    l0: float
+
+
+def read_stored(out: Path) -> TrainConfig | None:
+    """The configuration of the run in `out`; None if there is no run.
+
+    Raises:
+        BadInputError: the file is damaged.
+    """
+    path = out / CONFIG
+    if not path.is_file():
+        if (out / FILE).exists():
+            raise BadInputError(f"{out} holds a run without its {CONFIG}; choose another -o")
+        return None
+    try:
+        return TrainConfig(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as e:
+        reason = " ".join(str(e).split())[:160]
+        raise BadInputError(f"{path} is not the configuration of a run ({reason}); choose another -o") from e
+
+
+def train(
+    config: TrainConfig,
+    model: JointModel,
+    info: ModelInfo,
+    data: TrainingData,
+    out: Path,
+    *,
+    resume: bool = False,
+    hooks: Hooks | None = None,
+) -> Finished | None:
+    """Train `model` in place. The same arguments give the same weights on the same machine, interrupted or not.
+
+    Args:
+        config: what to do; `data`, `model` and `info` are what its paths and names stand for.
+        model: to begin with.
+        info: what the model is; l0 is added.
+        data: labels lie below ``info.num_classes``.
+        out: the run's folder, made if it is missing.
+        resume: go on with the run in `out`, if there is one.
+        hooks: what the caller wants to see.
+
+    Returns:
+        How it ended; None on processes other than the main one.
+
+    Raises:
+        BadInputError: `out` holds a run and `resume` is false, or a run that differs; something is not installed or not to be had.
+        FailureError: the loss is no longer finite, or writing failed.
+    """
+    hooks = hooks or Hooks()
+    stored = read_stored(out)
+    if stored is not None:
+        if not resume:
+            raise BadInputError(
+                f"{out} holds a run; go on with --resume, choose another -o, or drop it with: rm -r {out}"
+            )
+        check_same(stored, config, out)
+    accelerator = make_accelerator(config, out)
+    if accelerator.is_main_process:
+        _prepare_folder(out, config)
+    accelerator.wait_for_everyone()
+    run = _Run(config, info, data, out, Learner(model, config, accelerator), hooks)
+    try:
+        return run.go()
+    finally:
+        run.close()
+
+
+class _Run:
+    """The parts of a run and how far it has come."""
+
+    def __init__(
+        self, config: TrainConfig, info: ModelInfo, data: TrainingData, out: Path, learner: Learner, hooks: Hooks
+    ):
+        self.config, self.info, self.data, self.out, self.learner, self.hooks = config, info, data, out, learner, hooks
+        self.accelerator = learner.accelerator
+        self.done = 0
+        self.best: float | None = None
+        self.l0 = math.nan
+        self.main = self.accelerator.is_main_process
+        self._restore()
+        self.log = Log(out, config, self.accelerator, self.done) if self.main else None
+        self._held_out = _load_held_out(data, learner) if self.main else None
+
+    def _restore(self) -> None:
+        state = load_state(self.out)
+        if state is None:
+            return
+        if state.facts["data"] != self.data.fingerprint:
+            raise BadInputError(
+                f"the images are not those that the run in {self.out} was trained on; give the same, or another -o"
+            )
+        self.learner.restore(state.tensors, state.facts)
+        self.done, self.best, self.l0 = state.iteration, state.facts["best"], state.facts["l0"]
+        if self.main:
+            self.hooks.say(f"going on after {self.done:,} of {self.config.iterations:,} iterations")
+
+    def go(self) -> Finished | None:
+        """Do the iterations that are left."""
+        config, world = self.config, self.accelerator.num_processes
+        readers = self._readers(config.batch_size // (world * config.accumulate))
+        with ExitStack() as streams:
+            real, generated = (streams.enter_context(r.batches(start=self.done * config.batch_size)) for r in readers)
+            while self.done < config.iterations:
+                seen = self.learner.step(self.done, real, generated)
+                self.done += 1
+                if self._due(config.log_every):
+                    self._report(seen)
+                if self._due(config.validate_every):
+                    self._validate()
+                if self._due(config.save_every):
+                    self._save()
+        if not self.main:
+            return None
+        best = self.out / BEST
+        return Finished(self.done, self.out / LAST, best if best.exists() else self.out / LAST, self.l0)
+
+    def _due(self, every: int) -> bool:
+        return self.done % every == 0 or self.done == self.config.iterations
+
+    def _readers(self, batch_size: int) -> tuple[BatchReader, BatchReader]:
+        config, accelerator = self.config, self.accelerator
+
+        def reader(data: ImageData, order: Order, seed: int) -> BatchReader:
+            return BatchReader(
+                data,
+                order,
+                batch_size=batch_size,
+                rank=accelerator.process_index,
+                world=accelerator.num_processes,
+                augmentation=Augmentation(seed, config.flip, config.crop_padding),
+            )
+
+        real = reader(self.data.real, EpochOrder(len(self.data.real.labels), config.seed), config.seed)
+        # Another seed: the two images of a pair must not always be flipped alike.
+        return real, reader(self.data.generated, self.data.generated.order(config.seed), config.seed + 2**63)
+
+    def _report(self, seen: Mapping[str, torch.Tensor]) -> None:
+        means = {name: self.accelerator.reduce(value, "mean") for name, value in seen.items()}
+        report = StepReport.from_tensor(means["report"])
+        if not math.isfinite(report.loss):
+            raise FailureError(f"the loss is {report.loss} at iteration {self.done}; {self._remedy()}")
+        if self.log is not None:
+            figures = vars(report) | {"learning_rate": self.config.learning_rate_at(self.done - 1)}
+            if "gradient_norm" in means:
+                figures["gradient_norm"] = float(means["gradient_norm"])
+            self.log.write(self.done, "train", figures)
+            self.hooks.on_log(self.done, figures)
+
+    def _validate(self) -> None:
+        """Validate and write checkpoints, on the main process; the others wait."""
+        if self.main and self._held_out is not None:
+            validated = self._look(*self._held_out)
+            figures = validated.figures
+            self.l0 = figures.realness_real
+            self._export(LAST)
+            if figures.better_than(self.best):
+                self.best = figures.merit
+                self._export(BEST)
+            assert self.log is not None
+            self.log.write(self.done, "validation", figures.to_dict())
+            self.hooks.on_validation(self.done, validated)
+        elif self.main:
+            count = min(_L0_IMAGES, len(self.data.real.labels))
+            self.l0 = mean_realness(self.learner.kept, *_read(self.data.real, count, self.learner))
+            self._export(LAST)
+        self.accelerator.wait_for_everyone()
+
+    def _look(self, real: Labelled, generated: Labelled) -> Validated:
+        config = self.config
+        return validate(
+            self.learner.kept,
+            real,
+            generated,
+            config=config.adversarial,
+            last_iteration=config.iterations - 1,
+            boost=PGD(config.boost_steps, config.boost_step_size),
+            frechet=self.hooks.frechet,
+            autocast=self.accelerator.autocast,
+            batch_size=config.batch_size,
+        )
+
+    def _export(self, name: str) -> None:
+        save_checkpoint(self.out / name, self.learner.kept, replace(self.info, l0=self.l0))
+
+    def _save(self) -> None:
+        """Commit: whatever was written before this moment is done again by a run that is killed before it."""
+        if self.main:
+            tensors, facts = self.learner.state()
+            if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+                raise FailureError(f"weights are no longer finite at iteration {self.done}; {self._remedy()}")
+            facts |= {"best": self.best, "l0": self.l0, "data": self.data.fingerprint}
+            save_state(self.out, State(self.done, tensors, facts))
+
+    def _remedy(self) -> str:
+        return "start anew in another -o with a lower --learning-rate, or with --clip 1"
+
+    def close(self) -> None:
+        """Close the log and take leave of the other processes."""
+        if self.log is not None:
+            self.log.close()
+        self.accelerator.end_training()
+
+
+def _prepare_folder(out: Path, config: TrainConfig) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for left in out.glob(".*.tmp"):  # by a kill
+            left.unlink()
+        save_config(out / CONFIG, config)
+    except OSError as e:
+        raise BadInputError(f"cannot write to {out}: {e.strerror}; choose another -o") from e
+
+
+def _load_held_out(data: TrainingData, learner: Learner) -> tuple[Labelled, Labelled] | None:
+    if data.held_out is None:
+        return None
+    count = min(part.shape[0] for part in data.held_out)
+    real, generated = (_read(part, count, learner) for part in data.held_out)
+    return real, generated
+
+
+def _read(data: ImageData, count: int, learner: Learner) -> Labelled:
+    """The first `count` images, on the learner's device."""
+    indices = np.arange(count)
+    device = learner.accelerator.device
+    return to_tensor(data.read(indices)).to(device), torch.from_numpy(data.labels[indices]).to(device)

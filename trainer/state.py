@@ -1,0 +1,122 @@
+"""Everything that a killed run needs to go on: one safetensors file, replaced whole.
+
+The file holds the weights, their moving average and the optimizer's moments as tensors, and the rest (iteration, loss scale,
+best validation so far, what the data were) as JSON in its metadata. Replacing it is the one moment at which progress is
+committed: before the rename the old state counts, after it the new one. Neither random state nor positions in the data are in
+it: both are functions of the seed and the iteration.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from jboost.engine.errors import BadInputError, FailureError
+
+FILE = "state.safetensors"
+_VERSION = 1
+_KEY = "jboost-training"
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """A run between two iterations.
+
+    Attributes:
+        iteration: iterations that are done.
+        tensors: by name, on the CPU.
+        facts: anything else, as JSON values.
+    """
+
+    iteration: int
+    tensors: Mapping[str, Tensor]
+    facts: Mapping[str, Any]
+
+
+def save_state(folder: Path, state: State) -> None:
+    """Replace the folder's state: written aside, forced to the disk, renamed.
+
+    Raises:
+        FailureError: writing failed; the old state is as it was.
+    """
+    path = folder / FILE
+    aside = folder / f".{FILE}.tmp"
+    meta = {"version": _VERSION, "iteration": state.iteration, "facts": dict(state.facts)}
+    # Copies: safetensors refuses memory that tensors share, and wants it dense.
+    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.tensors.items()}
+    try:
+        save_file(tensors, aside, metadata={_KEY: json.dumps(meta)})
+        _flush(aside)
+        os.replace(aside, path)
+        _flush(folder)
+    except (OSError, SafetensorError) as e:
+        aside.unlink(missing_ok=True)
+        raise FailureError(
+            f"cannot write {path}: {' '.join(str(e).split())}; free some room and go on with --resume"
+        ) from e
+
+
+def load_state(folder: Path) -> State | None:
+    """The folder's state; None if there is none yet.
+
+    Raises:
+        BadInputError: the file is damaged or of another version.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            meta = json.loads((file.metadata() or {})[_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (OSError, SafetensorError, KeyError, ValueError) as e:
+        raise BadInputError(
+            f"{path} is not a training state ({' '.join(str(e).split())}); start anew in another -o"
+        ) from e
+    if meta["version"] != _VERSION:
+        raise BadInputError(
+            f"{path} has version {meta['version']!r}, this jboost reads {_VERSION}; use the one it is from"
+        )
+    return State(meta["iteration"], tensors, meta["facts"])
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's moments, named ``optimizer.<parameter>.<moment>``; its settings are the configuration's."""
+    moments = optimizer.state_dict()["state"]
+    return {
+        f"optimizer.{index}.{name}": value
+        for index, entries in moments.items()
+        for name, value in entries.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `pack_optimizer` took out, in the memory layout of the weights: another would round differently."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, moment = name.split(".", 2)
+            weight = weights[int(index)]
+            like = value.shape == weight.shape
+            moments.setdefault(int(index), {})[moment] = torch.empty_like(weight).copy_(value) if like else value
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _flush(path: Path) -> None:
+    """Force a file, or a folder's entries, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

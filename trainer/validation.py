@@ -1,0 +1,138 @@
+"""How good the model is on images it does not train on, and what boosting by it does to generated ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from jboost.engine.objectives import OBJECTIVES
+from jboost.engine.updates import PGD
+
+from .adversarial import AdversarialConfig, Labelled, Raters, attack, mean_realness, objective
+from .attack import Rater, attack_generated, evaluating, label_score
+from .losses import SCORES
+
+#: (real images, images) uint8 [N, H, W, C] -> the Fréchet distance between them, in some feature space.
+Frechet = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """One pass over the held-out images.
+
+    Attributes:
+        loss: what training minimises, on held-out images, the generated ones attacked as strongly as in the last iteration, so that
+            the figures of a run can be compared.
+        accuracy, robust_accuracy: share of real images that are classified correctly, as they are and attacked, in [0, 1].
+        realness_real: mean softplus(f_c) of real images: l0 (eq. 13).
+        realness_generated, realness_boosted: the same of generated images, before and after boosting.
+        frechet_generated, frechet_boosted: their distances to the real images; None without features.
+    """
+
+    loss: float
+    accuracy: float
+    robust_accuracy: float
+    realness_real: float
+    realness_generated: float
+    realness_boosted: float
+    frechet_generated: float | None = None
+    frechet_boosted: float | None = None
+
+    def better_than(self, best: float | None) -> bool:
+        """Whether this is the best of a run: the lowest `merit` so far."""
+        return best is None or self.merit < best
+
+    @property
+    def merit(self) -> float:
+        """What the best checkpoint is chosen by, lower is better: the distance after boosting, or the loss without features."""
+        return self.loss if self.frechet_boosted is None else self.frechet_boosted
+
+    def to_dict(self) -> dict[str, float]:
+        """The figures that there are, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Validated:
+    """Figures and pictures: `generated` and `boosted` are uint8 [N, H, W, C], with `labels` int64 [N]."""
+
+    figures: Validation
+    generated: NDArray[np.uint8]
+    boosted: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
+def validate(
+    model: nn.Module,
+    real: Labelled,
+    generated: Labelled,
+    *,
+    config: AdversarialConfig,
+    last_iteration: int,
+    boost: PGD,
+    frechet: Frechet | None = None,
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    batch_size: int = 64,
+) -> Validated:
+    """Attack and boost the held-out images.
+
+    Args:
+        model: x -> logits; put into eval mode meanwhile.
+        real, generated: images and labels on the model's device, N of each.
+        config: how training attacks.
+        last_iteration: the run's, from 0.
+        boost: steps on the objective ``joint``.
+        frechet: the distance to report; None: none.
+        autocast: makes the context in which the network runs.
+        batch_size: images at a time, N need not be a multiple.
+    """
+    rater = partial(Rater, model, autocast=autocast)
+    discriminator = rater(SCORES[config.score])
+    raters = Raters(discriminator, rater(label_score) if config.real_attack_loss == "ce" else discriminator)
+    l0 = mean_realness(model, *real, batch_size=batch_size)
+    aim = OBJECTIVES["joint"]
+    booster = rater(lambda logits, labels: -aim(logits, labels, l0))
+
+    def forward(x: Tensor) -> Tensor:
+        with autocast():
+            logits: Tensor = model(x)
+        return logits
+
+    sums = torch.zeros(3, dtype=torch.float64)
+    boosted = []
+    for start in range(0, len(real[1]), batch_size):
+        part = slice(start, start + batch_size)
+        ours, theirs = (real[0][part], real[1][part]), (generated[0][part], generated[1][part])
+        batch = attack(raters, ours, theirs, config, last_iteration)
+        with evaluating(model), torch.no_grad():
+            loss, report = objective(forward, batch, config)
+            accuracy = (forward(ours[0]).argmax(1) == ours[1]).float().mean()
+        sums += torch.stack([loss, accuracy, report[5]]).double().cpu() * len(ours[1])
+        boosted.append(attack_generated(booster, *theirs, boost, torch.full_like(theirs[0][:, 0, 0, 0], torch.inf))[0])
+    mean_loss, accuracy_, robust = (sums / len(real[1])).tolist()
+    after = torch.cat(boosted)
+    pixels = {"real": to_pixels(real[0]), "generated": to_pixels(generated[0]), "boosted": to_pixels(after)}
+    figures = Validation(
+        loss=mean_loss,
+        accuracy=accuracy_,
+        robust_accuracy=robust,
+        realness_real=l0,
+        realness_generated=mean_realness(model, *generated, batch_size=batch_size),
+        realness_boosted=mean_realness(model, after, generated[1], batch_size=batch_size),
+        frechet_generated=None if frechet is None else frechet(pixels["real"], pixels["generated"]),
+        frechet_boosted=None if frechet is None else frechet(pixels["real"], pixels["boosted"]),
+    )
+    return Validated(figures, pixels["generated"], pixels["boosted"], generated[1].cpu().numpy())
+
+
+def to_pixels(images: Tensor) -> NDArray[np.uint8]:
+    """float32 [N, C, H, W] in [0, 1] -> uint8 [N, H, W, C], to the nearest."""
+    pixels: NDArray[np.uint8] = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return pixels

@@ -1,0 +1,91 @@
+"""What a run says while it goes on: a log of JSON lines, trackers, and whoever else wants to know."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .validation import Frechet, Validated
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from .config import TrainConfig
+
+LOG = "log.jsonl"
+
+
+def _silent(*_: object) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the front door adds to a run. Called on the main process only.
+
+    Attributes:
+        say: a remark for the user, one sentence.
+        on_log: the iterations that are done, and figures by name.
+        on_validation: the same, and what was validated: the place for a picture.
+        frechet: a distance between sets of images; None: validation does without.
+    """
+
+    say: Callable[[str], object] = _silent
+    on_log: Callable[[int, Mapping[str, float]], object] = _silent
+    on_validation: Callable[[int, Validated], object] = _silent
+    frechet: Frechet | None = None
+
+
+class Log:
+    """Figures to ``log.jsonl`` and to the trackers.
+
+    A line is ``{"iteration": n, "kind": "train" | "validation", ...}`` after n iterations. What a killed run wrote after its last
+    state is dropped, since the resumed run does these iterations again.
+
+    Args:
+        folder: the run's.
+        config: shown by the trackers.
+        accelerator: whose trackers to start.
+        iteration: iterations that are done.
+    """
+
+    def __init__(self, folder: Path, config: TrainConfig, accelerator: Accelerator, iteration: int):
+        self._accelerator = accelerator
+        path = folder / LOG
+        kept = [line for line in _lines(path) if _iteration_of(line) <= iteration]
+        aside = path.with_name(f".{LOG}.tmp")
+        aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        os.replace(aside, path)
+        self._file = path.open("a", encoding="utf-8")
+        if config.trackers:
+            plain = {k: v if isinstance(v, bool | int | float) else str(v) for k, v in config.model_dump().items()}
+            # TensorBoard then forgets the steps that are about to be done again.
+            options = {"tensorboard": {"purge_step": iteration}} if "tensorboard" in config.trackers else {}
+            accelerator.init_trackers("tensorboard", config=plain, init_kwargs=options)
+
+    def write(self, iteration: int, kind: str, figures: Mapping[str, float]) -> None:
+        """Add a line, and tell the trackers."""
+        self._file.write(json.dumps({"iteration": iteration, "kind": kind, **figures}) + "\n")
+        self._file.flush()
+        self._accelerator.log({f"{kind}/{name}": value for name, value in figures.items()}, step=iteration)
+
+    def close(self) -> None:
+        """Close the file; the trackers end with the accelerator's training."""
+        self._file.close()
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+
+def _iteration_of(line: str) -> float:
+    """After how many iterations a line was written; infinity for one that was left half-written."""
+    try:
+        record: dict[str, Any] = json.loads(line)
+        return float(record["iteration"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
