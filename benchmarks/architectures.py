@@ -25,19 +25,20 @@ from jboost.trainer.joint import JointModel
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def train(arch: str, steps: int) -> tuple[JointModel, float]:
+def train(arch: str, steps: int, device: str = "cpu") -> tuple[JointModel, float]:
     """A classifier of noisy digits, and its accuracy on the last batches."""
     data = load_digits()
     torch.manual_seed(0)
     images = torch.from_numpy(data.images).float()[:, None] / 16
     images = nn.functional.interpolate(images, size=64, mode="bilinear").expand(-1, 3, -1, -1)
-    labels = torch.from_numpy(data.target).long()
-    model = JointModel(build_network(arch, 10), MEAN, STD)
+    labels = torch.from_numpy(data.target).long().to(device)
+    images = images.to(device)
+    model = JointModel(build_network(arch, 10), MEAN, STD).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     right = []
     for _ in range(steps):
         rows = torch.randint(0, len(images), (32,))
-        x = (images[rows] + 0.2 * torch.randn(32, 3, 64, 64)).clamp(0, 1)
+        x = (images[rows] + 0.2 * torch.randn(32, 3, 64, 64, device=device)).clamp(0, 1)
         logits = model(x)
         optimizer.zero_grad()
         nn.functional.cross_entropy(logits, labels[rows]).backward()

@@ -1,0 +1,132 @@
+"""The parts of `benchmarks/gpu_check.sh`, one after the other while time lasts, and the page of results.
+
+Knows no more of jboost than its command line and the JSON that this prints; what cannot be measured is listed with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+BUDGET = 465.0  # seconds for all parts
+
+
+@dataclass(frozen=True)
+class Part:
+    """A command: it gets at most `limit` seconds, and no more than is left; `result` is the JSON file that it writes, if any."""
+
+    name: str
+    command: list[str]
+    limit: float
+    result: str | None = None
+
+
+def parts(out: Path) -> list[Part]:
+    """In the order of what matters most."""
+    python, here = sys.executable, str(Path(__file__).parent)
+    command = shutil.which("jboost", path=str(Path(python).parent)) or shutil.which("jboost") or "jboost"
+
+    def export(network: str, bundle: str, formats: str, dtypes: str, batch: int) -> list[str]:
+        checkpoint = str(out / f"{network}.safetensors")
+        return [
+            command, "export", "--ckpt", checkpoint, "-o", str(out / bundle), "--format", formats, "--dtype", dtypes,
+            "--objective", "joint", "-b", str(batch),
+        ]  # fmt: skip
+
+    def bench(bundle: str, dtypes: str, *more: str) -> list[str]:
+        result = str(out / f"{bundle}.json")
+        return [command, "bench", "--bundle", str(out / bundle), "--dtype", dtypes, "--json", result, *more]
+
+    return [
+        Part("doctor", [command, "doctor", "--json"], 30),
+        Part("networks", [python, f"{here}/networks.py", "--out", str(out)], 60),
+        Part("tests", [python, "-m", "pytest", "-q", "-m", "gpu", "tests", "-p", "no:cacheprovider"], 120),
+        Part("export resnet50 fp16", export("resnet50", "rn50", "compile,onnx", "fp16", 256), 150),
+        Part("bench resnet50 fp16", bench("rn50", "fp32,fp16", "--no-first-batch"), 75, "rn50.json"),
+        Part("50,000 images", [python, f"{here}/whole_run.py", str(out / "rn50"), "--images", "50000"], 60),
+        Part("export batch 1", export("resnet50", "one", "compile", "fp16", 1), 100),
+        Part("bench batch 1", bench("one", "fp16", "--no-torch-compile", "--no-first-batch"), 30, "one.json"),
+        Part("export wrn50-2 fp16", export("wide_resnet50_2", "wrn", "compile", "fp16", 100), 100),
+        Part("bench wrn50-2 fp16", bench("wrn", "fp16", "--no-torch-compile", "--no-first-batch"), 40, "wrn.json"),
+        Part("trt plan", export("resnet50", "trt", "trt", "fp16", 256), 100),
+        Part("bench trt", bench("trt", "fp16", "--no-torch-compile", "--no-first-batch"), 40, "trt.json"),
+    ]  # fmt: skip
+
+
+def run(part: Part, out: Path, left: float) -> dict[str, Any]:
+    """Run a part; its output goes to a log of its own."""
+    log = out / f"{part.name.replace(' ', '_').replace(',', '')}.log"
+    limit = min(part.limit, left)
+    if limit < 5:
+        return {"part": part.name, "status": "not begun: no time left"}
+    start = time.perf_counter()
+    with log.open("w") as file:
+        try:
+            code = subprocess.run(
+                part.command, stdout=file, stderr=subprocess.STDOUT, timeout=limit, cwd=ROOT
+            ).returncode
+            status = "ok" if code == 0 else f"failed with exit code {code}"
+        except subprocess.TimeoutExpired:
+            status = f"stopped after {limit:.0f} s"
+        except OSError as e:
+            status = f"could not be started: {e}"
+    lines = log.read_text(errors="replace").strip().splitlines()
+    found = {"part": part.name, "status": status, "seconds": time.perf_counter() - start, "tail": lines[-8:]}
+    if status == "ok" and part.result is not None:
+        found["result"] = json.loads((out / part.result).read_text())
+    return found
+
+
+def machine() -> dict[str, str]:
+    """The GPU and its driver."""
+    try:
+        query = "--query-gpu=name,driver_version,memory.total,clocks.max.sm"
+        said = subprocess.run(["nvidia-smi", query, "--format=csv,noheader"], capture_output=True, text=True).stdout
+    except OSError as e:
+        said = str(e)
+    return {"gpu": said.strip(), "python": sys.version.split()[0]}
+
+
+def page(results: dict[str, Any]) -> str:
+    """The results for people."""
+    lines = [f"# {results['machine']['gpu']}", "", "| part | outcome | seconds |", "|---|---|---|"]
+    lines += [f"| {p['part']} | {p['status']} | {p.get('seconds', 0):.0f} |" for p in results["parts"]]
+    for part in results["parts"]:
+        measured = part.get("result", {}).get("contestants", [])
+        if measured:
+            lines += ["", f"## {part['part']}", "", "| | ms an image-step | over eager float32 |", "|---|---|---|"]
+            lines += [
+                f"| {c['name']} {c['dtype']} | {c['ms_per_image_step']:.5f} | {c['ratio']:.2f} |" for c in measured
+            ]
+        elif part["status"] != "ok" or part["part"] in ("tests", "50,000 images"):
+            lines += ["", f"## {part['part']}", "", "```", *part.get("tail", []), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Run every part; exit code 1 if one failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    out: Path = parser.parse_args().out.resolve()
+    end = time.perf_counter() + BUDGET
+    results: dict[str, Any] = {"machine": machine(), "parts": []}
+    for part in parts(out):
+        results["parts"].append(run(part, out, end - time.perf_counter()))
+        print(f"{part.name}: {results['parts'][-1]['status']}", flush=True)
+        # After each part: what was measured is kept even if the machine goes away.
+        (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        (out / "results.md").write_text(page(results))
+    print((out / "results.md").read_text())
+    return 0 if all(p["status"] == "ok" for p in results["parts"]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
