@@ -1,15 +1,37 @@
 """Batch normalisation over the batch of all processes, so that many processes take the step that one would take.
 
-torch's own `SyncBatchNorm` runs on accelerators only (torch 2.13); the one here is for CPUs, by the autograd-aware collectives of
-`torch.distributed.nn`. Every process holds as many images as every other.
+torch's own `SyncBatchNorm` runs on accelerators only (torch 2.13); the one here is for CPUs. Every process holds as many images as
+every other.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.distributed import get_world_size
-from torch.distributed.nn.functional import all_reduce
+from torch.distributed import all_reduce, get_world_size
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes. Each one's loss depends on it, so their gradients are summed too."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor) -> Tensor:
+        total = v.clone()
+        all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        total = grad.clone()
+        all_reduce(total)
+        return total
+
+
+def _sum(v: Tensor) -> Tensor:
+    total: Tensor = _Sum.apply(v)  # type: ignore[no-untyped-call]
+    return total
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
@@ -39,12 +61,6 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         share = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(var * count / max(1, count - 1), share)
-
-
-def _sum(v: Tensor) -> Tensor:
-    """The sum over all processes, through which gradients flow."""
-    total: Tensor = all_reduce(v)  # type: ignore[no-untyped-call]
-    return total
 
 
 def synchronise_batch_norm(model: nn.Module, device: torch.device) -> None:

@@ -67,7 +67,7 @@ def _run(argv: list[str] | None) -> int:
     except SystemExit as e:
         return e.code if isinstance(e.code, int) else 0 if e.code is None else 1
     except KeyboardInterrupt:
-        return _fail("interrupted; a boost goes on where it was with --resume", 130)
+        return _fail("interrupted; boost and train go on where they were with --resume", 130)
     except BrokenPipeError:
         return 1
     except Exception as e:
