@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from conftest import Run
 from PIL import Image
 from train_cases import generated_images, real_images
 
 from jboost.trainer.checkpoint import read_safetensors
+
+if TYPE_CHECKING:  # there is a conftest in another folder too
+    from conftest import Run
 
 SMALL = """
 arch = "small_resnet2"
