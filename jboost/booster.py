@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from jboost.engine.bundle import Bundle
-from jboost.engine.errors import BadInputError
+from jboost.engine.errors import BadInputError, FailureError
 from jboost.engine.memory import peak_memory
 from jboost.engine.pipeline import Reader
 from jboost.engine.presets import Preset, Settings, ignores_labels, resolve_settings
@@ -308,9 +308,17 @@ class Booster:
         if batch_size is None:
             batch_size = self._batch_size or DEFAULT_BATCH[runner.device.split(":")[0]]
             batch_size = min(batch_size, len(store.records))
-        return run_set(
-            runner, read, labels, store, settings, batch_size=batch_size, on_progress=on_progress
-        ), batch_size
+        try:
+            done = run_set(runner, read, labels, store, settings, batch_size=batch_size, on_progress=on_progress)
+        except Exception as e:
+            # torch's, by its name: an engine without torch must not import it to ask.
+            if type(e).__name__ != "OutOfMemoryError":
+                raise
+            raise FailureError(
+                f"out of GPU memory with {batch_size} images in flight; go on with a smaller batch: --resume -b "
+                f"{max(1, batch_size // 2)}"
+            ) from e
+        return done, batch_size
 
     def _summary(
         self,

@@ -220,3 +220,13 @@ def test_auto_goes_on_with_the_engine_that_began(bundle, samples, tmp_path) -> N
         assert booster.boost_file(open_samples(samples), out, settings, resume=True).engine == "eager"
         out.unlink()
         assert booster.boost_file(open_samples(samples), out, settings, resume=True).engine == "onnx"
+
+
+def test_out_of_gpu_memory_says_which_batch_to_try(bundle, images, labels, monkeypatch) -> None:
+    def full(*args, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with jboost.load(bundle, engine="eager", device="cpu", batch_size=8) as booster:
+        monkeypatch.setattr("jboost.engine.eager.EagerRunner.gradient", full)
+        with pytest.raises(jboost.FailureError, match="--resume -b 4"):
+            booster.boost(images, labels)
