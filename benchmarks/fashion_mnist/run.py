@@ -26,12 +26,13 @@ import torch
 from jboost.trainer.data import open_real, to_tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
+from codes import Codes
 from data import Labelled, load_samples, save_samples
 from features import Classifier, accuracy, features, frechet_distance, train_classifier
 from generator import Velocity, sample, train_generator
 from grid import save_grid
 
-EULER_STEPS = 2
+EULER_STEPS, CODE = 2, 10
 TRAINING_SAMPLES, REPORTED_SAMPLES = 10_000, 5_000
 BOOST = ["--steps", "20", "--step-size", "0.2"]
 REQUIRED_FALL, REQUIRED_ACCURACY = 0.5, 0.7
@@ -60,9 +61,9 @@ def load(folder: Path, split: str, count: int | None = None) -> Labelled:
     return to_tensor(data.read(indices)), torch.from_numpy(data.labels[indices])
 
 
-def generate(generator: Velocity, count: int, seed: int) -> Labelled:
+def generate(generator: Velocity, codes: Codes, count: int, seed: int) -> Labelled:
     labels = torch.arange(count) % 10
-    return sample(generator, (1, 28, 28), labels, steps=EULER_STEPS, seed=seed), labels
+    return codes.decode(sample(generator, (1, CODE, CODE), labels, steps=EULER_STEPS, seed=seed)), labels
 
 
 def main() -> int:
@@ -83,10 +84,13 @@ def main() -> int:
     start = say(start, f"{len(train[1]):,} images to train on, {len(test[1]):,} held out")
     yardstick: Classifier = train_classifier(train, epochs=2, seed=args.seed, batch_size=128)
     start = say(start, f"yardstick, a plain classifier: accuracy {accuracy(yardstick, test):.1%} on the test images")
-    generator = train_generator(train, iterations=args.generator_iterations, seed=args.seed)
-    start = say(start, "generator, a rectified flow")
-    save_samples(out / "generated.npz", *generate(generator, TRAINING_SAMPLES, seed=1000 * args.seed + 1))
-    save_samples(out / "samples.npz", *generate(generator, REPORTED_SAMPLES, seed=1000 * args.seed + 2))
+    codes = Codes(train[0], CODE)
+    generator = train_generator(
+        (codes.encode(train[0]), train[1]), iterations=args.generator_iterations, seed=args.seed
+    )
+    start = say(start, f"generator, a rectified flow of {CODE * CODE} principal components")
+    save_samples(out / "generated.npz", *generate(generator, codes, TRAINING_SAMPLES, seed=1000 * args.seed + 1))
+    save_samples(out / "samples.npz", *generate(generator, codes, REPORTED_SAMPLES, seed=1000 * args.seed + 2))
     start = say(start, f"samples of {EULER_STEPS} Euler steps")
 
     run = out / "joint"
