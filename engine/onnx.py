@@ -214,18 +214,23 @@ class _Binding:
         return Gradient(self.grad, self.class_logit.copy(), self.loss.copy(), self.predicted.copy())
 
 
+def session_options() -> ort.SessionOptions:
+    """How every session runs: as many threads as torch takes, and errors alone are logged."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # warnings about a missing GPU are no news here
+    # By itself ONNX Runtime takes every core, which is what 0 means.
+    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)
+    return options
+
+
 def open_session(path: Path) -> ort.InferenceSession:
     """An ONNX Runtime session on the CPU.
 
     Raises:
         BadInputError: ONNX Runtime cannot read or run the graph.
     """
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors; warnings about a missing GPU are no news here
-    # As torch does; by itself ONNX Runtime takes every core. 0 is that.
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)
     try:
-        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
     except Exception as e:  # onnxruntime raises its own hierarchy, and RuntimeError
         reason = " ".join(str(e).split())[:200]
         raise BadInputError(

@@ -20,7 +20,7 @@ from jboost.engine.cuda.runner import DeviceRunner
 from .bundle import Bundle
 from .errors import BadInputError, FailureError
 from .gpu import find_driver
-from .onnx import artefact_name, checked_graph, forward_name
+from .onnx import artefact_name, checked_graph, forward_name, session_options
 from .runner import Evaluation, Gradient
 from .updates import Controls
 
@@ -197,8 +197,7 @@ def _open(path: Path, number: int, stream: int, *, graphs: bool) -> Any:
         io.StringIO()
     ):  # it prints what it does not find; the session's providers tell what counts
         ort.preload_dlls()
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options = session_options()
     # ONNX Runtime falls back to the CPU silently: all of the graph on the GPU, or none.
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     how = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple
 
@@ -11,8 +12,8 @@ from torch import nn
 from jboost.engine.objectives import class_logit, realness
 from jboost.engine.updates import PGD
 
-from .attack import Forward, Rater, attack_generated, attack_real
-from .losses import NONE, JointLoss, LossWeights, joint_loss
+from .attack import Forward, Rater, attack_generated, attack_real, label_score
+from .losses import NONE, SCORES, JointLoss, LossWeights, Score, joint_loss
 
 #: Images float32 [B, C, H, W] in [0, 1] and labels int64 [B].
 Labelled = tuple[torch.Tensor, torch.Tensor]
@@ -57,6 +58,12 @@ class Raters(NamedTuple):
 
     discriminator: Rater
     real: Rater
+
+
+def make_raters(config: AdversarialConfig, rater: Callable[[Score], Rater]) -> Raters:
+    """The model as the attacks of `config` see it; `rater` makes one that reads a score."""
+    discriminator = rater(SCORES[config.score])
+    return Raters(discriminator, rater(label_score) if config.real_attack_loss == "ce" else discriminator)
 
 
 class AttackedBatch(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -12,11 +13,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from jboost.engine.errors import BadInputError
 
-from .adversarial import Labelled, Raters, attack, objective
-from .attack import Rater, compiled_forward, label_score
+from .adversarial import Labelled, Raters, attack, make_raters, objective
+from .attack import Rater, compiled_forward
 from .config import TrainConfig
 from .joint import JointModel
-from .losses import SCORES
 from .state import pack_optimizer, unpack_optimizer
 from .sync_norm import synchronise_batch_norm
 
@@ -72,13 +72,9 @@ class Learner:
         compiled = compiled_forward(self.model) if config.compile else None
         scale = _FP16_SCALE if config.dtype == "fp16" else 1.0
 
-        def rater(score: str) -> Rater:
-            rate = label_score if score == "ce" else SCORES[score]
-            autocast = self.accelerator.autocast
-            return Rater(self.model, rate, compiled=compiled, autocast=autocast, loss_scale=scale)
-
-        discriminator = rater(config.score)
-        return Raters(discriminator, rater("ce") if config.real_attack_loss == "ce" else discriminator)
+        autocast = self.accelerator.autocast
+        rater = partial(Rater, self.model, compiled=compiled, autocast=autocast, loss_scale=scale)
+        return make_raters(self._adversarial, rater)
 
     def step(self, iteration: int, real: Iterator[Labelled], generated: Iterator[Labelled]) -> dict[str, Tensor]:
         """One optimizer step.

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from jboost.engine.objectives import OBJECTIVES
 from jboost.engine.updates import PGD
 
-from .adversarial import AdversarialConfig, Labelled, Raters, attack, mean_realness, objective
-from .attack import Rater, attack_generated, evaluating, label_score
-from .losses import SCORES
+from .adversarial import AdversarialConfig, Labelled, attack, make_raters, mean_realness, objective
+from .attack import Rater, attack_generated, evaluating
 
 #: (real images, images) uint8 [N, H, W, C] -> the Fréchet distance between them, in some feature space.
 Frechet = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
@@ -94,8 +93,7 @@ def validate(
         batch_size: images at a time, N need not be a multiple.
     """
     rater = partial(Rater, model, autocast=autocast)
-    discriminator = rater(SCORES[config.score])
-    raters = Raters(discriminator, rater(label_score) if config.real_attack_loss == "ce" else discriminator)
+    raters = make_raters(config, rater)
     l0 = mean_realness(model, *real, batch_size=batch_size)
     aim = OBJECTIVES["joint"]
     booster = rater(lambda logits, labels: -aim(logits, labels, l0))

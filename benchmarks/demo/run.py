@@ -18,7 +18,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from command import jboost
 from data import CLASSES, RESOLUTION, Digits, Labelled, enlarge, load_digits, load_samples, save_samples
 from features import FEATURES, Classifier, accuracy, features, frechet_distance, train_classifier
 from generator import Velocity, sample, train_generator
@@ -54,16 +54,6 @@ def phase(what: str) -> Iterator[list[str]]:
     console.print(
         f"{time.perf_counter() - start:6.1f} s  {what}{': ' if said else ''}{', '.join(said)}", soft_wrap=True
     )
-
-
-def jboost(*arguments: str) -> None:
-    """Run the command line, as a user would; end with its message if it fails."""
-    command = [str(Path(sys.executable).with_name("jboost")), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        sys.exit(
-            f"jboost {' '.join(arguments)}\nfailed with exit code {done.returncode}:\n{done.stderr or done.stdout}"
-        )
 
 
 def generate(generator: Velocity, count: int, seed: int) -> Labelled:

@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,6 +26,7 @@ from jboost.trainer.data import open_real, to_tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
 from codes import Codes
+from command import jboost
 from data import Labelled, load_samples, save_samples
 from features import Classifier, accuracy, features, frechet_distance, train_classifier
 from generator import Velocity, sample, train_generator
@@ -41,16 +41,6 @@ REQUIRED_FALL, REQUIRED_ACCURACY = 0.5, 0.7
 def say(start: float, what: str) -> float:
     print(f"{time.perf_counter() - start:7.1f} s  {what}", flush=True)
     return time.perf_counter()
-
-
-def jboost(*arguments: str) -> None:
-    """Run the command line, as a user would; end with its message if it fails."""
-    command = [str(Path(sys.executable).with_name("jboost")), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        sys.exit(
-            f"jboost {' '.join(arguments)}\nfailed with exit code {done.returncode}:\n{done.stderr or done.stdout}"
-        )
 
 
 def load(folder: Path, split: str, count: int | None = None) -> Labelled:

@@ -55,7 +55,7 @@ class NpzSamples:
         for name in names:
             if name.endswith(".npy"):
                 with archive.open(name) as f:
-                    headers[name] = _read_header(f)
+                    headers[name] = read_header(f)
         objects = [name for name, (_, _, dtype, _) in headers.items() if dtype.hasobject]
         if objects:
             raise BadInputError(
@@ -103,7 +103,7 @@ class NpzSamples:
         return np.concatenate(parts)
 
 
-def _read_header(f: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+def read_header(f: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     """Shape, Fortran order, dtype and data offset of an npy stream."""
     version = npy.read_magic(f)
     shape, fortran, dtype = npy.read_array_header_1_0(f) if version == (1, 0) else npy.read_array_header_2_0(f)

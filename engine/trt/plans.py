@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError
@@ -169,21 +170,10 @@ def find_plan(
     raise BadInputError(f"{why} build it here with: {rebuild}{batch}")
 
 
-def why_unusable(
-    bundle: Bundle,
-    *,
-    objective: str,
-    l0: float | None,
-    resolution: int,
-    device: str,
-    dtype: str,
-    batch_size: int | None = None,
-) -> str | None:
-    """Why none of the bundle's plans, if any, can serve this run; None if one can."""
+def why_unusable(bundle: Bundle, **run: Any) -> str | None:
+    """Why none of the bundle's plans, if any, can serve a run, given as to `find_plan`; None if one can."""
     try:
-        find_plan(
-            bundle, objective=objective, l0=l0, resolution=resolution, device=device, dtype=dtype, batch_size=batch_size
-        )
+        find_plan(bundle, **run)
     except BadInputError as e:
         return str(e)
     return None

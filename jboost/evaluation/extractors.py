@@ -140,7 +140,7 @@ def read_outputs(raw: Any, identity: Identity, count: int) -> Outputs:
         named = {"features": raw}
     else:
         raise _misfit(identity, f"returned {type(raw).__name__}")
-    arrays = {name: _to_rows(named[name], name, identity, count) for name in named if name in _OUTPUTS}
+    arrays = {name: _to_rows(named[name], name, identity, count) for name in named if name in OUTPUTS}
     if "probabilities" in arrays:
         p = arrays.pop("probabilities")
         if (p < 0).any() or np.abs(p.sum(1) - 1).max() > 1e-2:
@@ -152,7 +152,8 @@ def read_outputs(raw: Any, identity: Identity, count: int) -> Outputs:
     return Outputs(features, arrays.get("logits"), arrays.get("spatial"))
 
 
-_OUTPUTS = ("features", "logits", "probabilities", "spatial")
+#: What a network may name its outputs.
+OUTPUTS = ("features", "logits", "probabilities", "spatial")
 
 
 def _to_rows(value: Any, name: str, identity: Identity, count: int) -> Numpy:

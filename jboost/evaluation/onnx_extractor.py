@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,9 @@ import onnxruntime as ort
 
 from jboost.engine.bundle import sha256_file
 from jboost.engine.errors import BadInputError
+from jboost.engine.onnx import session_options
 
-from .extractors import Extractor, Identity, Numpy, Outputs, fix_batch, read_outputs
-
-_NAMED = {"features", "logits", "probabilities", "spatial"}
+from .extractors import OUTPUTS, Extractor, Identity, Numpy, Outputs, fix_batch, read_outputs
 
 
 def open_onnx(path: Path, device: str) -> Extractor:
@@ -53,7 +51,7 @@ class OnnxExtractor:
         self._shape: list[Any] = inputs[0].shape
         self.batch: int | None = self._shape[0] if isinstance(self._shape[0], int) else None
         names = [o.name for o in self._session.get_outputs()]
-        self._outputs = [name for name in names if name in _NAMED] or names[:1]
+        self._outputs = [name for name in names if name in OUTPUTS] or names[:1]
 
     def __call__(self, images: Numpy) -> Outputs:
         """Features of `images` uint8 [B, H, W, C]."""
@@ -71,19 +69,16 @@ class OnnxExtractor:
                 f"the extractor {self.identity.source} failed on images {list(x.shape)} ({reason})"
             ) from e
         named = dict(zip(self._outputs, found, strict=True))
-        return read_outputs(named if _NAMED & set(named) else found[0], self.identity, len(images))
+        return read_outputs(named if set(OUTPUTS) & set(named) else found[0], self.identity, len(images))
 
 
 def _open(path: Path, device: str) -> Any:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)  # as torch does; 0 is every core
     wanted: list[Any] = ["CPUExecutionProvider"]
     if device != "cpu" and "CUDAExecutionProvider" in ort.get_available_providers():
         index = int(device.partition(":")[2] or 0)
         wanted.insert(0, ("CUDAExecutionProvider", {"device_id": index}))
     try:
-        session = ort.InferenceSession(path, options, providers=wanted)
+        session = ort.InferenceSession(path, session_options(), providers=wanted)
     except Exception as e:
         reason = " ".join(str(e).split())[:200]
         raise BadInputError(f"ONNX Runtime {ort.__version__} cannot run --features {path} ({reason})") from e

@@ -13,11 +13,11 @@ from tempfile import NamedTemporaryFile
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from jboost.engine.cache import cache_folder
 from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.samples.npz import read_header
 
 #: A set that takes fewer bytes when decompressed is kept in memory instead of in the cache.
 IN_MEMORY = 512 << 20
@@ -61,15 +61,13 @@ def npz_array(path: Path, member: str, *, parts: int = 1) -> NDArray[Any]:
         with zipfile.ZipFile(path) as archive:
             info = archive.getinfo(f"{member}.npy")
             with archive.open(info) as f:
-                version = npy.read_magic(f)
-                header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-                shape, fortran, dtype = header(f)
+                shape, fortran, dtype, offset = read_header(f)
                 if dtype.hasobject:
                     raise BadInputError(
                         f"{path}: {member} holds pickled Python objects, which jboost never unpickles; save it again without them"
                     )
                 if info.compress_type == zipfile.ZIP_STORED:
-                    start = _start_of(path, info) + f.tell()
+                    start = _start_of(path, info) + offset
                     return np.memmap(path, dtype, "r", start, shape, order="F" if fortran else "C")
                 flat = _decompressed(path, f, dtype, math.prod(shape), IN_MEMORY // parts, name=f"{member} {info.CRC}")
                 return flat.reshape(shape, order="F" if fortran else "C")
