@@ -41,10 +41,11 @@ def write_features(path: Path, n: int, dimensions: int) -> None:
 
 
 def test_distances_between_all_pairs_are_never_in_memory(tmp_path) -> None:
-    for name, n in (("ref", 7000), ("samples", 6000), ("small", 4200)):
+    for name, n in (("ref", 8000), ("samples", 7000), ("small", 4200)):
         write_features(tmp_path / f"{name}.npz", n, 64)
-    # The features take 4 MiB, one matrix of all distances would take 160.
-    assert growth(tmp_path, "ref.npz", "samples.npz", "small.npz", "", "fid,precision") < 60
+    # The features take 4 MiB, one matrix of all distances would take 213. Between them lies what the allocator does with blocks of
+    # 16 MiB that are taken and freed: on one machine it kept one more, on another five.
+    assert growth(tmp_path, "ref.npz", "samples.npz", "small.npz", "", "fid,precision") < 120
 
 
 def test_images_are_never_all_in_memory(tmp_path) -> None:
