@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Finished:
-    """Images that left their rows, as numpy arrays.
+    """Images as they are taken from their rows, mostly because they have finished, as numpy arrays.
 
     Attributes:
         images: uint8 [n, H, W, C], rounded to nearest; an image that never moved as it came.
@@ -58,6 +58,10 @@ class Finished:
     before_logit: Numpy
     before_predicted: Numpy
     moved: Numpy
+
+    def select(self, which: Numpy) -> Self:
+        """Those of the images that `which` (bool or integers) picks."""
+        return type(self)(**{f.name: getattr(self, f.name)[which] for f in fields(self)})
 
 
 class Flight(Protocol):

@@ -95,8 +95,9 @@ class WriteBehind:
         if self._error is not None and exc[0] is None:
             raise self._error
 
-    def put(self, indices: Numpy, images: Numpy, records: Numpy) -> None:
-        """Hand in results in any order; see `jboost.engine.store.Store.put`.
+    def put(self, indices: Numpy, images: Numpy, records: Numpy, step: int | None = None) -> None:
+        """Hand in results in any order, or a snapshot after `step` steps; see `jboost.engine.store.Store.put`. They are written
+        in the order of these calls.
 
         Raises:
             Exception: what writing earlier ones raised.
@@ -104,13 +105,14 @@ class WriteBehind:
         if self._error is not None:
             raise self._error
         order = np.argsort(indices)
-        self._queue.put((indices[order], images[order], records[order]))
+        self._queue.put((step, indices[order], images[order], records[order]))
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not _END:
             if self._error is None:
                 try:
-                    self._store.put(*item)
+                    step, *results = item
+                    (self._store if step is None else self._store.snapshots[step]).put(*results)
                 except BaseException as e:  # raised again by the next `put`, or at the end
                     self._error = e
 

@@ -17,6 +17,7 @@ from .stats import RECORD
 from .store import Store
 
 Numpy = np.ndarray[Any, Any]
+_RESULT = 0  # steps come after it
 
 
 class Progress(NamedTuple):
@@ -49,7 +50,7 @@ def run_set(
         runner: the engine, bound to a bundle and an objective.
         read: gives the images; called from another thread.
         labels: int64 [N], or None to take c = argmax f(x0), as in algorithm 1.
-        store: takes the results, from another thread; its records say what is done.
+        store: takes the results, from another thread; its records say what is done, its snapshots which are wanted.
         settings: what is done to each image.
         batch_size: the number of slots; empty ones are carried along, so that shapes stay fixed.
         limits: int64 [N], the most steps that each image may take; None for the update's own number for all.
@@ -75,13 +76,15 @@ def run_set(
             while (slots is None or len(slots.free)) and waiting.more():
                 if slots is None:
                     height, width, channels = waiting.shape
-                    slots = Slots(runner, settings, batch_size, (channels, height, width))
+                    slots = Slots(runner, settings, batch_size, (channels, height, width), tuple(store.snapshots))
                 images, y, index = waiting.take(len(slots.free))
                 slots.admit(images, y, index, limits[index])
             if slots is None or not len(slots.held):
                 break
             slots.step()
             finished = slots.harvest()
+            for step, taken in slots.snapshots():
+                last.add(taken, step)
             if finished is not None:
                 last.add(finished)
             if on_progress is not None:
@@ -133,6 +136,8 @@ class _Waiting:
 class _LastLook:
     """What the model says of the results: of the rounded images, which are what the user gets. In full batches.
 
+    An image's result is handed on after its snapshots: where a result is kept, they are too.
+
     Args:
         runner: the engine.
         batch_size: images a forward pass.
@@ -141,19 +146,23 @@ class _LastLook:
 
     def __init__(self, runner: Runner, batch_size: int, behind: WriteBehind):
         self._runner, self._size, self._behind = runner, batch_size, behind
-        self._moved: list[tuple[Numpy, Numpy, Numpy, Numpy]] = []
+        # Images, classes, positions, records, and the number of steps of a snapshot, or _RESULT.
+        self._moved: list[tuple[Numpy, Numpy, Numpy, Numpy, Numpy]] = []
         self.count = 0
 
-    def add(self, finished: Finished) -> None:
-        """Take images that have finished; those that did not move are known already."""
+    def add(self, finished: Finished, step: int | None = None) -> None:
+        """Take images that have finished, or a snapshot of them after `step` steps; those that did not move are known already."""
         records = self._records(finished)
-        rest = (finished.steps > 0) | np.isnan(finished.before_logit)
-        self.count += len(records)
+        # One whose gradient failed has not moved either, but its snapshots may have.
+        rest = (finished.steps > 0) | finished.failed | np.isnan(finished.before_logit)
+        if step is None:
+            self.count += len(records)
         if not rest.all():
             still = ~rest
-            self._behind.put(finished.index[still], finished.images[still], records[still])
+            self._behind.put(finished.index[still], finished.images[still], records[still], step)
         if rest.any():
-            self._moved.append((finished.images[rest], finished.y[rest], finished.index[rest], records[rest]))
+            kind = np.full(rest.sum(), _RESULT if step is None else step)
+            self._moved.append((finished.images[rest], finished.y[rest], finished.index[rest], records[rest], kind))
         while sum(len(m[0]) for m in self._moved) >= self._size:
             self._look()
 
@@ -163,17 +172,19 @@ class _LastLook:
             self._look()
 
     def _look(self) -> None:
-        images, y, index, records = (np.concatenate(column) for column in zip(*self._moved, strict=True))
-        rest = tuple(a[self._size :] for a in (images, y, index, records))
+        columns = [np.concatenate(column) for column in zip(*self._moved, strict=True)]
+        rest = tuple(a[self._size :] for a in columns)
         self._moved = [rest] if len(rest[0]) else []  # type: ignore[list-item]
-        images, y, index, records = (a[: self._size] for a in (images, y, index, records))
+        images, y, index, records, kinds = (a[: self._size] for a in columns)
         after = look(self._runner, images, y, self._size)
         records["realness_after"] = realness(after.class_logit)
         records["correct_after"] = after.predicted == y
         unseen = np.isnan(records["realness_before"])  # no step was asked for: the image is its own "before"
         for name in ("realness", "correct"):
             records[f"{name}_before"][unseen] = records[f"{name}_after"][unseen]
-        self._behind.put(index, images, records)
+        for kind in np.unique(kinds)[::-1]:  # results last
+            of = kinds == kind
+            self._behind.put(index[of], images[of], records[of], None if kind == _RESULT else int(kind))
 
     def _records(self, finished: Finished) -> Numpy:
         f = finished

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,8 @@ class Summary:
         fallbacks: images whose low-precision gradient was not finite and that were retried in float32.
         peak_memory: the most memory that this process has held so far, bytes; None where the system does not tell.
         unchanged_after_failure: images returned as they were because their gradient was not finite even in float32.
+        snapshots: one a snapshot, ascending: ``step``; ``file``, None where it is in memory; mean ``realness`` and ``accuracy``
+            as above.
     """
 
     images: int
@@ -68,6 +70,7 @@ class Summary:
     seed: int
     labels: str
     peak_memory: int | None
+    snapshots: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -77,15 +80,24 @@ class Summary:
 def image_means(records: np.ndarray[Any, Any], labelled: bool) -> dict[str, Any]:
     """The entries of `Summary` that come from the images' records ([N] of `RECORD`)."""
     failed = records["failed"]
+    before, after = (model_means(records, when, labelled) for when in ("before", "after"))
     return {
         "images": len(records),
         "steps_used": float(records["steps"].mean()),
         "stopped_early": int(records["stopped"].sum()),
-        "realness_before": float(records["realness_before"].astype(np.float64).mean()),
-        "realness_after": float(records["realness_after"].astype(np.float64).mean()),
-        "accuracy_before": float(records["correct_before"].mean()) if labelled else None,
-        "accuracy_after": float(records["correct_after"].mean()) if labelled else None,
+        "realness_before": before["realness"],
+        "realness_after": after["realness"],
+        "accuracy_before": before["accuracy"],
+        "accuracy_after": after["accuracy"],
         "l2_moved": float(records["l2"].astype(np.float64).mean()),
         "fallbacks": int((records["retried"] & ~failed).sum()),
         "unchanged_after_failure": int(failed.sum()),
+    }
+
+
+def model_means(records: np.ndarray[Any, Any], when: str, labelled: bool) -> dict[str, float | None]:
+    """What the model says on average of the images ([N] of `RECORD`) ``"before"`` or ``"after"``."""
+    return {
+        "realness": float(records[f"realness_{when}"].astype(np.float64).mean()),
+        "accuracy": float(records[f"correct_{when}"].mean()) if labelled else None,
     }

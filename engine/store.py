@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
@@ -16,13 +17,20 @@ from .samples.base import runs
 from .samples.files import cannot_write
 from .stats import RECORD
 
-_IDENTITY = "run.json"
+_IDENTITY, _IMAGES, _RECORDS = "run.json", "images.u8", "records.bin"
 
 
 class Store(Protocol):
-    """Results by image; `records` [N] of `RECORD` says which are there."""
+    """Results by image; `records` [N] of `RECORD` says which are there. `snapshots`, ascending by number of steps, take the images
+    on their way.
+    """
 
     records: np.ndarray[Any, Any]
+
+    @property
+    def snapshots(self) -> Mapping[int, Store]:
+        """Where images go as so many steps left them."""
+        ...
 
     def put(self, indices: np.ndarray[Any, Any], images: np.ndarray[Any, Any], records: np.ndarray[Any, Any]) -> None:
         """Keep the results of the images at ascending `indices`: `images` uint8 [n, H, W, C] and their records [n]."""
@@ -32,9 +40,10 @@ class Store(Protocol):
 class MemoryStore:
     """Results in memory, for arrays; `images` is uint8 [N, H, W, C]."""
 
-    def __init__(self, shape: tuple[int, int, int, int]):
+    def __init__(self, shape: tuple[int, int, int, int], snapshots: Sequence[int] = ()):
         self.images = np.empty(shape, np.uint8)
         self.records = np.zeros(shape[0], RECORD)
+        self.snapshots = {step: MemoryStore(shape) for step in snapshots}
 
     def put(self, indices: np.ndarray[Any, Any], images: np.ndarray[Any, Any], records: np.ndarray[Any, Any]) -> None:
         """Keep the results of the images at `indices`."""
@@ -63,12 +72,21 @@ class DiskStore:
         shape: (N, H, W, C).
         identity: everything that determines the images; a run is resumed only under the same.
         resume: go on with what an earlier run left. Without anything left, start.
+        snapshots: numbers of steps, ascending.
 
     Raises:
         BadInputError: something is left and `resume` is false; or it belongs to other settings; or there is no room.
     """
 
-    def __init__(self, out: Path, shape: tuple[int, int, int, int], identity: dict[str, Any], *, resume: bool):
+    def __init__(
+        self,
+        out: Path,
+        shape: tuple[int, int, int, int],
+        identity: dict[str, Any],
+        *,
+        resume: bool,
+        snapshots: Sequence[int] = (),
+    ):
         self.out = out
         self.folder = partial_folder(out)
         self._identity = self.folder / _IDENTITY
@@ -79,26 +97,20 @@ class DiskStore:
                 )
             self._check_identity(identity)
         else:
-            self._create(shape, identity)
-        # Plain files, not memory maps: those would count the whole set as this process's memory.
-        self._shape = shape
-        self._images = (self.folder / "images.u8").open("r+b")
-        self._records = (self.folder / "records.bin").open("r+b")
-        self.records = np.fromfile(self.folder / "records.bin", RECORD)
+            self._create(shape, identity, snapshots)
+        self._results = StoredSet(self.folder, shape)
+        self.snapshots = {step: StoredSet(_snapshot_folder(self.folder, step), shape) for step in snapshots}
+        self.records = self._results.records
 
-    def _create(self, shape: tuple[int, int, int, int], identity: dict[str, Any]) -> None:
+    def _create(self, shape: tuple[int, int, int, int], identity: dict[str, Any], snapshots: Sequence[int]) -> None:
         # Made under another name and renamed: a folder that was left half-made by a kill is not mistaken for a run.
         aside = self.folder.with_name("." + self.folder.name + ".making")
         try:
             if aside.exists():
                 shutil.rmtree(aside)
-            aside.mkdir()
-            for name, size in (("images.u8", int(np.prod(shape))), ("records.bin", shape[0] * RECORD.itemsize)):
-                with (aside / name).open("wb") as f:
-                    # Reserved now where the system can, so that a full disk is noticed before the work is done.
-                    if hasattr(os, "posix_fallocate"):
-                        os.posix_fallocate(f.fileno(), 0, size)
-                    f.truncate(size)
+            for folder in (aside, *(_snapshot_folder(aside, step) for step in snapshots)):
+                folder.mkdir()
+                StoredSet.create(folder, shape)
             (aside / self._identity.name).write_text(json.dumps(identity, indent=2))
             aside.rename(self.folder)
         except OSError as e:
@@ -118,6 +130,49 @@ class DiskStore:
             )
 
     def put(self, indices: np.ndarray[Any, Any], images: np.ndarray[Any, Any], records: np.ndarray[Any, Any]) -> None:
+        """Keep the results of the images at ascending `indices`."""
+        self._results.put(indices, images, records)
+
+    def batches(self) -> Iterator[np.ndarray[Any, Any]]:
+        """The images in order, a few at a time."""
+        return self._results.batches()
+
+    def close(self) -> None:
+        """Close the files; what is finished stays for a later run."""
+        for stored in (self._results, *self.snapshots.values()):
+            stored.close()
+
+    def remove(self) -> None:
+        """Drop the folder: the output is complete."""
+        self.close()
+        shutil.rmtree(self.folder)
+
+
+class StoredSet:
+    """The images and the records of a set, as two files of a folder that `create` has made.
+
+    Plain files, not memory maps: those would count the whole set as this process's memory.
+    """
+
+    snapshots: Mapping[int, Store] = MappingProxyType({})
+
+    def __init__(self, folder: Path, shape: tuple[int, int, int, int]):
+        self._shape = shape
+        self._images = (folder / _IMAGES).open("r+b")
+        self._records = (folder / _RECORDS).open("r+b")
+        self.records = np.fromfile(folder / _RECORDS, RECORD)
+
+    @staticmethod
+    def create(folder: Path, shape: tuple[int, int, int, int]) -> None:
+        """Make the files."""
+        for name, size in ((_IMAGES, int(np.prod(shape))), (_RECORDS, shape[0] * RECORD.itemsize)):
+            with (folder / name).open("wb") as f:
+                # Reserved now where the system can, so that a full disk is noticed before the work is done.
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(f.fileno(), 0, size)
+                f.truncate(size)
+
+    def put(self, indices: np.ndarray[Any, Any], images: np.ndarray[Any, Any], records: np.ndarray[Any, Any]) -> None:
         """Keep the results of the images at ascending `indices`: pixels first, since the record says they are there."""
         self.records[indices] = records
         _write_rows(self._images, indices, images)
@@ -132,14 +187,13 @@ class DiskStore:
             yield np.frombuffer(data, np.uint8).reshape(count, *self._shape[1:])
 
     def close(self) -> None:
-        """Close the files; what is finished stays for a later run."""
+        """Close the files."""
         self._images.close()
         self._records.close()
 
-    def remove(self) -> None:
-        """Drop the folder: the output is complete."""
-        self.close()
-        shutil.rmtree(self.folder)
+
+def _snapshot_folder(partial: Path, step: int) -> Path:
+    return partial / f"step{step}"
 
 
 def _write_rows(file: BinaryIO, indices: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> None:

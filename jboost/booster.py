@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -15,6 +17,7 @@ from jboost.engine.errors import BadInputError, FailureError
 from jboost.engine.memory import peak_memory
 from jboost.engine.pipeline import Reader
 from jboost.engine.presets import Preset, Settings, ignores_labels, resolve_settings
+from jboost.engine.records import write_run
 from jboost.engine.registry import DEFAULT_BATCH, DTYPES, Engine, find_engine, pick_engine
 from jboost.engine.run import ProgressCallback, run_set
 from jboost.engine.runner import Runner
@@ -24,9 +27,10 @@ from jboost.engine.samples import (
     check_images,
     check_labels,
     check_output,
+    snapshot_output,
     write_samples,
 )
-from jboost.engine.stats import RECORD, Summary, image_means
+from jboost.engine.stats import RECORD, Summary, image_means, model_means
 from jboost.engine.store import DiskStore, MemoryStore, Store, partial_folder, unfinished_engine
 from jboost.engine.updates import PGD, Update
 
@@ -44,11 +48,13 @@ class Boosted:
         images: uint8 [N, H, W, C], in the input's order.
         summary: the run in numbers.
         records: structured [N]: steps taken, realness before and after, ... per image (see `jboost.engine.stats.RECORD`).
+        snapshots: by number of steps: uint8 [N, H, W, C], the images as so many steps left them.
     """
 
     images: np.ndarray[Any, np.dtype[np.uint8]]
     summary: Summary
     records: np.ndarray[Any, Any] = field(repr=False)
+    snapshots: Mapping[int, np.ndarray[Any, np.dtype[np.uint8]]] = field(default_factory=dict, repr=False)
 
 
 class Booster:
@@ -124,6 +130,7 @@ class Booster:
         l0: float | None = None,
         early_stop: bool | None = None,
         seed: int = 0,
+        snapshots: Sequence[int] = (),
         on_progress: ProgressCallback | None = None,
     ) -> Boosted:
         """Make images look more real.
@@ -137,6 +144,7 @@ class Booster:
             l0: mean realness of real images, instead of the bundle's.
             early_stop: leave an image alone once its realness reaches l0; by default on for ``"joint"``.
             seed: of SGLD's noise.
+            snapshots: numbers of steps, of which the result also has the images as a run of so many steps would give them.
             on_progress: called with the number of images finished and the mean realness.
 
         Returns:
@@ -151,12 +159,13 @@ class Booster:
             labels = check_labels("labels", np.asarray(labels), len(images))
         self._check_fit(labels, images.shape)
         settings = self.settings(update, objective=objective, l0=l0, early_stop=early_stop, seed=seed)
-        store = MemoryStore(images.shape)
+        store = MemoryStore(images.shape, check_snapshots(snapshots, settings.update.steps))
         runner = self._open_runner(settings, images.shape[1], self._engine)
         start = perf_counter()
         finished, batch_size = self._run(runner, settings, lambda indices: images[indices], labels, store, on_progress)
         summary = self._summary(runner, settings, labels, store, finished, batch_size, perf_counter() - start)
-        return Boosted(store.images, summary, store.records)
+        taken_images = {step: kept.images for step, kept in store.snapshots.items()}
+        return Boosted(store.images, summary, store.records, taken_images)
 
     def boost_file(
         self,
@@ -165,6 +174,8 @@ class Booster:
         settings: Settings,
         *,
         resume: bool = False,
+        snapshots: Sequence[int] = (),
+        run_file: Path | None = None,
         on_progress: ProgressCallback | None = None,
     ) -> Summary:
         """Boost a sample set into a file of its own; memory does not grow with the set.
@@ -176,6 +187,8 @@ class Booster:
             out: where to; the suffix says the kind.
             settings: from `settings`.
             resume: go on with what a killed run left.
+            snapshots: numbers of steps; the set as a run of so many steps would give it goes to the file `snapshot_output` names.
+            run_file: where to keep what happened to each image, see `jboost.engine.records.write_run`.
             on_progress: called with the number of images finished and the mean realness.
 
         Returns:
@@ -187,22 +200,38 @@ class Booster:
         start = perf_counter()
         labels = self.labels_of(samples)
         self._check_fit(labels, samples.shape)
+        snapshots = check_snapshots(snapshots, settings.update.steps)
+        files = {step: snapshot_output(out, step) for step in snapshots}
         size = int(np.prod(samples.shape))
         # Twice: the partial results, and the output made of them at the end.
-        check_output(
-            out,
-            samples,
-            bytes_needed=(1 if partial_folder(out).exists() else 2) * size + samples.shape[0] * RECORD.itemsize,
-        )
+        sets = (1 if partial_folder(out).exists() else 2) * size + samples.shape[0] * RECORD.itemsize
+        if run_file is not None and run_file.resolve() in {p.resolve() for p in (samples.path, out, *files.values())}:
+            raise BadInputError(f"--run {run_file} is the input or an output of this run; name another file")
+        for path in (out, *files.values()):
+            check_output(path, samples, bytes_needed=(1 + len(files)) * sets)
         # An engine that was picked by a trial stays with a run that it began: another one may differ by a grey level.
         begun = unfinished_engine(out) if resume and self._engine is None else None
         # Whatever is wrong with the bundle or the device shows before anything is written.
         runner = self._open_runner(settings, samples.shape[1], find_engine(begun) if begun else self._engine)
-        store = DiskStore(out, samples.shape, self._identity(runner, samples, settings), resume=resume)
+        identity = self._identity(runner, samples, settings)
+        if snapshots:
+            identity["snapshots"] = list(snapshots)
+        store = DiskStore(out, samples.shape, identity, resume=resume, snapshots=snapshots)
         try:
             finished, batch_size = self._run(runner, settings, samples.read, labels, store, on_progress)
+            for step, taken in store.snapshots.items():
+                write_samples(files[step], samples.shape, taken.batches(), labels=labels, source=samples)
+            # Last: where the output is, everything is.
             write_samples(out, samples.shape, store.batches(), labels=labels, source=samples)
-            summary = self._summary(runner, settings, labels, store, finished, batch_size, perf_counter() - start)
+            summary = self._summary(
+                runner, settings, labels, store, finished, batch_size, perf_counter() - start, files
+            )
+            if run_file is not None:
+                config = self.bundle.config
+                write_run(
+                    run_file, store.records, summary.to_dict(), samples=samples.path, boosted=out,
+                    class_names=config.class_names, model={"architecture": config.architecture, "sha256": config.source["sha256"]},
+                )  # fmt: skip
         finally:
             store.close()
         store.remove()
@@ -329,8 +358,9 @@ class Booster:
         finished: int,
         batch_size: int,
         seconds: float,
+        files: Mapping[int, Path] = MappingProxyType({}),
     ) -> Summary:
-        update = settings.update
+        update, labelled = settings.update, labels is not None
         return Summary(
             steps=update.steps,
             seconds=seconds,
@@ -347,5 +377,27 @@ class Booster:
             seed=settings.seed,
             peak_memory=peak_memory(),
             labels="predicted" if labels is None else "unused" if ignores_labels(settings.objective) else "given",
-            **image_means(np.asarray(store.records), labelled=labels is not None),
+            snapshots=[
+                {
+                    "step": step,
+                    "file": str(files[step]) if files else None,
+                    **model_means(kept.records, "after", labelled),
+                }
+                for step, kept in store.snapshots.items()
+            ],
+            **image_means(np.asarray(store.records), labelled=labelled),
         )
+
+
+def check_snapshots(wanted: Sequence[int], steps: int) -> tuple[int, ...]:
+    """Numbers of steps, ascending, each once.
+
+    Raises:
+        BadInputError: one below 1, or above the `steps` of the run.
+    """
+    for step in wanted:
+        if not 1 <= step <= steps:
+            raise BadInputError(
+                f"a snapshot after {step} steps is not to be had: the run has {steps}; choose from 1 to {steps}"
+            )
+    return tuple(sorted(set(wanted)))

@@ -145,7 +145,10 @@ def test_a_killed_run_goes_on_and_gives_the_same_file(bundle, samples, tmp_path)
 
     with jboost.load(bundle, engine="eager", device="cpu", batch_size=4) as b:
         settings = b.settings(jboost.SGLD(3, 0.01, noise=0.05))
-        b.boost_file(source, tmp_path / "whole.npz", settings)
+        b.boost_file(source, tmp_path / "whole.npz", settings, snapshots=(2, 1))
+        shorter = {step: tmp_path / f"only{step}.npz" for step in (1, 2)}
+        for step, path in shorter.items():
+            b.boost_file(source, path, b.settings(jboost.SGLD(step, 0.01, noise=0.05)))
 
         def stop(progress):
             if progress.finished > 8:
@@ -153,17 +156,27 @@ def test_a_killed_run_goes_on_and_gives_the_same_file(bundle, samples, tmp_path)
 
         out = tmp_path / "out.npz"
         with pytest.raises(Killed):
-            b.boost_file(source, out, settings, on_progress=stop)
+            b.boost_file(source, out, settings, snapshots=[1, 2], on_progress=stop)
         assert not out.exists()
         with pytest.raises(jboost.BadInputError, match="--resume"):
             b.boost_file(source, out, settings)
         with pytest.raises(jboost.BadInputError, match="seed was 0, is 1"):
-            b.boost_file(source, out, b.settings(jboost.SGLD(3, 0.01, noise=0.05), seed=1), resume=True)
+            b.boost_file(
+                source, out, b.settings(jboost.SGLD(3, 0.01, noise=0.05), seed=1), resume=True, snapshots=[1, 2]
+            )
+        with pytest.raises(jboost.BadInputError, match=r"snapshots was \[1, 2\], is \[1\]"):
+            b.boost_file(source, out, settings, resume=True, snapshots=[1])
     seen = []
     with jboost.load(bundle, engine="eager", device="cpu", batch_size=4) as b:
-        b.boost_file(source, out, settings, resume=True, on_progress=seen.append)
+        summary = b.boost_file(source, out, settings, resume=True, snapshots=[1, 2], on_progress=seen.append)
     assert (seen[0].total, seen[0].before) == (23, 8)
     assert out.read_bytes() == (tmp_path / "whole.npz").read_bytes()
+    for step, path in shorter.items():
+        assert (tmp_path / f"out.step{step}.npz").read_bytes() == path.read_bytes()
+        assert (tmp_path / f"whole.step{step}.npz").read_bytes() == path.read_bytes()
+    assert [(taken["step"], taken["file"]) for taken in summary.snapshots] == [
+        (step, str(tmp_path / f"out.step{step}.npz")) for step in (1, 2)
+    ]
     assert [p.name for p in tmp_path.iterdir() if "partial" in p.name or p.name.startswith(".")] == []
 
 

@@ -18,7 +18,9 @@ import pytest
 import torch
 from PIL import Image
 
+from jboost.engine.errors import BadInputError
 from jboost.engine.presets import PRESETS
+from jboost.engine.records import read_run
 
 FAST = ("--steps", "2", "--device", "cpu")
 
@@ -49,6 +51,37 @@ def test_checkpoint_and_samples_in_boosted_samples_out(jboost, checkpoint, sampl
         assert grid.width > 5 * 80
     for word in ("realness", "accuracy", "steps used", "stopped early", "images/s", "L2 moved"):
         assert word in done.stdout
+
+
+def test_snapshots_and_the_run_are_kept(jboost, bundle, samples, tmp_path) -> None:
+    command = ["boost", samples, "--bundle", bundle, "--engine", "eager", "--step-size", "0.2", "-o", "set.zip"]
+    done = jboost(*command, "--steps", "3", "--snapshots", "2,1", "--run", "run.npz", "--json", "s.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "s.json").read_text())
+    run = read_run(tmp_path / "run.npz")
+    assert run.boosted == tmp_path / "set.zip"
+    assert run.samples.samefile(samples)
+    assert run.snapshots == {1: tmp_path / "set.step1.zip", 2: tmp_path / "set.step2.zip"}
+    assert all(path.exists() for path in run.snapshots.values())
+    assert summary["steps_used"] == pytest.approx(run.records["steps"].mean())
+    assert summary["realness_after"] == pytest.approx(run.records["realness_after"].mean(), rel=1e-6)
+    rising = [summary["realness_before"], *(taken["realness"] for taken in summary["snapshots"])]
+    assert rising == sorted(rising)
+    # A folder that moves as a whole stays whole.
+    moved = tmp_path.rename(tmp_path.with_name(tmp_path.name + "_moved"))
+    assert read_run(moved / "run.npz").boosted.exists()
+    moved.rename(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", None])
+def test_what_is_no_run_is_refused(tmp_path, content) -> None:
+    path = tmp_path / "run.npz"
+    if content is None:
+        np.savez(path, arr_0=np.zeros((2, 4, 4, 3), np.uint8))
+    else:
+        path.write_bytes(content)
+    with pytest.raises(BadInputError, match="--run"):
+        read_run(path)
 
 
 def test_json_on_stdout_is_nothing_but_json(jboost, bundle, samples) -> None:
@@ -139,6 +172,9 @@ BAD = {
     "noise with pgd": (["samples.npz", "--noise", "0.1"], "--update sgld"),
     "early stop without l0": (["samples.npz", "--bundle", "bare", "--early-stop"], "--l0"),
     "joint without l0": (["samples.npz", "--bundle", "bare", "--objective", "joint"], "--real"),
+    "a snapshot past the end": (["samples.npz", "--steps", "3", "--snapshots", "1,4"], "from 1 to 3"),
+    "snapshots that are no numbers": (["samples.npz", "--snapshots", "1;4"], "--snapshots"),
+    "the run over the input": (["samples.npz", "--run", "samples.npz"], "--run"),
     "bad batch": (["samples.npz", "-b", "0"], "at least 1"),
     "no CUDA": (["samples.npz", "--device", "cuda"], "--device cpu"),
     "flipped byte": (["samples.npz", "--bundle", "flipped", "--engine", "eager"], "SHA-256"),

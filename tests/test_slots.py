@@ -113,8 +113,8 @@ def iterates(images: np.ndarray, how: Settings) -> np.ndarray:
     return slots.flight.state.x
 
 
-def run(runner, images, how, *, batch_size=4, labels=True, limits=None, order=None):
-    store = MemoryStore(images.shape)
+def run(runner, images, how, *, batch_size=4, labels=True, limits=None, snapshots=()):
+    store = MemoryStore(images.shape, snapshots)
     y = np.zeros(len(images), np.int64) if labels else None
     done = run_set(runner, lambda i: images[i], y, store, how, batch_size=batch_size, limits=limits)
     assert done == len(images)
@@ -205,9 +205,44 @@ def test_an_image_goes_its_way_in_any_company(batch_size, order, limits, sgld, l
             got[finished.index], steps[finished.index] = finished.images, finished.steps
     np.testing.assert_array_equal(got, reference.images)
     np.testing.assert_array_equal(steps, reference.records["steps"])
-    store = run(kind(), images, how, batch_size=batch_size, limits=limits, labels=labels)
+    store = run(kind(), images, how, batch_size=batch_size, limits=limits, labels=labels, snapshots=(2, 3, 6))
     np.testing.assert_array_equal(store.images, reference.images)
     np.testing.assert_array_equal(store.records, reference.records)
+    for step, taken in store.snapshots.items():
+        shorter = run(BowlRunner(), images, how, batch_size=11, limits=np.minimum(limits, step))
+        np.testing.assert_array_equal(taken.images, shorter.images)
+        for name in ("done", "realness_before", "realness_after", "correct_after", "l2", "steps"):
+            np.testing.assert_array_equal(taken.records[name], shorter.records[name])
+
+
+@pytest.mark.parametrize("kind", [BowlRunner, LaggingRunner])
+@pytest.mark.parametrize("recovers", [True, False])
+def test_snapshots_where_gradients_overflow_on_the_way(kind, recovers) -> None:
+    """Above a class logit of 3 gradients are not finite in low precision, or in none: a snapshot is what fewer steps give."""
+
+    def broken(runner):
+        class Overflowing(runner):
+            def __init__(self):
+                super().__init__()
+                self.dtype = "fp16"
+
+            def gradient(self, x, y, *, precise=False):
+                out = super().gradient(x, y, precise=precise)
+                lost = (out.class_logit > 3) & (not (precise and recovers))
+                return out._replace(grad=np.where(lost[:, None, None, None], np.float32(np.nan), out.grad))
+
+        return Overflowing()
+
+    images, how = starts(), settings(PGD(9, 0.1))
+    got = run(broken(kind), images, how, batch_size=4, snapshots=(1, 4, 5, 8))
+    assert (got.records["retried"] if recovers else got.records["failed"]).any()
+    for step, taken in got.snapshots.items():
+        shorter = run(broken(BowlRunner), images, how, limits=np.full(6, step))
+        np.testing.assert_array_equal(taken.images, shorter.images)
+        np.testing.assert_array_equal(taken.records["realness_after"], shorter.records["realness_after"])
+    moved = [(taken.images != images).any((1, 2, 3)) for taken in got.snapshots.values()]
+    assert moved[0].all()
+    assert moved[-1].all() == recovers
 
 
 def test_a_late_look_costs_no_step_where_nobody_stops_early() -> None:

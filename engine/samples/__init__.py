@@ -1,7 +1,7 @@
 """Sample sets: reading, checking and writing them."""
 
 from .base import SampleSet, check_against_model, check_images, check_labels
-from .files import check_output, default_output, open_samples, output_kind, write_samples
+from .files import check_output, default_output, open_samples, output_kind, snapshot_output, write_samples
 
 __all__ = [
     "SampleSet",
@@ -12,5 +12,6 @@ __all__ = [
     "default_output",
     "open_samples",
     "output_kind",
+    "snapshot_output",
     "write_samples",
 ]

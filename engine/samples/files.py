@@ -66,6 +66,13 @@ def default_output(samples: SampleSet) -> Path:
     return samples.path.resolve().parent / name if samples.kind == "folder" else samples.path.with_name(name)
 
 
+def snapshot_output(out: Path, step: int) -> Path:
+    """Where a run into `out` puts the snapshot after `step` steps: beside ``a.npz``, ``a.step5.npz``; beside the folder ``a``,
+    ``a_step5``.
+    """
+    return out.with_name(f"{out.stem}{'.' if out.suffix else '_'}step{step}{out.suffix}")
+
+
 def check_output(out: Path, samples: SampleSet, *, bytes_needed: int) -> None:
     """Check that `out` can be written, before any work is done.
 

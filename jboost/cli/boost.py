@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Debug, check_side_outputs, console
+from .options import Debug, check_side_outputs, console, split_numbers
 from .tables import print_columns
 
 if TYPE_CHECKING:
@@ -129,6 +129,18 @@ def boost(
     grid: Annotated[
         Path | None, typer.Option(help="Draw some images before and after, as PNG.", rich_help_panel=_OUTPUT)
     ] = None,
+    snapshots: Annotated[
+        str | None,
+        typer.Option(
+            help="Also keep the set after so many steps, e.g. 1,5,10, as OUTPUT.step5.npz.", rich_help_panel=_OUTPUT
+        ),
+    ] = None,
+    run_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--run", help="Keep what happened to each image, for `jboost report`: .npz.", rich_help_panel=_OUTPUT
+        ),
+    ] = None,
     json_file: Annotated[
         str | None, typer.Option("--json", help="Write the summary as JSON; - is stdout.", rich_help_panel=_OUTPUT)
     ] = None,
@@ -148,8 +160,9 @@ def boost(
         settings = booster.settings(how, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=chosen)
         images = open_samples(samples)
         out = output or default_output(images)
-        check_side_outputs(json_file, {"--grid": grid})
-        summary = _run(booster, images, out, settings, resume=resume)
+        check_side_outputs(json_file, {"--grid": grid, "--run": run_file})
+        steps_kept = split_numbers(snapshots, "--snapshots") or ()
+        summary = _run(booster, images, out, settings, resume=resume, snapshots=steps_kept, run_file=run_file)
     _show(summary, out, stderr=json_file == "-")
     if grid is not None:
         _draw(grid, images, out)
@@ -170,7 +183,16 @@ class _ToConsole(logging.Handler):
         self._notes.print(record.getMessage(), style="dim")
 
 
-def _run(booster: Booster, images: SampleSet, out: Path, settings: Settings, *, resume: bool) -> Summary:
+def _run(
+    booster: Booster,
+    images: SampleSet,
+    out: Path,
+    settings: Settings,
+    *,
+    resume: bool,
+    snapshots: tuple[int, ...],
+    run_file: Path | None,
+) -> Summary:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
@@ -206,7 +228,9 @@ def _run(booster: Booster, images: SampleSet, out: Path, settings: Settings, *, 
                 realness="" if now.realness != now.realness else f"realness {now.realness:.2f}",
             )
 
-        return booster.boost_file(images, out, settings, resume=resume, on_progress=on_progress)
+        return booster.boost_file(
+            images, out, settings, resume=resume, snapshots=snapshots, run_file=run_file, on_progress=on_progress
+        )
 
 
 def _show(summary: Summary, out: Path, *, stderr: bool) -> None:
@@ -231,6 +255,8 @@ def _show(summary: Summary, out: Path, *, stderr: bool) -> None:
         rows.append(("retried in fp32", f"{s.fallbacks:,} (gradient not finite in {s.dtype})"))
     if s.unchanged_after_failure:
         rows.append(("left unchanged", f"{s.unchanged_after_failure:,} (gradient not finite)"))
+    for taken in s.snapshots:
+        rows.append((f"after {taken['step']} steps", f"realness {taken['realness']:.3f}, {taken['file']}"))
     rows.append(("output", str(out)))
     print_columns(rows, stderr=stderr)
 

@@ -47,8 +47,8 @@ UPDATES = {
 }
 
 
-def run(runner, images, how, *, batch_size, labels=True, limits=None) -> MemoryStore:
-    store = MemoryStore(images.shape)
+def run(runner, images, how, *, batch_size, labels=True, limits=None, snapshots=()) -> MemoryStore:
+    store = MemoryStore(images.shape, snapshots)
     y = np.zeros(len(images), np.int64) if labels else None
     assert run_set(runner, lambda i: images[i], y, store, how, batch_size=batch_size, limits=limits) == len(images)
     return store
@@ -113,12 +113,15 @@ def test_an_image_goes_its_way_in_any_company(
     bowl = Bowl(overflow=None if overflow is None else level(images[overflow]))
     want = on_host(emulator, bowl, images, how, batch_size=COUNT, limits=limits)
     got = on_host(
-        emulator, bowl, images, how, batch_size=batch_size, schedule=schedule, capturable=capturable, labels=labels, limits=limits
+        emulator, bowl, images, how, batch_size=batch_size, schedule=schedule, capturable=capturable, labels=labels, limits=limits,
+        snapshots=(3,),
     )  # fmt: skip
     if not labels:
         want.records["correct_before"] = got.records["correct_before"]  # against the predicted classes instead of 0
         want.records["correct_after"] = got.records["correct_after"]
     assert_equal(got, want)
+    shorter = on_host(emulator, bowl, images, how, batch_size=COUNT, limits=np.minimum(limits, 3))
+    np.testing.assert_array_equal(got.snapshots[3].images, shorter.images)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
