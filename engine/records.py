@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from .stats import RECORD
 
 _VERSION = 1
 _FACTS = "run"
+_BACKENDS = ("numpy", "torch", "onnxruntime", "tensorrt", "tensorrt_rtx")
 _COLUMNS = [name for name in RECORD.names or () if name != "done"]
 
 
@@ -34,6 +37,7 @@ class RunFile:
         snapshots: by number of steps, ascending, the set as so many steps would have left it.
         class_names: of the bundle, or None.
         model: architecture and SHA-256 of the bundle's checkpoint.
+        versions: of the packages that took part.
     """
 
     path: Path
@@ -44,6 +48,7 @@ class RunFile:
     snapshots: dict[int, Path]
     class_names: list[str] | None
     model: dict[str, str]
+    versions: dict[str, str]
 
 
 def write_run(
@@ -79,6 +84,7 @@ def write_run(
         },
         "class_names": None if class_names is None else list(class_names),
         "model": dict(model),
+        "versions": _versions(),
     }
     aside = path.with_name(f".{path.name}.part")
     try:
@@ -125,8 +131,15 @@ def read_run(path: Path) -> RunFile:
             snapshots={taken["step"]: home / taken["file"] for taken in facts["summary"]["snapshots"]},
             class_names=facts["class_names"],
             model=facts["model"],
+            versions=facts["versions"],
         )
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise BadInputError(
             f"{path} is not a run that jboost kept, or it is damaged; make one with: jboost boost samples.npz --run {path}"
         ) from e
+
+
+def _versions() -> dict[str, str]:
+    """Of jboost, and of those backends that have been imported."""
+    loaded = {name: sys.modules[name] for name in _BACKENDS if name in sys.modules}
+    return {"jboost": version("jboost")} | {name: str(module.__version__) for name, module in loaded.items()}

@@ -39,6 +39,7 @@ class Summary:
         accuracy_before, accuracy_after: share of images that the model puts into their class; None without labels.
         l2_moved: mean L2 distance between input and output, in units of the image's range [0, 1].
         fallbacks: images whose low-precision gradient was not finite and that were retried in float32.
+        eps, norm, noise: of the update; None where it has none.
         peak_memory: the most memory that this process has held so far, bytes; None where the system does not tell.
         unchanged_after_failure: images returned as they were because their gradient was not finite even in float32.
         snapshots: one a snapshot, ascending: ``step``; ``file``, None where it is in memory; mean ``realness`` and ``accuracy``
@@ -64,6 +65,9 @@ class Summary:
     unchanged_after_failure: int
     update: str
     step_size: float
+    eps: float | None
+    norm: str | None
+    noise: float | None
     objective: str
     l0: float | None
     early_stop: bool

@@ -32,7 +32,7 @@ from jboost.engine.samples import (
 )
 from jboost.engine.stats import RECORD, Summary, image_means, model_means
 from jboost.engine.store import DiskStore, MemoryStore, Store, partial_folder, unfinished_engine
-from jboost.engine.updates import PGD, Update
+from jboost.engine.updates import PGD, SGLD, Update
 
 if TYPE_CHECKING:
     from jboost.engine.compiled import Packages
@@ -371,6 +371,9 @@ class Booster:
             batch_size=batch_size,
             update=update.name,
             step_size=update.step_size,
+            eps=update.eps if isinstance(update, PGD) else None,
+            norm=update.norm if isinstance(update, PGD) else None,
+            noise=update.noise if isinstance(update, SGLD) else None,
             objective=settings.objective,
             l0=settings.l0,
             early_stop=settings.early_stop,

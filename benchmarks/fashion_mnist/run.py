@@ -34,7 +34,7 @@ from grid import save_grid
 
 EULER_STEPS, CODE = 2, 10
 TRAINING_SAMPLES, REPORTED_SAMPLES = 10_000, 5_000
-BOOST = ["--steps", "20", "--step-size", "0.2"]
+BOOST = ["--steps", "15", "--step-size", "0.2"]
 REQUIRED_FALL, REQUIRED_ACCURACY = 0.5, 0.7
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .options import Debug, check_side_outputs, console
+from .progress import Bars
 from .tables import print_columns
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def evaluate_sets(
     check_side_outputs(json_file, {"--save-features": save_features})
     from jboost.evaluation import evaluate
 
-    with _Bars() as bars:
+    with Bars() as bars:
         result = evaluate(
             reference,
             samples,
@@ -96,41 +96,6 @@ def evaluate_sets(
         print(json.dumps(result.to_dict(), indent=2))
     elif json_file is not None:
         Path(json_file).write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
-
-
-class _Bars:
-    """A progress bar for each part of the work; none where nobody watches."""
-
-    def __init__(self) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=console(stderr=True),
-            transient=True,
-            disable=not sys.stderr.isatty(),
-        )
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> _Bars:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._bar.stop()
-
-    def show(self, what: str, done: int, total: int) -> None:
-        """Move the bar called `what`, which is there from its first call on."""
-        if what not in self._tasks:
-            self._tasks[what] = self._bar.add_task(what, total=total, rate="")
-        task = self._tasks[what]
-        speed = self._bar.tasks[task].speed
-        unit = "images/s" if what.startswith("features") else "/s"
-        self._bar.update(task, completed=done, rate="" if speed is None else f"{speed:.1f} {unit}")
 
 
 def _show(result: Evaluation, *, stderr: bool) -> None:

@@ -14,6 +14,7 @@ from .doctor import doctor
 from .eval import evaluate_sets
 from .export import export
 from .inspect import inspect
+from .report import report
 from .train import train
 from .verify import verify
 
@@ -51,6 +52,7 @@ app.command("boost")(boost)
 app.command("verify")(verify)
 app.command("bench")(bench)
 app.command("eval")(evaluate_sets)
+app.command("report")(report)
 app.command("inspect")(inspect)
 app.command("doctor")(doctor)
 

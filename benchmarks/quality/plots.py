@@ -1,0 +1,67 @@
+"""The page's plots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from tables import TABLES, Results
+from variants import SOURCES
+
+_COLOURS = ("#4477aa", "#ee6677")
+
+
+def plot_distances(path: Path, results: Results, key: str, sources: Sequence[str]) -> bool:
+    """FID by line of a table: a bar is the mean over seeds, a dot a seed. False if nothing was measured."""
+    table = next(table for table in TABLES if table.key == key)
+    figure, axes = plt.subplots(figsize=(8, 0.8 + 0.3 * len(table.lines) * len(sources)))
+    height, drawn = 0.8 / len(sources), False
+    for i, source in enumerate(sources):
+        for place, line in enumerate(table.lines):
+            cell = results.cell(source, line.variant, "fid")
+            if not cell.values:
+                continue
+            y = place + (i - (len(sources) - 1) / 2) * height
+            label = SOURCES[source] if place == 0 else None
+            axes.barh(y, cell.mean, height * 0.9, color=_COLOURS[i % len(_COLOURS)], alpha=0.7, label=label)
+            axes.plot(list(cell.values.values()), [y] * len(cell.values), "k.", markersize=5)
+            drawn = True
+    axes.set_yticks(range(len(table.lines)), [line.title.replace("`", "") for line in table.lines])
+    axes.invert_yaxis()
+    axes.set_xlabel("FID in the yardstick's features (bar: mean over seeds, dots: seeds); lower is better")
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(sources) > 1 and drawn:
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(sources))
+    return _save(figure, path, drawn)
+
+
+def plot_steps(path: Path, results: Results) -> bool:
+    """FID of the tuning samples over the number of PGD steps, by what is followed. False if nothing was tuned."""
+    figure, axes = plt.subplots(figsize=(8, 3.6))
+    tuning: dict[str, Any] = results.values["tuning"]
+    drawn = False
+    for name, found in tuning.items():
+        source, variant = name.split(".", 1)
+        if source != "flow2" or variant == "sgld":
+            continue
+        steps = [int(flags[flags.index("--steps") + 1]) for flags in found["tried"]]
+        axes.plot(steps, found["fid"], "o-", label=variant, linewidth=1.2, markersize=4)
+        drawn = True
+    axes.set_xlabel("steps of 0.2")
+    axes.set_ylabel("FID to training images")
+    axes.spines[["top", "right"]].set_visible(False)
+    if drawn:
+        axes.legend(frameon=False, fontsize=8, ncols=2)
+    return _save(figure, path, drawn)
+
+
+def _save(figure: Any, path: Path, drawn: bool) -> bool:
+    if drawn:
+        figure.savefig(path, dpi=100, bbox_inches="tight")
+    plt.close(figure)
+    return drawn

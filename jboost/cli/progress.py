@@ -1,0 +1,42 @@
+"""Progress bars of work in several parts."""
+
+from __future__ import annotations
+
+import sys
+
+from .options import console
+
+
+class Bars:
+    """A progress bar for each part of the work; none where nobody watches."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=console(stderr=True),
+            transient=True,
+            disable=not sys.stderr.isatty(),
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Bars:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.stop()
+
+    def show(self, what: str, done: int, total: int) -> None:
+        """Move the bar called `what`, which is there from its first call on."""
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(what, total=total, rate="")
+        task = self._tasks[what]
+        speed = self._bar.tasks[task].speed
+        unit = "images/s" if what.startswith("features") else "/s"
+        self._bar.update(task, completed=done, rate="" if speed is None else f"{speed:.1f} {unit}")

@@ -1,0 +1,12 @@
+"""A finished run as one HTML page that needs nothing but itself.
+
+from jboost.report import write_report
+
+write_report("run.npz", "report.html")
+"""
+
+from __future__ import annotations
+
+from .write import write_report
+
+__all__ = ["write_report"]

@@ -1,0 +1,78 @@
+"""Where values lie on an axis, and at which round values it is ticked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+_INTERVALS = 5
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A marked place on an axis.
+
+    Attributes:
+        at: in the drawing's units.
+        text: the value there.
+    """
+
+    at: float
+    text: str
+
+
+def round_values(low: float, high: float, *, whole: bool = False) -> list[float]:
+    """About five values, equally spaced by 1, 2 or 5 times a power of ten; the first is at most `low`, the last at least `high`
+    (Heckbert, "Nice numbers for graph labels", Graphics Gems 1990).
+
+    Args:
+        low, high: finite, ``low <= high``.
+        whole: space them by whole numbers.
+    """
+    span = high - low
+    if span <= 1e-9 * max(abs(low), abs(high)):  # a single value: some room around it
+        span = abs(low) / 2 or 1.0
+        low, high = low - span / 2, high + span / 2
+    rough = span / _INTERVALS
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))
+    if whole:
+        step = max(1.0, step)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [k * step for k in range(first, last + 1)]
+
+
+def value_texts(values: list[float]) -> list[str]:
+    """`values`, equally spaced, with as many decimals as tell them apart."""
+    step = min((b - a for a, b in pairwise(values)), default=1.0)
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    if decimals > 4:
+        return ["0" if v == 0 else f"{v:.3g}" for v in values]
+    return [f"{v + 0.0:,.{decimals}f}" for v in values]
+
+
+class Axis:
+    """Values along a line of the drawing.
+
+    Args:
+        low, high: the values at its ends, ``low < high``.
+        start, stop: the ends, in the drawing's units.
+        marked: values to tick; those beyond the ends are left out.
+        percent: the values are shares, to be read in percent.
+    """
+
+    def __init__(
+        self, low: float, high: float, start: float, stop: float, marked: list[float], *, percent: bool = False
+    ):
+        self.low, self.high, self.start, self.stop = low, high, start, stop
+        texts = [f"{t}%" for t in value_texts([100 * v for v in marked])] if percent else value_texts(marked)
+        room = 1e-9 * (high - low)
+        self.ticks = [
+            Tick(self.place(v), text) for v, text in zip(marked, texts, strict=True) if low - room <= v <= high + room
+        ]
+
+    def place(self, value: float) -> float:
+        """Where `value` is drawn, to a hundredth."""
+        share = (value - self.low) / (self.high - self.low)
+        return round(self.start + share * (self.stop - self.start), 2)

@@ -1,0 +1,36 @@
+"""Which images a report draws."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from jboost.grid import pick_evenly
+
+Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def over_classes(labels: Indices | None, count: int, most: int) -> Indices:
+    """At most `most` of `count` images, by class: the first ones of each class, as many of one as of another.
+
+    With more classes than that, of evenly spread classes; without labels, evenly spread images.
+    """
+    if labels is None:
+        return pick_evenly(None, count, most)
+    classes = np.unique(labels)
+    classes = classes[pick_evenly(None, len(classes), most)]
+    by_class = np.argsort(labels, kind="stable")
+    starts = np.searchsorted(labels[by_class], labels[by_class])
+    rank = np.arange(count) - starts  # of an image among those of its class
+    wanted = np.isin(labels[by_class], classes)
+    by_class, rank = by_class[wanted], rank[wanted]
+    chosen = by_class[np.argsort(rank, kind="stable")[:most]]
+    return chosen[np.lexsort((chosen, labels[chosen]))]
+
+
+def by_change(l2: np.ndarray[Any, Any], most: int) -> tuple[Indices, Indices]:
+    """At most `most` images that moved furthest, and as many that moved least, by their `l2` [N]; unmoved ones are neither."""
+    moved = np.flatnonzero(l2 > 0)
+    order = moved[np.argsort(l2[moved], kind="stable")]
+    return order[::-1][:most], order[:most]

@@ -1,0 +1,15 @@
+// What lies left of the cut shows the image before, what lies right of it the image after.
+(() => {
+  const cuts = [...document.querySelectorAll("input.cut")];
+  const show = (input) => input.closest(".views").style.setProperty("--cut", `${input.value}%`);
+  for (const input of cuts) {
+    input.addEventListener("input", () => show(input));
+  }
+  const all = document.querySelector("input.all");
+  all.addEventListener("input", () => {
+    for (const input of cuts) {
+      input.value = all.value;
+      show(input);
+    }
+  });
+})();

@@ -1,0 +1,159 @@
+"""The page, assembled and written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from jboost.engine.errors import BadInputError
+from jboost.engine.samples.files import cannot_write
+
+from . import charts, facts
+from .charts import Point, curve
+from .material import Material, find_snapshots, open_material
+from .metrics import Metrics, Yardstick, measure_run
+from .picks import by_change, over_classes
+from .tiles import Tile, Tiles, draw_tiles
+
+LEAST_IMAGES, MOST_IMAGES = 4, 400
+
+Progress = Callable[[str, int, int], None]
+
+
+def write_report(
+    run: str | Path,
+    out: str | Path,
+    *,
+    samples: Path | None = None,
+    boosted: Path | None = None,
+    images: int = 24,
+    yardstick: Yardstick | None = None,
+    on_progress: Progress = lambda what, done, total: None,
+) -> None:
+    """Write a run's page; `out` appears complete or not at all.
+
+    Args:
+        run: what `jboost boost --run` kept.
+        out: an .html file.
+        samples, boosted: where the run's sets are now, if not where they were.
+        images: how many to draw: half of them over all classes, a quarter changed most, a quarter changed least.
+        yardstick: a reference and features, for the metrics.
+        on_progress: called with what is being measured, how much of it is done, and how much there is.
+
+    Raises:
+        BadInputError: the run, its sets, the reference or an option cannot be used; nothing is written.
+    """
+    run, out = Path(run), Path(out)
+    _check(out, images)
+    material = open_material(run, samples=samples, boosted=boosted)
+    tiles, groups = _draw(material, images)
+    notes = facts.remarks(material)
+    metrics = None
+    if yardstick is not None:
+        snapshots, missing = find_snapshots(material.run)
+        notes += missing
+        last = material.run.summary["steps"]
+        sets = {0: material.samples.path, **snapshots, last: material.boosted.path}
+        metrics = measure_run(yardstick, sets, on_progress)
+    page = _render(material, notes, metrics, tiles, groups)
+    aside = out.with_name(f".{out.name}.part")
+    try:
+        # A path need not be Unicode; the page is.
+        aside.write_bytes(page.encode("utf-8", errors="replace"))
+        aside.replace(out)
+    except OSError as e:
+        aside.unlink(missing_ok=True)
+        raise cannot_write(out, e) from e
+
+
+def _check(out: Path, images: int) -> None:
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise BadInputError(f"output {out} must be an .html file; name one with -o")
+    if out.is_dir():
+        raise BadInputError(f"output {out} is a folder; name a file with -o")
+    if not out.resolve().parent.is_dir():
+        raise BadInputError(f"output folder {out.parent} does not exist; make it with: mkdir -p {out.parent}")
+    if not LEAST_IMAGES <= images <= MOST_IMAGES:
+        raise BadInputError(f"--images must be {LEAST_IMAGES} to {MOST_IMAGES}, got {images}")
+
+
+def _draw(material: Material, count: int) -> tuple[Tiles, list[tuple[str, list[Tile]]]]:
+    records = material.run.records
+    most, least = by_change(records["l2"], count // 4)
+    even = over_classes(material.labels, len(records), count - 2 * (count // 4))
+    tiles = draw_tiles(material, np.concatenate([even, most, least]))
+    named = [
+        ("Evenly over the set" if material.labels is None else "Evenly over the classes", even),
+        ("Changed most", most),
+        ("Changed least", least),
+    ]
+    return tiles, [(name, [tiles.by_index[int(i)] for i in indices]) for name, indices in named]
+
+
+def _render(
+    material: Material, notes: list[str], metrics: Metrics | None, tiles: Tiles, groups: list[tuple[str, list[Tile]]]
+) -> str:
+    environment = Environment(
+        loader=PackageLoader("jboost.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["figure"] = facts.number
+    return environment.get_template("report.html").render(
+        run=material.run,
+        summary=material.run.summary,
+        shape=material.samples.shape,
+        samples_name=material.samples.path.resolve().name,
+        boosted_name=material.boosted.path.resolve().name,
+        settings=facts.settings_rows(material.run),
+        figures=facts.figure_rows(material.run),
+        judgement=facts.judgement_rows(material.run),
+        classes=facts.class_rows(material),
+        has_accuracy=material.run.summary["accuracy_before"] is not None,
+        notes=notes,
+        metrics=metrics,
+        charts=_model_charts(material),
+        by_step=_by_step(material),
+        tiles=tiles,
+        groups=groups,
+        frame=charts,
+        version=version("jboost"),
+    )
+
+
+def _by_step(material: Material) -> list[dict[str, Any]]:
+    """The model's own figures by number of steps: step, realness, accuracy."""
+    s = material.run.summary
+    between = [taken for taken in s["snapshots"] if 0 < taken["step"] < s["steps"]]
+    ends = [
+        {"step": step, "realness": s[f"realness_{when}"], "accuracy": s[f"accuracy_{when}"]}
+        for step, when in ((0, "before"), (s["steps"], "after"))
+    ]
+    return [ends[0], *between, ends[1]] if s["steps"] else ends[:1]
+
+
+def _model_charts(material: Material) -> list[charts.Chart]:
+    s, records = material.run.summary, material.run.records
+    taken = _by_step(material)
+    level = None if s["l0"] is None else ("l0", s["l0"])
+    found = [
+        curve("Mean realness over steps", "realness", [Point(t["step"], t["realness"]) for t in taken], level=level),
+        None
+        if s["accuracy_before"] is None
+        else curve(
+            "Accuracy over steps",
+            "share put into their class by the model",
+            [Point(t["step"], t["accuracy"]) for t in taken],
+            percent=True,
+        ),
+        charts.realness_histogram(records["realness_before"], records["realness_after"], s["l0"]),
+        charts.steps_histogram(records["steps"], s["steps"]),
+    ]
+    return [chart for chart in found if chart is not None]
