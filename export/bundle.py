@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
-from typing import Any
 
-from safetensors.torch import save
-
-from jboost.engine.bundle import CONFIG, Artefact, Bundle, BundleConfig, Timing, artefact_of, is_bundle
+from jboost.engine.bundle import Artefact, Bundle, is_bundle
 from jboost.engine.errors import BadInputError
-from jboost.engine.machine import machine_name
 from jboost.engine.objectives import resolve_objective
-from jboost.engine.registry import DEFAULT_BATCH, ENGINES
 from jboost.engine.samples import open_samples
 from jboost.engine.samples.files import cannot_write
 from jboost.engine.torch_device import find_device
-from jboost.engine.trial import time_runners
 
 from .aoti import check_compiler
 from .checkpoint import LoadedCheckpoint, load_checkpoint
-from .gradients import Wanted, check_dtypes, write_gradients
 from .l0 import mean_realness
-from .packages import write_packages
-from .plans import Target, find_targets, remark_on_plans, write_plans
-from .program import FORWARD_ATOL, FORWARD_RTOL, save_forward, verify_forward
+from .targets import find_targets
+from .wanted import Wanted, check_dtypes
 
 FORMATS = ("onnx", "compile", "trt")
-_PACKAGES = ("jboost", "torch", "numpy", "safetensors", "onnx", "onnxscript")
 
 
 @dataclass(frozen=True)
@@ -123,13 +112,26 @@ def export_bundle(
     chosen = tuple(resolve_objective(name, l0) for name in dict.fromkeys(objectives or (None,)))
     wanted = Wanted(chosen, tuple(dict.fromkeys(dtypes)), sizes, opset, atol, rtol)
 
+    # Not before there is something to write: it brings torch's tracer and compiler, whose import takes seconds.
+    from .artefacts import write_artefacts
+
     aside = out.with_name(f".{out.name}.writing")
     try:
         if aside.exists():
             shutil.rmtree(aside)
         aside.mkdir(parents=True)
-        seconds = _write(
-            aside, loaded, checkpoint, sizes, l0, wanted, formats, onnx_dtypes, targets, batch_size, device, say
+        seconds = write_artefacts(
+            aside,
+            loaded,
+            checkpoint.name,
+            wanted,
+            l0=l0,
+            formats=formats,
+            onnx_dtypes=onnx_dtypes,
+            targets=targets,
+            batch_size=batch_size,
+            device=device,
+            say=say,
         )
         _replace(aside, out)
     except OSError as e:
@@ -137,109 +139,8 @@ def export_bundle(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     bundle = Bundle(out)
-    unverified = remark_on_plans(bundle.config.artefacts.values())
+    unverified = _remark_on_plans(bundle.config.artefacts.values())
     return Exported(bundle, (*loaded.notes, *built_from, *remarks, *unverified), seconds)
-
-
-def _write(
-    folder: Path,
-    loaded: LoadedCheckpoint,
-    checkpoint: Path,
-    sizes: tuple[int, ...],
-    l0: float | None,
-    wanted: Wanted,
-    formats: tuple[str, ...],
-    onnx_dtypes: tuple[str, ...],
-    targets: tuple[Target, ...],
-    batch_size: int | None,
-    device: str,
-    say: Callable[[str], None],
-) -> dict[str, float]:
-    info, model = loaded.info, loaded.model
-    seconds: dict[str, float] = {}
-    artefacts: dict[str, Artefact] = {}
-
-    start = perf_counter()
-    say("writing model.safetensors")
-    # Contiguous copies: safetensors refuses views and shared storage, both of which checkpoints may hold.
-    state = {k: v.detach().clone().contiguous() for k, v in model.state_dict().items()}
-    # Not save_file, whose file only its owner may read (safetensors 0.8): a bundle is meant to be passed on.
-    (folder / "model.safetensors").write_bytes(save(state))
-    artefacts["weights"] = artefact_of(folder, "model.safetensors")
-    seconds["weights"] = perf_counter() - start
-
-    start = perf_counter()
-    say("tracing and verifying forward.pt2")
-    save_forward(model, folder / "forward.pt2", in_channels=info.in_channels, resolutions=sizes)
-    errors = verify_forward(
-        model,
-        folder / "forward.pt2",
-        in_channels=info.in_channels,
-        resolutions=sizes,
-        atol=FORWARD_ATOL if wanted.atol is None else wanted.atol,
-        rtol=FORWARD_RTOL if wanted.rtol is None else wanted.rtol,
-    )
-    artefacts["forward"] = artefact_of(folder, "forward.pt2", errors=errors)
-    seconds["forward"] = perf_counter() - start
-
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    # The manifest says more; these are for whoever meets the file alone. Nothing that changes from run to run.
-    metadata = {"architecture": info.arch, "checkpoint_sha256": loaded.sha256, "jboost": versions["jboost"]}
-    common: dict[str, Any] = {"in_channels": info.in_channels, "l0": l0, "say": say}
-    graphs: dict[str, tuple[Artefact, float]] = {}
-    here, on_gpu = batch_size or DEFAULT_BATCH[device.split(":")[0]], batch_size or DEFAULT_BATCH["cuda"]
-    if "onnx" in formats:
-        graphs |= write_gradients(folder, model, replace(wanted, dtypes=onnx_dtypes), metadata=metadata, **common)
-    if "trt" in formats:
-        plans, onnx = replace(wanted, dtypes=onnx_dtypes), {name: artefact for name, (artefact, _) in graphs.items()}
-        graphs |= write_plans(folder, model, plans, onnx, targets=targets, batch_size=on_gpu, **common)
-    if "compile" in formats:
-        graphs |= write_packages(folder, model, wanted, batch_size=here, device=device, **common)
-    artefacts |= {name: artefact for name, (artefact, _) in graphs.items()}
-    seconds |= {name: taken for name, (_, taken) in graphs.items()}
-
-    config = BundleConfig(
-        architecture=info.arch,
-        num_classes=info.num_classes,
-        in_channels=info.in_channels,
-        resolutions=sizes,
-        mean=tuple(info.mean),
-        std=tuple(info.std),
-        l0=l0,
-        class_names=None if info.class_names is None else tuple(info.class_names),
-        source={"file": checkpoint.name, "sha256": loaded.sha256},
-        versions=versions,
-        artefacts=artefacts,
-    )
-    (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
-    if graphs:
-        say("timing the engines")
-        config = replace(config, timings=_timings(Bundle(folder), wanted, here))
-        (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
-    return seconds
-
-
-def _timings(bundle: Bundle, wanted: Wanted, batch_size: int) -> tuple[Timing, ...]:
-    """Every engine that can run what was just exported, for a moment each. The objective makes no difference to the time."""
-    config, found = bundle.config, []
-    machine = machine_name()
-    for size in wanted.resolutions:
-        for dtype in wanted.dtypes:
-            run: dict[str, Any] = {
-                "objective": wanted.objectives[0], "l0": config.l0, "resolution": size, "device": "auto", "dtype": dtype,
-            }  # fmt: skip
-            runners = {
-                name: engine.open(bundle, **run)
-                for name, engine in ENGINES.items()
-                if engine.probe().available and engine.why_unusable(bundle, batch_size=None, **run) is None
-            }
-            shape = (config.in_channels, size, size)
-            times = time_runners(runners, shape=shape, num_classes=config.num_classes, batch_size=batch_size)
-            for name, runner in runners.items():
-                count = runner.batch_size or batch_size
-                found.append(Timing(machine, name, dtype, size, count, times[name]))
-                runner.__exit__(None, None, None)
-    return tuple(found)
 
 
 def _check_place(out: Path) -> None:
@@ -279,3 +180,10 @@ def _resolutions(loaded: LoadedCheckpoint, asked: tuple[int, ...] | None) -> tup
 
 def _sizes(sizes: tuple[int, ...]) -> str:
     return ", ".join(f"{s}x{s}" for s in sizes)
+
+
+def _remark_on_plans(artefacts: Iterable[Artefact]) -> tuple[str, ...]:
+    count = sum(a.unverified is not None for a in artefacts)
+    if not count:
+        return ()
+    return (f"{count} TensorRT plans were built without their GPU and not run; each is checked whenever it is opened",)

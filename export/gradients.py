@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -12,9 +12,7 @@ import torch
 from torch import nn
 
 from jboost.engine.bundle import Artefact, artefact_of
-from jboost.engine.errors import BadInputError
 from jboost.engine.onnx import artefact_name, forward_name, weights_name
-from jboost.engine.registry import DTYPES
 
 from .graph import (
     DEFAULT_OPSET,
@@ -32,45 +30,10 @@ from .graph import (
 from .onnx_weights import share_weights
 from .readout import OUTPUTS as READOUT
 from .readout import forward_of, verify_readout
+from .wanted import Wanted
 
 #: Loss scale and precision are chosen on images of this seed; verification draws others.
 PROBE_SEED = 1000
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which gradient graphs to write.
-
-    Attributes:
-        objectives, dtypes, resolutions: one graph for each combination.
-        opset: ONNX opset; None for the default.
-        atol, rtol: see `tolerance`; None for the dtype's own.
-    """
-
-    objectives: tuple[str, ...]
-    dtypes: tuple[str, ...]
-    resolutions: tuple[int, ...]
-    opset: int | None = None
-    atol: float | None = None
-    rtol: float | None = None
-
-
-def check_dtypes(dtypes: Sequence[str], formats: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The dtypes to write as ONNX, and a remark on those that are not.
-
-    Raises:
-        BadInputError: an unknown dtype, or nothing but bf16 for ONNX alone, which ONNX Runtime's CPU provider cannot run.
-    """
-    for dtype in dtypes:
-        if dtype not in DTYPES:
-            raise BadInputError(f"unknown dtype {dtype!r}; choose from {', '.join(DTYPES)}")
-    why = "ONNX Runtime has no bf16 convolutions on a CPU, so a bf16 graph could not be verified"
-    kept = tuple(dtype for dtype in dict.fromkeys(dtypes) if dtype != "bf16")
-    if "onnx" not in formats or "bf16" not in dtypes:
-        return kept, ()
-    if not kept and "compile" not in formats:
-        raise BadInputError(f"{why}; export --dtype fp16 or fp32, or --format compile")
-    return kept, (f"bf16: not written as ONNX ({why})",)
 
 
 def tolerance(dtype: str, atol: float | None, rtol: float | None) -> Tolerance:

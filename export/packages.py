@@ -19,7 +19,7 @@ from jboost.engine.compiled import artefact_name, forward_name, load_package, ma
 from jboost.engine.updates import MOVES
 
 from .aoti import compile_package
-from .gradients import PROBE_SEED, Wanted, tolerance
+from .gradients import PROBE_SEED, tolerance
 from .graph import (
     Lowered,
     Tolerance,
@@ -35,6 +35,7 @@ from .graph import (
 from .graph.verify import Run
 from .readout import forward_of, verify_readout
 from .steps import step_package
+from .wanted import Wanted
 
 FOLDER = "compile"
 

@@ -15,10 +15,11 @@ from .first_use import model_of
 from .gradients import tolerance
 from .graph import Tolerance, onnx_run, verify_onnx
 from .packages import package_run, verify_package
-from .plans import target_here, verify_plan
+from .plans import verify_plan
 from .program import FORWARD_ATOL, FORWARD_RTOL, verify_forward
 from .readout import verify_readout
 from .steps import verify_step
+from .targets import target_here
 
 
 def verify_bundle(

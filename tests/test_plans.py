@@ -24,11 +24,13 @@ from jboost.engine.trt import flavour, probe
 from jboost.engine.trt.check import Reference, check_forward, check_gradient
 from jboost.engine.trt.flavour import INSTALL, Flavour, load_flavour, new_log
 from jboost.engine.trt.plans import artefact_name, check_name, machine_key, read_key
-from jboost.export import plans
+from jboost.export import targets
 from jboost.export.bundle import export_bundle
 from jboost.export.first_use import model_of
+from jboost.export.gradients import tolerance
 from jboost.export.plan_builder import _timing_cache, build_plan
-from jboost.export.plans import find_targets, verify_plan, write_reference
+from jboost.export.plans import verify_plan, write_reference
+from jboost.export.targets import find_targets
 
 SIZE, BATCH = 16, 8
 NO_DRIVER = Driver(None, None, (), "no NVIDIA driver was found (libcuda.so.1 is missing)")
@@ -171,7 +173,7 @@ def machine(monkeypatch):
     """Sets what GPUs and packages there are."""
 
     def be(driver: Driver = NO_DRIVER, **modules) -> None:
-        for where in (plans, probe):
+        for where in (targets, probe):
             monkeypatch.setattr(where, "find_driver", lambda: driver)
         for name in ("tensorrt", "tensorrt_rtx", "pycuda", "cuda.bindings"):
             monkeypatch.delitem(sys.modules, name, raising=False)
@@ -388,7 +390,7 @@ def test_plans_of_this_gpu_match_autograd_and_eager(checkpoint, tmp_path, images
     assert np.abs(half - images).mean() > 1
     (target,) = find_targets()
     path = bundle.path / next(e.file for e in entries if e.objective and e.dtype == "fp32")
-    options = {"l0": None, "batch_size": BATCH, "bound": plans.tolerance("fp32", None, None)}
+    options = {"l0": None, "batch_size": BATCH, "bound": tolerance("fp32", None, None)}
     with pytest.raises(FailureError, match="does not match autograd"):
         verify_plan(
             path, target, model_of(bundle), "logit", (3, SIZE, SIZE), **options
