@@ -126,8 +126,15 @@ def test_figures_and_bounds(tmp_path: Path) -> None:
         onnx_run(tmp_path / "g.onnx")
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize("name", ["resnet", "convnext", "vit"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *((name, dtype) for name in ("resnet", "convnext", "vit") for dtype in ("fp32", "fp16")),
+        ("resnet", "bf16"),
+        pytest.param("convnext", "bf16", marks=pytest.mark.slow),
+        pytest.param("vit", "bf16", marks=pytest.mark.slow),
+    ],
+)
 def test_tensorrt_parses_and_builds_it(name: str, dtype: str, tmp_path: Path) -> None:
     trt = pytest.importorskip("tensorrt_rtx")
     export(make(name), (2, 3, 16, 16), tmp_path / "g.onnx", dtype)
