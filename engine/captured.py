@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,9 +64,8 @@ class CapturedFlight(ArrayFlight):
         self._uploads = _stream(device) if self._cuda else None
         self._pending: _Copies | None = None
         # No row is moving yet, so the steps that warm up change nothing.
-        self._replay = (
-            capture(lambda: self._advance(precise=False)) if self._cuda else lambda: self._advance(precise=False)
-        )
+        advance = partial(self._advance, precise=False)
+        self._replay = capture(advance) if self._cuda else advance
 
     def _advance(self, *, precise: bool) -> None:
         after = self._runner.step(self._kind, self.state, self._controls, precise=precise)

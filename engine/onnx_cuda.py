@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import numpy as np
 import onnxruntime as ort
 
 from jboost.engine.cuda.flight import DeviceFlight
-from jboost.engine.cuda.network import Network
 from jboost.engine.cuda.pycuda_device import PycudaDevice
 from jboost.engine.cuda.runner import DeviceRunner
 
@@ -70,15 +68,17 @@ class OnnxCudaRunner(DeviceRunner):
             return made
 
         precise_name = artefact_name(objective, "fp32", resolution)
-        precise: Callable[[], Network] | None = None
-        if dtype != "fp32" and precise_name in bundle.config.artefacts:
-            precise = lambda: self._resized(network(precise_name))  # noqa: E731
+
+        def precise() -> OrtNetwork:
+            made = network(precise_name)
+            made.batch_size = self._networks[0].batch_size
+            return made
+
+        has_precise = dtype != "fp32" and precise_name in bundle.config.artefacts
         try:
-            gradient, forward = (
-                network(artefact_name(objective, dtype, resolution)),
-                network(forward_name(dtype, resolution)),
-            )
-            super().__init__(opened, gradient, forward, precise, compute=stream)
+            gradient = network(artefact_name(objective, dtype, resolution))
+            forward = network(forward_name(dtype, resolution))
+            super().__init__(opened, gradient, forward, precise if has_precise else None, compute=stream)
         except BaseException:
             self._networks.clear()
             opened.close()
@@ -112,10 +112,6 @@ class OnnxCudaRunner(DeviceRunner):
             for network in self._networks:
                 network.batch_size = count
 
-    def _resized(self, network: OrtNetwork) -> OrtNetwork:
-        network.batch_size = self._networks[0].batch_size
-        return network
-
 
 class OrtNetwork:
     """An ONNX graph in ONNX Runtime's CUDA provider; see `jboost.engine.cuda.network.Network`.
@@ -140,7 +136,7 @@ class OrtNetwork:
     def __init__(self, path: Path, shape: tuple[int, int, int], number: int, stream: int):
         self.batch_size = 0
         self._path, self._shape, self._number, self._stream = path, shape, number, stream
-        try:
+        try:  # ONNX Runtime refuses some networks with graphs alone, and says so only in words
             self._session, self._graphs = _open(path, number, stream, graphs=True), True
         except BadInputError:
             self._session, self._graphs = _open(path, number, stream, graphs=False), False
@@ -193,9 +189,8 @@ class OrtNetwork:
 
 
 def _open(path: Path, number: int, stream: int, *, graphs: bool) -> Any:
-    with contextlib.redirect_stdout(
-        io.StringIO()
-    ):  # it prints what it does not find; the session's providers tell what counts
+    # It prints what it does not find; the session's providers tell what counts.
+    with contextlib.redirect_stdout(io.StringIO()):
         ort.preload_dlls()
     options = session_options()
     # ONNX Runtime falls back to the CPU silently: all of the graph on the GPU, or none.

@@ -53,6 +53,10 @@ class Reference:
             ) from e
 
 
+#: How an opened plan is compared: (run, reference, batch size, bounds, name); raises FailureError.
+Check = Callable[[Run, Reference, int, dict[str, float], str], None]
+
+
 def check_gradient(run: Run, reference: Reference, batch_size: int, bounds: dict[str, float], name: str) -> None:
     """Compare a plan of a gradient with the reference.
 

@@ -11,7 +11,7 @@ from jboost.engine.cuda.pycuda_device import open_device
 from jboost.engine.cuda.runner import DeviceRunner
 from jboost.engine.errors import BadInputError
 
-from .check import Reference, check_forward, check_gradient
+from .check import Check, Reference, check_forward, check_gradient
 from .flavour import load_flavour
 from .network import FORWARD, GRADIENT, Tensor, TensorRTNetwork, network_run
 from .on_host import HostNetwork
@@ -75,20 +75,18 @@ class TrtRunner(DeviceRunner):
             network.close()
         self._networks.clear()
 
-    def _gradient_network(self, plan: Plan) -> Network:
-        network = self._open(plan, GRADIENT)
-        with network_run(self._opened, network, GRADIENT, self._shape) as run:
-            check_gradient(run, self._reference, plan.key.batch_size, plan.key.bounds, self._file(plan))
+    def _checked(self, plan: Plan, tensors: tuple[Tensor, ...], check: Check) -> Network:
+        network = self._open(plan, tensors)
+        with network_run(self._opened, network, tensors, self._shape) as run:
+            check(run, self._reference, plan.key.batch_size, plan.key.bounds, self._file(plan))
         network.settle(self._opened.stream().handle)
         return network
 
+    def _gradient_network(self, plan: Plan) -> Network:
+        return self._checked(plan, GRADIENT, check_gradient)
+
     def _forward_network(self, name: str) -> Network:
-        plan = Plan(name, read_key(self._bundle, name))
-        network = self._open(plan, FORWARD)
-        with network_run(self._opened, network, FORWARD, self._shape) as run:
-            check_forward(run, self._reference, plan.key.batch_size, plan.key.bounds, self._file(plan))
-        network.settle(self._opened.stream().handle)
-        return network
+        return self._checked(Plan(name, read_key(self._bundle, name)), FORWARD, check_forward)
 
     def _file(self, plan: Plan) -> str:
         return self._bundle.artefact(plan.name).file
