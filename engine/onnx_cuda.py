@@ -24,6 +24,8 @@ from .updates import Controls
 
 Numpy = np.ndarray[Any, Any]
 _PROVIDER = "CUDAExecutionProvider"
+#: CUDA graphs of one session. ONNX Runtime keeps each for good, so whoever comes with ever new addresses is served without.
+_MOST_GRAPHS = 8
 
 
 def why_no_cuda() -> str | None:
@@ -146,9 +148,12 @@ class OrtNetwork:
     def bind(self, **addresses: int) -> None:
         """Use these device addresses from the next `enqueue` on."""
         key = (self.batch_size, *sorted(addresses.items()))
-        if key not in self._bound:
-            self._bound[key] = self._binding(addresses), self._options(len(self._bound) + 1)
-        self._now = self._bound[key]
+        if (known := self._bound.get(key)) is not None:
+            self._now = known
+        elif self._graphs and len(self._bound) < _MOST_GRAPHS:
+            self._now = self._bound[key] = self._binding(addresses), self._options(len(self._bound) + 1)
+        else:
+            self._now = self._binding(addresses), self._options(None)
 
     def _binding(self, addresses: dict[str, int]) -> Any:
         binding = self._session.io_binding()
@@ -162,11 +167,11 @@ class OrtNetwork:
                 kind(node.name, "cuda", self._number, dtype, shape, addresses[node.name])
         return binding
 
-    def _options(self, number: int) -> Any:
+    def _options(self, graph: int | None) -> Any:
         options = ort.RunOptions()
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         if self._graphs:
-            options.add_run_config_entry("gpu_graph_id", str(number))
+            options.add_run_config_entry("gpu_graph_id", str(-1 if graph is None else graph))
         return options
 
     def enqueue(self, stream: int) -> None:

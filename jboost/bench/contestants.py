@@ -11,9 +11,8 @@ import numpy as np
 from jboost.engine.array_runner import to_uint8
 from jboost.engine.bundle import Bundle, BundleConfig
 from jboost.engine.errors import BadInputError
-from jboost.engine.flight import Flight
 from jboost.engine.registry import DTYPES, ENGINES
-from jboost.engine.updates import PGD
+from jboost.engine.trial import endless_flight
 
 AUTOGRAD, TF32, CHANNELS_LAST, TORCH_COMPILE = "autograd", "autograd-tf32", "autograd-nhwc", "torch.compile"
 BASELINES = {
@@ -192,23 +191,16 @@ class Entrant:
         else:
             self._runner = ENGINES[contestant.name].open(bundle, **_run(work, contestant.dtype))
         self._bare = contestant.kind == "baseline"
-        self._inputs = tuple(self._runner.put(array) for array in work.inputs(bundle.config))
+        x, y = work.inputs(bundle.config)
+        self._inputs = self._runner.put(x), self._runner.put(y)
         self.step: Callable[[], object] = self._gradient
         if contestant.kind == "engine" and work.device.startswith("cuda"):
-            self.step = self._in_flight(work, bundle.config).step
+            # There an engine's step is one graph, update and all.
+            self.step = endless_flight(self._runner, to_uint8(x), y).step
 
     def _gradient(self) -> Any:
         result = self._runner.gradient(*self._inputs)
         return result if self._bare else result.grad
-
-    def _in_flight(self, work: Work, config: BundleConfig) -> Flight:
-        """A flight whose images never land: on CUDA an engine's step is one graph, update and all, and this is what is timed."""
-        update = PGD(step_size=1e-6)
-        x, y = work.inputs(config)
-        flight: Flight = self._runner.flight(update.kind, update.controls(), work.batch_size, x.shape[1:])
-        rows = np.arange(work.batch_size)
-        flight.admit(rows, to_uint8(x), y, rows, np.full(work.batch_size, np.iinfo(np.int64).max))
-        return flight
 
     def gradient(self) -> np.ndarray[Any, Any]:
         """One gradient as numpy."""

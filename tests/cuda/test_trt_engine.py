@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from host_device import HostDevice
+from public_api import boosted
 from stand_in_trt import DataType, RuntimeCache, TensorFormat, TensorIOMode, TensorLocation, World
 
 import jboost
@@ -82,22 +83,13 @@ def world(planned, emulator, monkeypatch) -> World:
     return made
 
 
-def boosted(bundle, opened, images, labels, update):
-    """What a run of `opened` gives, by way of the public API."""
-    booster = jboost.load(bundle, engine="eager", device="cpu", dtype=opened.dtype)
-    booster._runner, booster._bound = opened, ("joint", 3.0, SIZE, "eager")
-    booster._batch_size = opened.batch_size or BATCH
-    with booster:
-        return booster.boost(images, labels, update)
-
-
 @pytest.mark.parametrize("update", [jboost.PGD(4, 0.2), jboost.SGLD(4, 0.005, noise=0.01)])
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_images_are_those_of_the_onnx_engine(planned, world, images, labels, update, dynamic) -> None:
     world.dynamic = dynamic
     bundle = Bundle(planned)
-    got = boosted(planned, TrtRunner(bundle, **RUN), images, labels, update)
-    want = boosted(planned, OnnxRunner(bundle, **RUN), images, labels, update)
+    got = boosted(planned, TrtRunner(bundle, **RUN), images, labels, update, BATCH)
+    want = boosted(planned, OnnxRunner(bundle, **RUN), images, labels, update, BATCH)
     a, b = got.images.astype(int), want.images.astype(int)
     assert (a == b).mean() > 0.999
     assert np.abs(a - b).max() <= 1
@@ -112,7 +104,7 @@ def test_images_are_those_of_the_onnx_engine(planned, world, images, labels, upd
 
 def test_what_cannot_be_captured_is_run_step_by_step(planned, world, images, labels) -> None:
     world.capturable = False
-    boosted(planned, TrtRunner(Bundle(planned), **RUN), images, labels, jboost.PGD(2, 0.2))
+    boosted(planned, TrtRunner(Bundle(planned), **RUN), images, labels, jboost.PGD(2, 0.2), BATCH)
     assert world.device.graphs == 0
 
 
@@ -135,10 +127,10 @@ def test_a_gradient_that_overflows_is_computed_again(planned, world, images, lab
         return output
 
     world.spoil = overflow
-    got = boosted(planned, opened, images, labels, jboost.PGD(3, 0.2))
+    got = boosted(planned, opened, images, labels, jboost.PGD(3, 0.2), BATCH)
     assert got.records["retried"][0]
     assert not got.records["failed"].any()
-    want = boosted(planned, OnnxRunner(Bundle(planned), **RUN), images, labels, jboost.PGD(3, 0.2))
+    want = boosted(planned, OnnxRunner(Bundle(planned), **RUN), images, labels, jboost.PGD(3, 0.2), BATCH)
     assert np.abs(got.images.astype(int) - want.images.astype(int)).max() <= 1
     assert len(world.engines) == (3 if has_plan else 2)
 
