@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,6 +122,86 @@ def test_a_partial_product_of_other_settings_is_thrown_away(tmp_path):
     runner = Runner(tmp_path, [Step("a", {"n": 2}, look, resumes=True)], say=quiet)
     runner.run()
     assert runner.record("a")["facts"] == {"half": False}
+
+
+PARALLEL = """
+    import os, signal, sys, time
+    sys.path.insert(0, {quality!r})
+    from functools import partial
+    from pathlib import Path
+    from parallel import run_parallel
+    from steps import Runner, Step
+
+    OUT, KIND = Path(sys.argv[1]), sys.argv[2]
+
+    def meet(other, folder):
+        (OUT / f"{{folder.name}}.pid").write_text(str(os.getpid()))
+        while not (OUT / f"{{other}}.partial.pid").exists():  # only a step that runs beside this one writes it
+            time.sleep(0.01)
+
+    def last(folder):
+        return {{"seen": [(OUT / name / "record.json").exists() for name in "ab"]}}
+
+    def fail(folder):
+        meet("b", folder)
+        raise RuntimeError("step a cannot be done")
+
+    def hang(folder):
+        meet("a", folder)
+        time.sleep(600)
+
+    def make(out):
+        a, b = (fail, hang) if KIND == "fail" else (hang, hang) if KIND == "hang" else (partial(meet, "b"), partial(meet, "a"))
+        return Runner(out, [Step("a", {{}}, a), Step("b", {{}}, b), Step("c", {{}}, last, ("a", "b"))])
+
+    if __name__ == "__main__":
+        run_parallel(make(OUT), partial(make, OUT), 2)
+"""
+
+
+def parallel(folder: Path, kind: str) -> subprocess.Popen[str]:
+    script = folder / "go.py"
+    script.write_text(textwrap.dedent(PARALLEL.format(quality=str(QUALITY))))
+    command = [sys.executable, str(script), str(folder), kind]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def wait_until(condition, seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.02)
+
+
+def test_steps_run_side_by_side_once_what_they_need_is_done(tmp_path):
+    process = parallel(tmp_path, "meet")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert json.loads((tmp_path / "c" / "record.json").read_text())["facts"] == {"seen": [True, True]}
+
+
+@pytest.mark.parametrize("how", ["fail", "SIGTERM", "SIGKILL"])
+def test_no_step_goes_on_alone(tmp_path, how):
+    """Whatever ends the run ends all of its steps: the next run works in the same folders."""
+    process = parallel(tmp_path, "fail" if how == "fail" else "hang")
+    files = [tmp_path / f"{name}.partial.pid" for name in "ab"]
+    wait_until(lambda: all(file.exists() and file.read_text() for file in files))
+    pids = [int(file.read_text()) for file in files]
+    if how != "fail":
+        process.send_signal(getattr(signal, how))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert how != "fail" or "step a cannot be done" in said
+    wait_until(lambda: not any(map(alive, pids)))
+    assert not (tmp_path / "a").exists()
 
 
 def test_scaling_keeps_what_steps_need():

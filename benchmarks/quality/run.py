@@ -6,7 +6,7 @@
 `--data` is the folder of the four IDX files (Debian: apt-get install dataset-fashion-mnist). The test split is held out of every
 training: of the yardsticks, the generators and the joint models. A run that was killed goes on with the same command. `--scale
 0.01` tries everything in minutes; its numbers mean nothing. Changes of this benchmark's code are not noticed: start those in
-another folder.
+another folder. Steps run in parallel, as far as there are cores.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import fcntl
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch; see the demo
@@ -24,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fashion_mnist"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # last, so that its `run` is found first
 
+from parallel import run_parallel
 from pipeline import build_steps, collect
 from plan import Plan
 from steps import Runner, write_json
@@ -37,16 +39,25 @@ def main() -> int:
         "--seeds", default="0,1,2", help="with commas; the first one's samples choose the numbers of steps"
     )
     parser.add_argument("--scale", type=float, default=1.0, help="of every size, above 0 and at most 1")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=min(os.cpu_count() or 1, 8),
+        help="steps at a time, a gigabyte each; by default one a core",
+    )
     parser.add_argument("--only", nargs="+", default=[], metavar="STEP", help="steps by name, beginning or pattern")
     parser.add_argument("--list", action="store_true", help="print the plan and end")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that the command that is run ends too
     try:
+        if args.jobs < 1:
+            raise ValueError(f"--jobs must be at least 1, got {args.jobs}")
         plan = Plan.scaled(tuple(int(seed) for seed in args.seeds.split(",")), args.scale)
         # Absolute: a training run that is resumed must find the same path.
         out, data = args.out.resolve(), args.data.resolve()
-        runner = Runner(out, build_steps(plan, data, out), say=lambda line: print(line, flush=True))
-        show(runner, args.only)
+        prepare = partial(make_runner, plan, data, out)
+        runner = prepare()
+        show(runner, args.only, args.jobs)
     except ValueError as e:
         parser.error(str(e))
     if args.list:
@@ -60,7 +71,10 @@ def main() -> int:
         except BlockingIOError:
             parser.error(f"another run is at work in {out}")
         try:
-            runner.run(args.only)
+            if args.jobs > 1:
+                run_parallel(runner, prepare, args.jobs, args.only)
+            else:
+                runner.run(args.only)
         finally:
             results = collect(runner, plan)
             write_json(out / "results.json", results)
@@ -71,7 +85,15 @@ def main() -> int:
     return 0
 
 
-def show(runner: Runner, only: list[str]) -> None:
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def make_runner(plan: Plan, data: Path, out: Path) -> Runner:
+    return Runner(out, build_steps(plan, data, out), say=say)
+
+
+def show(runner: Runner, only: list[str], jobs: int) -> None:
     """Print the plan: every step with what it should take, or what it took."""
     chosen = runner.chosen(only)
     left = 0.0
@@ -80,7 +102,7 @@ def show(runner: Runner, only: list[str]) -> None:
         left += step.seconds if record is None else 0.0
         state = f"{step.seconds:6.0f} s expected" if record is None else f"{record['seconds']:6.0f} s, done"
         print(f"{step.name:32} {state}")
-    print(f"{len(chosen)} steps, about {left / 60:.0f} min left on two quiet cores", flush=True)
+    say(f"{len(chosen)} steps, about {left / jobs / 60:.0f} min left, {jobs} at a time, a quiet core each")
 
 
 if __name__ == "__main__":

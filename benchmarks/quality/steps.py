@@ -59,7 +59,7 @@ class Runner:
     """
 
     def __init__(self, out: Path, steps: Sequence[Step], say: Callable[[str], None] = print):
-        self.out, self._say = out, say
+        self.out, self.say = out, say
         self.steps: dict[str, Step] = {}
         self.digests: dict[str, str] = {}
         for step in steps:
@@ -98,15 +98,16 @@ class Runner:
         return [step for name, step in self.steps.items() if name in wanted]
 
     def run(self, only: Iterable[str] = ()) -> None:
-        """Do what is not done yet."""
+        """Do what is not done yet, step by step."""
         todo = [step for step in self.chosen(only) if self.record(step.name) is None]
         for i, step in enumerate(todo):
             left = sum(other.seconds for other in todo[i:])
-            self._say(f"[{i + 1}/{len(todo)}, about {left / 60:.0f} min left] {step.name}")
-            seconds = self._do(step)
-            self._say(f"{seconds:9.1f} s  {step.name}")
+            self.say(f"[{i + 1}/{len(todo)}, about {left / 60:.0f} min left] {step.name}")
+            seconds = self.do(step)
+            self.say(f"{seconds:9.1f} s  {step.name}")
 
-    def _do(self, step: Step) -> float:
+    def do(self, step: Step) -> float:
+        """Do a step whose needs are done, whether or not it was done before; returns the seconds that it took."""
         final = self.out / step.name
         partial = final.with_name(final.name + PARTIAL)
         digest = self.digests[step.name]
