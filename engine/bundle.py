@@ -200,7 +200,7 @@ def _read_config(path: Path) -> BundleConfig:
         )
     if digest != _digest(content):
         raise BadInputError(
-            f"{file} was changed after export (its digest differs); export it again, or pass --l0 to override l0"
+            f"{file} was changed after export (its digest differs); export it again (to run with another l0, pass --l0)"
         )
     try:
         config = BundleConfig(**{f.name: content[f.name] for f in fields(BundleConfig)})

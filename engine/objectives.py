@@ -101,7 +101,7 @@ def resolve_objective(name: str | None, l0: float | None) -> str:
         raise BadInputError(f"unknown objective {name!r}; choose one of {', '.join(OBJECTIVES)}")
     if name in NEEDS_L0 and l0 is None:
         raise BadInputError(
-            f"objective {name!r} needs l0, the mean realness of real images, and neither the bundle nor --l0 gives it; "
-            "pass --l0 V, or put it into the bundle with: jboost export --ckpt FILE --real REAL_SAMPLES"
+            f"objective {name!r} needs l0, the mean realness of real images, which is not known; give labelled real images to the "
+            "export: jboost export --ckpt FILE --real REAL_SAMPLES, or a value to the run: jboost boost --l0 V"
         )
     return name

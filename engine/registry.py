@@ -64,7 +64,7 @@ def _probe_onnx() -> Availability:
     for distribution in ("onnxruntime-gpu", "onnxruntime"):
         version = _version(distribution)
         if version is not None and importlib.util.find_spec("onnxruntime") is not None:
-            return Availability(True, f"{distribution} {version}, on the CPU")
+            return Availability(True, f"{distribution} {version}")
     return Availability(False, "onnxruntime is not installed", "install it: pip install onnxruntime")
 
 

@@ -44,7 +44,7 @@ def tolerance(dtype: str, atol: float | None, rtol: float | None) -> Tolerance:
     if rtol is not None:
         # An error of r leaves a cosine of at least sqrt(1 - r^2).
         cosine = math.sqrt(1 - rtol**2) if rtol < 1 else -1.0
-        chosen = replace(chosen, worst=rtol, median=rtol, cosine=min(chosen.cosine, cosine))
+        chosen = replace(chosen, worst=rtol, median=min(chosen.median, rtol), cosine=min(chosen.cosine, cosine))
     return chosen
 
 

@@ -42,4 +42,4 @@ def check_dtypes(dtypes: Sequence[str], formats: Sequence[str]) -> tuple[tuple[s
         return kept, ()
     if not kept and "compile" not in formats:
         raise BadInputError(f"{why}; export --dtype fp16 or fp32, or --format compile")
-    return kept, (f"bf16: not written as ONNX ({why})",)
+    return kept, (f"bf16: not written as ONNX, nor as a TensorRT plan ({why})",)

@@ -62,9 +62,9 @@ class Booster:
 
     Args:
         bundle: the bundle's folder.
-        engine: ``"compile"``, ``"eager"``, ``"onnx"``, or ``"auto"`` for the fastest of these that runs here and that the bundle
-            has the graph for, by the times of its export or a trial of two seconds; what it picks, and why, goes to the logger
-            ``"jboost"``. ``"compile"`` compiles what the bundle lacks and keeps it in the cache.
+        engine: ``"compile"``, ``"eager"``, ``"onnx"``, ``"trt"``, or ``"auto"`` for the fastest of these that runs here and that
+            the bundle has the graph for, by the times of its export or a trial of two seconds; what it picks, and why, goes to
+            the logger ``"jboost"``. ``"compile"`` compiles what the bundle lacks and keeps it in the cache.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         dtype: of the network, ``"fp32"``, ``"fp16"`` or ``"bf16"``; the iterate is always float32.
         batch_size: images in flight; None for 32 on a CPU and 256 on a GPU. It does not change the results.

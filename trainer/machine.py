@@ -32,7 +32,7 @@ def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
         from accelerate import Accelerator
         from accelerate.utils import is_tensorboard_available, is_wandb_available
     except ModuleNotFoundError as e:
-        raise BadInputError("training needs Hugging Face Accelerate; install it: pip install 'jboost[train]'") from e
+        raise BadInputError("training needs Hugging Face Accelerate; install it: pip install accelerate") from e
     installed = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
     for tracker in config.trackers:
         if not installed[tracker]():

@@ -15,6 +15,8 @@ def describe_method(values: Mapping[str, Any]) -> list[str]:
     accuracies = ", ".join(f"{value:.1%}" for value in values["yardsticks"].values()) or "not trained yet"
     chosen = "; ".join(f"{name} {_brief(found['chosen'])}" for name, found in values["tuning"].items()) or "none yet"
     seeds = ", ".join(map(str, plan["seeds"]))
+    used = sorted({row["engine"] for row in values["measurements"] if row.get("dtype") == "fp32"})
+    engines = " or ".join(f"`{name}`" for name in used) or "not chosen yet"
     return [
         f"- **Data.** {plan['training_images']:,} training images; the reference is {plan['test_images']:,} test images, "
         "which nothing was trained or tuned on.",
@@ -27,7 +29,7 @@ def describe_method(values: Mapping[str, Any]) -> list[str]:
         f"{plan['training_samples']:,} one-step and as many two-step samples; those that are boosted come from other "
         "noise. Each adds to the flags that all share:",
         *(f"    - {model.what}: {_flags(model.flags)}" for model in MODELS.values()),
-        f"- **Boosting.** {plan['samples']:,} samples of each generator and seed, engine `eager`. The number of PGD steps "
+        f"- **Boosting.** {plan['samples']:,} samples of each generator and seed, engine {engines}. The number of PGD steps "
         "(of 0.2), and SGLD's step size, are chosen once for each line of a table, on "
         f"{plan['tuning_samples']} other samples of seed {plan['seeds'][0]}, against training images.",
         f"- **Steps chosen.** {chosen}.",
@@ -68,8 +70,6 @@ def describe_pixels(values: Mapping[str, Any]) -> list[str]:
             f"| seed {row['seed']} | {row['largest']} | {row['median_of_largest']:g} | {row['median']:g} | "
             f"{row['share_of_pixels']:.1%} |"
         )
-    if not values["machine"]["bf16"]:
-        lines += ["", "This machine has no bf16 arithmetic: the speeds tell what emulating it costs, and nothing else."]
     return lines
 
 

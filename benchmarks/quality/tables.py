@@ -32,7 +32,6 @@ METRICS = {
     "recall": Metric("recall", 3, False),
     "steps_used": Metric("steps used", 1),
     "l2_moved": Metric("L2 moved", 2),
-    "images_per_second": Metric("images/s", 0),
 }
 
 
@@ -163,8 +162,9 @@ TABLES = (
     Table(
         "precision", "float32 against bf16", None,
         (Line("fp32", "joint"), Line("bf16", "bf16")),
-        tuple(("flow2", metric) for metric in (*_QUALITY, "images_per_second")),
-        "The same samples, model and steps; engine `eager`. The image that moves is float32 in both.",
+        tuple(("flow2", metric) for metric in (*_QUALITY, "l2_moved")),
+        "The same samples, model and steps; the image that moves is float32 in both. Pixels differ by what the engines differ by, "
+        "too: ONNX Runtime in float32, PyTorch in bf16.",
     ),
 )  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from plan import LARGE_FACTOR, LARGE_SIDE, Plan
+from plan import LARGE_FACTOR, LARGE_SIDE, SIDE, Plan
 
 # An attack that gains no step while a run lasts.
 NEVER = 10**9
@@ -159,6 +159,17 @@ VARIANTS: dict[str, tuple[Variant, ...]] = {
         Variant("large", MODELS["large"].what, "large", ("--objective", "joint"), None, "flow2.joint", LARGE_FACTOR),
     ),
 }
+
+
+def graphs_of(model: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The objectives that are followed through a model, and the sizes of the images: what its bundle needs graphs for."""
+    used = [
+        (source, variant) for source, variants in VARIANTS.items() for variant in variants if variant.model == model
+    ]
+    objectives = {variant.flags[variant.flags.index("--objective") + 1] for _, variant in used}
+    sizes = {LARGE_SIDE if source == "large" else SIDE for source, _ in used}
+    return tuple(sorted(objectives)), tuple(sorted(sizes))
+
 
 SOURCES = {
     "flow1": "flow, 1 step",

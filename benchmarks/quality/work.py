@@ -24,7 +24,7 @@ from grid import save_grid
 from plan import LARGE_SIDE, SIDE, Plan
 from safetensors.torch import load_model, save_model
 from torch import nn
-from variants import Model, Variant
+from variants import Model, Variant, graphs_of
 
 from jboost.trainer.data import open_real, to_tensor
 
@@ -130,10 +130,11 @@ def model(folder: Path, data: Path, plan: Plan, seed: int, chosen: Model, sample
         *chosen.train_flags(plan), *again,
     )  # fmt: skip
     shutil.rmtree(bundle, ignore_errors=True)
-    # The bundle of 28 pixels is used at 40 too. The engine is eager everywhere, so that no graph is needed.
-    sizes = str(LARGE_SIDE) if chosen.large else f"{SIDE},{LARGE_SIDE}"
-    last = str(run / "last.safetensors")
-    jboost("export", "--ckpt", last, "-o", str(bundle), "--format", "none", "--resolution", sizes)
+    objectives, sizes = graphs_of(chosen.name)
+    jboost(
+        "export", "--ckpt", str(run / "last.safetensors"), "-o", str(bundle), "--format", "onnx",
+        "--objective", ",".join(objectives), "--resolution", ",".join(map(str, sizes)),
+    )  # fmt: skip
     return json.loads((run / "log.jsonl").read_text().splitlines()[-1])
 
 
@@ -165,8 +166,10 @@ def boost(folder: Path, variant: Variant, chosen: list[str], samples: Path, bund
 
 def _boost(samples: Path, bundle: Path, output: Path, *flags: str) -> dict[str, Any]:
     summary = output.with_suffix(".json")
+    # On one core the faster of the two for networks as small as these; it has no bf16.
+    engine = "eager" if "bf16" in flags else "onnx"
     jboost(
-        "boost", str(samples), "--bundle", str(bundle), "-o", str(output), "--engine", "eager",
+        "boost", str(samples), "--bundle", str(bundle), "-o", str(output), "--engine", engine,
         "--json", str(summary), *flags,
     )  # fmt: skip
     return json.loads(summary.read_text())

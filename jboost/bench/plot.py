@@ -21,9 +21,7 @@ def check_matplotlib() -> None:
         BadInputError: matplotlib is not installed.
     """
     if find_spec("matplotlib") is None:
-        raise BadInputError(
-            "--plot draws with matplotlib, which is not installed; install it: pip install 'jboost[plot]'"
-        )
+        raise BadInputError("--plot draws with matplotlib, which is not installed; install it: pip install matplotlib")
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:

@@ -68,11 +68,11 @@ def _parts(driver_cuda: str | None) -> dict[str, Part]:
     return {
         "PyTorch": _torch(driver_cuda),
         "cuDNN": Part(_cudnn(), "compile, eager, onnx", "pip install nvidia-cudnn-cu13"),
-        "nvcc": Part(_nvcc(), "trt, unless cuda-python brings NVRTC", "apt-get install nvidia-cuda-toolkit"),
+        "nvcc": Part(_nvcc(), "onnx and trt, unless cuda-python brings NVRTC", "apt-get install nvidia-cuda-toolkit"),
         "TensorRT": _tensorrt("tensorrt", "trt"),
         "TensorRT-RTX": _tensorrt("tensorrt_rtx", "trt on RTX cards, export --format trt --gpu"),
-        "pycuda": Part(_version("pycuda"), "trt", "pip install pycuda"),
-        "cuda-python": Part(_version("cuda-bindings"), "trt", "pip install cuda-python"),
+        "pycuda": Part(_version("pycuda"), "onnx, trt", "pip install pycuda"),
+        "cuda-python": Part(_version("cuda-bindings"), "onnx, trt", "pip install cuda-python"),
         "triton": Part(_version("triton"), "compile", "pip install triton"),
         "ONNX Runtime": _onnxruntime(),
     }

@@ -56,7 +56,9 @@ def check_side_outputs(json_file: str | None, pictures: Mapping[str, Path | None
 
     for option, path in {**pictures, "--json": Path(json_file) if json_file not in (None, "-") else None}.items():
         if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
-            raise BadInputError(f"{option} {path} cannot be written: it is a folder, or its folder does not exist")
+            raise BadInputError(
+                f"{option} {path} cannot be written: it is a folder, or its folder does not exist; name a file in one that does"
+            )
 
 
 def console(*, stderr: bool = False) -> Console:

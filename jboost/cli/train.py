@@ -168,7 +168,9 @@ def _run(flags: Mapping[str, Any], out: Path, file: Path | None, preset: str | N
         import accelerate  # noqa: F401
         import pydantic  # noqa: F401
     except ModuleNotFoundError as e:
-        raise BadInputError(f"training needs {e.name}, which is not installed: pip install 'jboost[train]'") from e
+        raise BadInputError(
+            f"training needs {e.name}, which is not installed; install it: pip install accelerate pydantic tensorboard"
+        ) from e
     from jboost.trainer.config import resolve_config
     from jboost.trainer.prepare import open_data
     from jboost.trainer.run import read_stored, train
