@@ -65,7 +65,7 @@ class CapturedFlight(ArrayFlight):
         self._pending: _Copies | None = None
         # No row is moving yet, so the steps that warm up change nothing.
         advance = partial(self._advance, precise=False)
-        self._replay = capture(advance) if self._cuda else advance
+        self._replay = capture(advance, device) if self._cuda else advance
 
     def _advance(self, *, precise: bool) -> None:
         after = self._runner.step(self._kind, self.state, self._controls, precise=precise)
@@ -113,19 +113,20 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
-def capture(work: Callable[[], object]) -> Callable[[], object]:
-    """`work`, which queues kernels on the current stream of the current device, as one CUDA graph; returns what replays it.
+def capture(work: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """`work`, which queues kernels on the current stream of `device`, as one CUDA graph; returns what replays it.
 
     It is run a few times first: libraries choose their kernels and take their workspaces then, which a capture forbids.
     """
-    side = _stream(torch.device("cuda", torch.cuda.current_device()))
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
+    with torch.cuda.device(device):
+        side = _stream(device)
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                work()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads read and write files meanwhile; only this one must keep from what a capture forbids.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             work()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    # Other threads read and write files meanwhile; only this one must keep from what a capture forbids.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        work()
     return graph.replay

@@ -226,6 +226,8 @@ def load_package(path: Path, device: str) -> Callable[..., list[torch.Tensor]]:
         where = torch.device(device)
         cuda = where.type == "cuda"
         index = (torch.cuda.current_device() if where.index is None else where.index) if cuda else -1
+        if cuda:
+            set_tf32(False)
         loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", cuda, 1, index)
     except Exception as e:  # the loader raises RuntimeError and whatever dlopen says
         reason = " ".join(str(e).split())[:200]

@@ -194,14 +194,15 @@ class OrtNetwork:
 
 
 def _open(path: Path, number: int, stream: int, *, graphs: bool) -> Any:
-    # It prints what it does not find; the session's providers tell what counts.
-    with contextlib.redirect_stdout(io.StringIO()):
-        ort.preload_dlls()
+    _preload()
     options = session_options()
-    # ONNX Runtime falls back to the CPU silently: all of the graph on the GPU, or none.
-    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    if not graphs:
+        # ONNX Runtime falls back to the CPU silently: all of the graph on the GPU, or none. With graphs it sees to that itself, and
+        # allows what reads shapes, which it always puts on the CPU.
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     how = {
         "device_id": str(number), "user_compute_stream": str(stream), "enable_cuda_graph": str(int(graphs)), "use_tf32": "0",
+        "cudnn_conv_algo_search": "HEURISTIC",  # the default tries every algorithm of every convolution, for each new batch size
     }  # fmt: skip
     try:
         session = ort.InferenceSession(path, options, providers=[(_PROVIDER, how)])
@@ -215,6 +216,19 @@ def _open(path: Path, number: int, stream: int, *, graphs: bool) -> Any:
             "doctor, or use --device cpu"
         )
     return session
+
+
+def _preload() -> None:
+    """Load CUDA and cuDNN from NVIDIA's packages, wherever on the path these are; ONNX Runtime looks beside itself alone."""
+    # It prints what it does not find; the session's providers tell what counts.
+    with contextlib.redirect_stdout(io.StringIO()):
+        ort.preload_dlls()
+        found = importlib.util.find_spec("nvidia")
+        for folder in () if found is None else found.submodule_search_locations or ():
+            for libraries in Path(folder).glob("cu1[0-9]/lib"):
+                ort.preload_dlls(cudnn=False, directory=str(libraries))
+            if (cudnn := Path(folder, "cudnn", "lib")).is_dir():
+                ort.preload_dlls(cuda=False, directory=str(cudnn))
 
 
 def _one_line(e: BaseException) -> str:

@@ -161,10 +161,24 @@ def pick_engine(bundle: Bundle, *, batch_size: int, fixed: int | None, **run: An
         best = min(candidates, key=lambda engine: times[engine.name])
         runner = best.open(bundle, **run)
     else:
-        runners = {engine.name: engine.open(bundle, **run) for engine in candidates}
+        runners: dict[str, Runner] = {}
+
+        def pass_over(name: str, e: Exception) -> None:
+            passed_over.append(f"\n  not {name}: {type(e).__name__}: {' '.join(str(e).split())[:200]}")
+
+        for engine in candidates:
+            try:
+                runners[engine.name] = engine.open(bundle, **run)
+            except Exception as e:  # a backend's own; the others can still be used
+                pass_over(engine.name, e)
         config, size = bundle.config, run["resolution"]
         shape = (config.in_channels, size, size)
-        times = time_runners(runners, shape=shape, num_classes=config.num_classes, batch_size=batch_size)
+        times = time_runners(
+            runners, shape=shape, num_classes=config.num_classes, batch_size=batch_size, on_failure=pass_over
+        )
+        if not times:
+            raise BadInputError(f"no engine can run this:{''.join(passed_over)}")
+        rest = "".join(passed_over)
         when = "in a trial just now"
         runner = runners.pop(min(times, key=times.__getitem__))
         for other in runners.values():

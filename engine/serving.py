@@ -6,10 +6,11 @@ from .bundle import Bundle
 from .objectives import NEEDS_L0
 
 
-def export_command(format: str, *, objective: str, dtype: str, resolution: int) -> str:
+def export_command(format: str, *, objective: str, dtype: str, resolution: int, batch_size: int | None = None) -> str:
     """What to type to get a graph, with a word of warning: it comes last in a message."""
+    batch = "" if batch_size is None else f" -b {batch_size}"
     return (
-        f"jboost export --ckpt FILE --format {format} --objective {objective} --dtype {dtype} --resolution {resolution} "
+        f"jboost export --ckpt FILE --format {format} --objective {objective} --dtype {dtype} --resolution {resolution}{batch} "
         "(an export replaces the bundle: name all that it is to hold, and --real)"
     )
 

@@ -36,5 +36,5 @@ def find_device(name: str) -> str:
 
 def set_tf32(allowed: bool) -> None:
     """Whether CUDA may compute float32 products and convolutions in TF32, of 10 bits of mantissa."""
-    torch.backends.cudnn.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed  # torch's default is to allow it here, and not for products
     torch.backends.cuda.matmul.allow_tf32 = allowed

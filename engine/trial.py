@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import perf_counter
 
 import numpy as np
@@ -39,6 +39,7 @@ def time_runners(
     num_classes: int,
     batch_size: int,
     budget: float = BUDGET,
+    on_failure: Callable[[str, Exception], None] | None = None,
 ) -> dict[str, float]:
     """Milliseconds an image-step of each runner: the median of alternating turns, after one turn each that does not count.
 
@@ -51,6 +52,7 @@ def time_runners(
         num_classes: labels are drawn from them.
         batch_size: images in flight, for the others.
         budget: seconds in all; every runner is timed once at least and nine times at most.
+        on_failure: told of a runner that fails, which then has no time; without, what it raises is raised.
     """
     rng = np.random.default_rng(0)
     channels, height, width = shape
@@ -68,8 +70,14 @@ def time_runners(
     for name, runner in runners.items():
         count = runner.batch_size or batch_size
         images = rng.integers(0, 256, (count, height, width, channels), np.uint8)
-        flight = endless_flight(runner, images, rng.integers(0, num_classes, count))
-        first, ms = turn(flight, count)
+        try:
+            flight = endless_flight(runner, images, rng.integers(0, num_classes, count))
+            first, ms = turn(flight, count)
+        except Exception as e:  # a backend's own; the others can still be used
+            if on_failure is None:
+                raise
+            on_failure(name, e)
+            continue
         taken[name] = [ms] if first > budget else []
         if first <= budget:
             flights[name] = flight, count

@@ -12,6 +12,7 @@ from torch.export.passes import move_to_device_pass
 
 from jboost.engine.errors import BadInputError, FailureError
 from jboost.engine.program import first_line
+from jboost.engine.torch_device import set_tf32
 
 
 def check_compiler() -> None:
@@ -40,6 +41,7 @@ def compile_package(program: torch.export.ExportedProgram, path: Path, device: s
     """
     configs: dict[str, Any] = {"freezing": True}
     if torch.device(device).type == "cuda":
+        set_tf32(False)  # kernels are chosen by trying them
         program = move_to_device_pass(program, device)
         configs["max_autotune"] = True  # measures kernels against each other; what it learns is kept in torch's cache
     try:

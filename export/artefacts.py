@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors.torch import save
 from jboost.engine.bundle import CONFIG, Artefact, Bundle, BundleConfig, Timing, artefact_of
 from jboost.engine.machine import machine_name
 from jboost.engine.registry import DEFAULT_BATCH, ENGINES
+from jboost.engine.runner import Runner
 from jboost.engine.trial import time_runners
 
 from .checkpoint import LoadedCheckpoint
@@ -132,20 +134,31 @@ def _timings(bundle: Bundle, wanted: Wanted, batch_size: int) -> tuple[Timing, .
     """Every engine that can run what was just exported, for a moment each. The objective makes no difference to the time."""
     config, found = bundle.config, []
     machine = machine_name()
+
+    def skip(name: str, e: Exception) -> None:
+        logging.getLogger("jboost").warning(
+            "engine %s is not timed: %s: %s", name, type(e).__name__, " ".join(str(e).split())[:200]
+        )
+
     for size in wanted.resolutions:
         for dtype in wanted.dtypes:
             run: dict[str, Any] = {
                 "objective": wanted.objectives[0], "l0": config.l0, "resolution": size, "device": "auto", "dtype": dtype,
             }  # fmt: skip
-            runners = {
-                name: engine.open(bundle, **run)
-                for name, engine in ENGINES.items()
-                if engine.probe().available and engine.why_unusable(bundle, batch_size=None, **run) is None
-            }
+            runners: dict[str, Runner] = {}
+            for name, engine in ENGINES.items():
+                if engine.probe().available and engine.why_unusable(bundle, batch_size=None, **run) is None:
+                    try:
+                        runners[name] = engine.open(bundle, **run)
+                    except Exception as e:  # a backend's own; what was exported and verified is no worse for it
+                        skip(name, e)
             shape = (config.in_channels, size, size)
-            times = time_runners(runners, shape=shape, num_classes=config.num_classes, batch_size=batch_size)
+            times = time_runners(
+                runners, shape=shape, num_classes=config.num_classes, batch_size=batch_size, on_failure=skip
+            )
             for name, runner in runners.items():
-                count = runner.batch_size or batch_size
-                found.append(Timing(machine, name, dtype, size, count, times[name]))
+                if name in times:
+                    count = runner.batch_size or batch_size
+                    found.append(Timing(machine, name, dtype, size, count, times[name]))
                 runner.__exit__(None, None, None)
     return tuple(found)

@@ -74,7 +74,7 @@ def test_default_objective_follows_from_l0() -> None:
 
 
 def test_joint_without_l0_names_both_remedies() -> None:
-    with pytest.raises(BadInputError, match=r"--l0.*export.*--real"):
+    with pytest.raises(BadInputError, match=r"export.*--real.*--l0"):
         resolve_objective("joint", None)
 
 

@@ -62,3 +62,20 @@ def test_who_is_slower_than_the_budget_gets_one_turn(monkeypatch) -> None:
     assert times == {"slow": pytest.approx(10 / 4 / 2 * 1e3), "fast": pytest.approx(0.1 / 4 / 2 * 1e3)}
     calls.clear()
     assert set(trial.time_runners({"slow": runners["slow"]}, shape=(1, 2, 2), num_classes=3, batch_size=4)) == {"slow"}
+
+
+def test_who_fails_is_passed_over(monkeypatch) -> None:
+    clock, calls, said = Clock(), [], []
+    monkeypatch.setattr(trial, "perf_counter", clock)
+    broken, works = Timed("broken", 0.1, clock, calls), Timed("works", 0.1, clock, calls)
+
+    def fail() -> None:
+        raise RuntimeError("no kernel image is available")
+
+    broken.step = fail
+    how = {"shape": (1, 2, 2), "num_classes": 3, "batch_size": 4}
+    runners = {"broken": broken, "works": works}
+    assert set(trial.time_runners(runners, **how, on_failure=lambda *what: said.append(what))) == {"works"}
+    assert [(name, str(e)) for name, e in said] == [("broken", "no kernel image is available")]
+    with pytest.raises(RuntimeError, match="kernel image"):
+        trial.time_runners(runners, **how)

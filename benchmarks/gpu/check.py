@@ -6,8 +6,11 @@ Knows no more of jboost than its command line and the JSON that this prints; wha
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -38,26 +41,47 @@ def parts(out: Path) -> list[Part]:
         checkpoint = str(out / f"{network}.safetensors")
         return [
             command, "export", "--ckpt", checkpoint, "-o", str(out / bundle), "--format", formats, "--dtype", dtypes,
-            "--objective", "joint", "-b", str(batch),
+            "--objective", "joint", "-b", str(batch), "--debug",
         ]  # fmt: skip
 
-    def bench(bundle: str, dtypes: str, *more: str) -> list[str]:
-        result = str(out / f"{bundle}.json")
-        return [command, "bench", "--bundle", str(out / bundle), "--dtype", dtypes, "--json", result, *more]
+    def bench(bundle: str, dtypes: str, *more: str, result: str | None = None) -> list[str]:
+        file = str(out / f"{result or bundle}.json")
+        return [
+            command,
+            "bench",
+            "--bundle",
+            str(out / bundle),
+            "--dtype",
+            dtypes,
+            "--json",
+            file,
+            "--no-first-batch",
+            *more,
+        ]
 
+    tests = sorted(str(path) for path in (ROOT / "tests").rglob("*.py") if "mark.gpu" in path.read_text())
+    folders = dict.fromkeys(str(Path(path).parent) if path.endswith("conftest.py") else path for path in tests)
+    pytest = [python, "-m", "pytest", "-v", "-m", "gpu", "-p", "no:cacheprovider", *folders]
+    only = "--no-torch-compile"
     return [
         Part("doctor", [command, "doctor", "--json"], 30),
         Part("networks", [python, f"{here}/networks.py", "--out", str(out)], 60),
-        Part("tests", [python, "-m", "pytest", "-q", "-m", "gpu", "tests", "-p", "no:cacheprovider"], 120),
-        Part("export resnet50 fp16", export("resnet50", "rn50", "compile,onnx", "fp16", 256), 150),
-        Part("bench resnet50 fp16", bench("rn50", "fp32,fp16", "--no-first-batch"), 75, "rn50.json"),
+        Part("export resnet50", export("resnet50", "rn50", "compile", "fp16", 256), 280),
+        Part("bench resnet50", bench("rn50", "fp32,fp16", only, "--engine", "compile,eager"), 60, "rn50.json"),
+        Part("tests", pytest, 200),
         Part("50,000 images", [python, f"{here}/whole_run.py", str(out / "rn50"), "--images", "50000"], 60),
-        Part("export batch 1", export("resnet50", "one", "compile", "fp16", 1), 100),
-        Part("bench batch 1", bench("one", "fp16", "--no-torch-compile", "--no-first-batch"), 30, "one.json"),
-        Part("export wrn50-2 fp16", export("wide_resnet50_2", "wrn", "compile", "fp16", 100), 100),
-        Part("bench wrn50-2 fp16", bench("wrn", "fp16", "--no-torch-compile", "--no-first-batch"), 40, "wrn.json"),
-        Part("trt plan", export("resnet50", "trt", "trt", "fp16", 256), 100),
-        Part("bench trt", bench("trt", "fp16", "--no-torch-compile", "--no-first-batch"), 40, "trt.json"),
+        Part("export resnet50 onnx", export("resnet50", "onnx", "onnx", "fp32,fp16", 256), 120),
+        Part("bench resnet50 onnx", bench("onnx", "fp32,fp16", only, "--engine", "onnx"), 60, "onnx.json"),
+        Part("export batch 1", export("resnet50", "one", "compile", "fp16", 1), 200),
+        Part("bench batch 1", bench("one", "fp16", only, "--engine", "compile"), 30, "one.json"),
+        Part("export wrn50-2", export("wide_resnet50_2", "wrn", "compile", "fp16", 100), 250),
+        Part("bench wrn50-2", bench("wrn", "fp16", only, "--engine", "compile"), 40, "wrn.json"),
+        Part(
+            "bench torch.compile", bench("rn50", "fp16", "--engine", "compile", result="torch_compile"), 300,
+            "torch_compile.json",
+        ),
+        Part("trt plan", export("resnet50", "trt", "trt", "fp16,fp32", 256), 100),
+        Part("bench trt", bench("trt", "fp16", only, "--engine", "trt"), 40, "trt.json"),
     ]  # fmt: skip
 
 
@@ -70,19 +94,32 @@ def run(part: Part, out: Path, left: float) -> dict[str, Any]:
     start = time.perf_counter()
     with log.open("w") as file:
         try:
-            code = subprocess.run(
-                part.command, stdout=file, stderr=subprocess.STDOUT, timeout=limit, cwd=ROOT
-            ).returncode
+            # A session of its own, so that what it starts can be ended with it.
+            process = subprocess.Popen(
+                part.command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True
+            )
+        except OSError as e:
+            return {"part": part.name, "status": f"could not be started: {e}"}
+        try:
+            code = process.wait(limit)
             status = "ok" if code == 0 else f"failed with exit code {code}"
         except subprocess.TimeoutExpired:
             status = f"stopped after {limit:.0f} s"
-        except OSError as e:
-            status = f"could not be started: {e}"
+            _end(process)
     lines = log.read_text(errors="replace").strip().splitlines()
     found = {"part": part.name, "status": status, "seconds": time.perf_counter() - start, "tail": lines[-8:]}
     if status == "ok" and part.result is not None:
         found["result"] = json.loads((out / part.result).read_text())
     return found
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it has started; first in a way that lets it say where it was."""
+    for how in (signal.SIGINT, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, how)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(5)
 
 
 def machine() -> dict[str, str]:
@@ -112,17 +149,29 @@ def page(results: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    """Run every part; exit code 1 if one failed."""
+    """Run every part, or those that are named; exit code 1 if one failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    out: Path = parser.parse_args().out.resolve()
-    end = time.perf_counter() + BUDGET
+    parser.add_argument("--budget", type=float, default=BUDGET, help="seconds for all parts")
+    parser.add_argument("only", nargs="*", metavar="PART", help="parts to run, by name; the results of others are kept")
+    args = parser.parse_args()
+    out: Path = args.out.resolve()
+    every = parts(out)
+    if unknown := set(args.only) - {part.name for part in every}:
+        parser.error(f"no part is called {', '.join(unknown)}; there are: {', '.join(part.name for part in every)}")
+    end = time.perf_counter() + args.budget
+    file, done = out / "results.json", {}
+    if args.only and file.exists():
+        done = {part["part"]: part for part in json.loads(file.read_text())["parts"]}
     results: dict[str, Any] = {"machine": machine(), "parts": []}
-    for part in parts(out):
-        results["parts"].append(run(part, out, end - time.perf_counter()))
-        print(f"{part.name}: {results['parts'][-1]['status']}", flush=True)
+    for part in every:
+        if args.only and part.name not in args.only:
+            continue
+        done[part.name] = run(part, out, end - time.perf_counter())
+        print(f"{part.name}: {done[part.name]['status']}", flush=True)
+        results["parts"] = [done[other.name] for other in every if other.name in done]
         # After each part: what was measured is kept even if the machine goes away.
-        (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        file.write_text(json.dumps(results, indent=2) + "\n")
         (out / "results.md").write_text(page(results))
     print((out / "results.md").read_text())
     return 0 if all(p["status"] == "ok" for p in results["parts"]) else 1

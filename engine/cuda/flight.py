@@ -71,8 +71,9 @@ class DeviceFlight:
         self._snapshots = [Snapshot(device, self._rows.records, self._rows.records_address) for _ in range(2)]
         self._earlier: Snapshot | None = None
 
-        # Once outside of a capture: a network may allocate or choose something when it first runs.
-        gradient.enqueue(self._rows.tensors, compute)
+        # Once outside of a capture: a network may allocate or choose something when it first runs, and a kernel is loaded then. No
+        # row is moving yet, so it changes nothing.
+        self._ordinary_step()
         compute.synchronize()
         self._graph = device.capture(compute, self._ordinary_step) if gradient.network.capturable else None
 

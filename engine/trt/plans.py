@@ -165,9 +165,8 @@ def find_plan(
             return plan
     # Of several plans, the one that came furthest is the one that was meant.
     _, why = max(refusal for refusal, _ in refusals if refusal is not None)
-    rebuild = export_command("trt", objective=objective, dtype=dtype, resolution=resolution)
-    batch = "" if batch_size is None else f" -b {batch_size}"
-    raise BadInputError(f"{why} build it here with: {rebuild}{batch}")
+    rebuild = export_command("trt", objective=objective, dtype=dtype, resolution=resolution, batch_size=batch_size)
+    raise BadInputError(f"{why} build it here with: {rebuild}")
 
 
 def why_unusable(bundle: Bundle, **run: Any) -> str | None:

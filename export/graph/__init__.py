@@ -8,7 +8,7 @@ to_onnx(gradient, path)
 figures = verify_onnx(path, model, "joint", shape, l0=l0)
 """
 
-from .decompositions import register
+from .decompositions import Pooling, register
 from .mixed import Lowered, lower
 from .onnx_lowering import DEFAULT_OPSET, export_program, to_onnx
 from .optimize import optimize
@@ -17,7 +17,7 @@ from .trace import OUTPUTS, attach_objective, trace_gradient, trace_trunk
 from .verify import TOLERANCES, Figures, Tolerance, check_images, graph_run, judge, measure, onnx_run, verify_onnx
 
 __all__ = [
-    "DEFAULT_OPSET", "DTYPES", "OUTPUTS", "TOLERANCES", "Figures", "Lowered", "Scale", "Tolerance", "attach_objective",
+    "DEFAULT_OPSET", "DTYPES", "OUTPUTS", "TOLERANCES", "Figures", "Lowered", "Pooling", "Scale", "Tolerance", "attach_objective",
     "check_images", "choose_scale", "export_program", "graph_run", "judge", "lower", "lower_precision", "measure", "onnx_run",
     "optimize", "register", "to_onnx", "trace_gradient", "trace_trunk", "verify_onnx",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx
@@ -27,6 +27,7 @@ class Lowered:
         products: convolutions and matrix products in it.
         kept: how many of them stay in float32.
         cosine: median over the probe images, to the float32 gradient.
+        float32: the numbers of the products that stay in float32.
     """
 
     trunk: fx.GraphModule
@@ -34,6 +35,12 @@ class Lowered:
     products: int
     kept: int
     cosine: float
+    float32: frozenset[int] = frozenset()
+
+    def applied_to(self, trunk: fx.GraphModule, dtype: str) -> Lowered:
+        """The same decisions for the same network at another batch size: its float32 trunk, lowered to `dtype`."""
+        low = lower_precision(trunk, DTYPES[dtype], self.loss_scale, float32=set(self.float32))
+        return replace(self, trunk=low)
 
     def figures(self) -> dict[str, float]:
         """For a bundle's ``config.json``; nothing for float32."""
@@ -67,7 +74,7 @@ def lower(trunk: fx.GraphModule, dtype: str, probes: Sequence[Tensor], least: fl
         low = lower_precision(trunk, DTYPES[dtype], scale, float32=float32)
         got = _gradients(low, probes)
         cosine = torch.nn.functional.cosine_similarity(got, want, dim=1, eps=1e-60).nan_to_num(-1.0).median()
-        return Lowered(low, scale, count, len(float32), float(cosine))
+        return Lowered(low, scale, count, len(float32), float(cosine), frozenset(float32))
 
     low = attempt(set())
     if low.cosine >= least:

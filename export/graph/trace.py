@@ -29,6 +29,7 @@ from jboost.engine.objectives import OBJECTIVES, class_logit, resolve_objective
 
 from .decompositions import HEAD, Pooling, decomposition_table
 from .leftovers import MODULE_KEY, check_no_leftovers
+from .passes.batch_sizes import forget_batch_sizes
 from .passes.dead_code import remove_dead_code
 from .passes.fold_constants import drop_no_ops, fold_constants, merge_duplicates
 from .rewriter import results
@@ -294,7 +295,7 @@ def attach_objective(trunk: fx.GraphModule, objective: str, l0: float | None = N
     for name, value in root.items():
         module.register_buffer(name, value)
     gradient = fx.GraphModule(module, graph, "Gradient")
-    for tidy in (drop_no_ops, fold_constants, merge_duplicates):
+    for tidy in (drop_no_ops, forget_batch_sizes, fold_constants, merge_duplicates):
         tidy(gradient)
     return gradient
 

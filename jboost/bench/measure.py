@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from jboost.engine.bundle import Bundle
-from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.errors import BadInputError, FailureError, JboostError
 from jboost.engine.objectives import NEEDS_L0, resolve_objective
 from jboost.engine.presets import find_preset
 from jboost.engine.registry import DEFAULT_BATCH, DTYPES, ENGINES
@@ -27,7 +27,6 @@ from jboost.engine.torch_device import find_device, set_tf32
 
 from .baselines import Autograd
 from .contestants import (
-    TORCH_COMPILE,
     YARDSTICK,
     Contestant,
     Entrant,
@@ -134,8 +133,7 @@ def run_plan(plan: Plan, say: Say = lambda stage: None) -> dict[str, Any]:
         firsts = _first_batches(plan, Path(scratch), say) if plan.first_batches else {}
         say("counting operations")
         flops = _count_flops(work)
-        entrants, failed = _open(plan, stack, Path(scratch), say)
-        gradients = {c: entrant.gradient() for c, entrant in entrants.items()}
+        entrants, gradients, failed = _open(plan, stack, Path(scratch), say)
         say("peaks")
         peaks = measure_peaks(device, _peak_dtypes(plan), wait)
         kind = torch.device(device).type
@@ -226,9 +224,12 @@ def _count_flops(work: Work) -> float:
         return image_step_flops(lambda x: eager.loss(x, y), x)
 
 
-def _open(plan: Plan, stack: ExitStack, scratch: Path, say: Say) -> tuple[dict[Contestant, Entrant], list[Skipped]]:
-    """Every contestant opened and warmed up, and those that cannot compete after all."""
+def _open(
+    plan: Plan, stack: ExitStack, scratch: Path, say: Say
+) -> tuple[dict[Contestant, Entrant], dict[Contestant, np.ndarray[Any, Any]], list[Skipped]]:
+    """Every contestant opened and warmed up, with a gradient of each, and those that cannot compete after all."""
     entrants: dict[Contestant, Entrant] = {}
+    gradients: dict[Contestant, np.ndarray[Any, Any]] = {}
     failed: list[Skipped] = []
     logging.getLogger("torch").setLevel(logging.ERROR)  # its remarks on compiling are no news here
     for contestant in plan.contestants:
@@ -240,20 +241,20 @@ def _open(plan: Plan, stack: ExitStack, scratch: Path, say: Say) -> tuple[dict[C
             with _inductor_cache(_cache_folder(scratch, contestant) if plan.first_batches else None):
                 for _ in range(WARM_UP):
                     entrant.step()
-        except BadInputError as e:
+            gradients[contestant] = entrant.gradient()
+        except Exception as e:  # compilers, runtimes and drivers fail in their own ways, and the others still compete
             if contestant == YARDSTICK:
                 raise
-            failed.append(Skipped(contestant.name, contestant.dtype, str(e)))
-        except (
-            Exception
-        ) as e:  # compilers fail in their own ways; that is theirs to explain, and the others still compete
-            if contestant.name != TORCH_COMPILE:
-                raise
-            why = f"torch.compile fails on this network: {type(e).__name__}: {' '.join(str(e).split())[:200]}"
+            said = " ".join(str(e).split())
+            why = (
+                said
+                if isinstance(e, JboostError)
+                else f"{contestant.label} fails here: {type(e).__name__}: {said[:200]}"
+            )
             failed.append(Skipped(contestant.name, contestant.dtype, why))
         else:
             entrants[contestant] = entrant
-    return entrants, failed
+    return entrants, gradients, failed
 
 
 def _peak_dtypes(plan: Plan) -> tuple[str, ...]:

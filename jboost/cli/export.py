@@ -116,6 +116,7 @@ def export(
 
     notes = console(stderr=True)
     with notes.status("") as status:
+        on_stage = notes.print if debug else status.update  # for who looks for what goes wrong, a line each
         made = export_bundle(
             ckpt,
             output,
@@ -133,7 +134,7 @@ def export(
             atol=atol,
             rtol=rtol,
             device=device,
-            on_stage=status.update,
+            on_stage=on_stage,
         )
     for note in made.notes:
         notes.print(note, style="dim")
