@@ -82,7 +82,8 @@ def describe_time(values: Mapping[str, Any]) -> list[str]:
     total = sum(sum(seconds) for seconds in kinds.values())
     again = sum(step["attempts"] > 1 for step in values["steps"].values())
     return [
-        f"{total / 60:.0f} minutes of work on {machine['cores']} cores of {machine['cpu']}; {machine['system']}, Python "
+        f"{total / 60:.0f} minutes of work, the sum over steps that run side by side, on {machine['cores']} cores of "
+        f"{machine['cpu']}; {machine['system']}, Python "
         f"{machine['python']}, torch {machine['torch']}, jboost {machine['jboost']}."
         + (f" {again} of the steps took more than one attempt; their last one is counted." if again else ""),
         "",

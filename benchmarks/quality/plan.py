@@ -10,22 +10,22 @@ SIDE, LARGE_SIDE = 28, 40
 # Lengths in pixel space grow with the side of the image: the same change of every pixel is so much longer in L2.
 LARGE_FACTOR = LARGE_SIDE / SIDE
 
-#: Seconds at full size on two quiet cores, by kind of step: estimates, from single timings, to print a plan with.
+#: Seconds at full size on one core, by kind of step: estimates, from single timings, to print a plan with.
 SECONDS = {
-    "references": 10,
-    "yardstick": 40,
-    "yardstick-large": 80,
-    "flow": 165,
-    "vae": 50,
-    "samples": 15,
-    "model.classifier": 85,
-    "model.plain": 50,
-    "model.joint": 165,
-    "model.wide": 365,
-    "model.large": 215,
-    "tune": 32,
-    "boost": 20,
-    "eval": 30,
+    "references": 3,
+    "yardstick": 42,
+    "yardstick-large": 70,
+    "flow": 140,
+    "vae": 42,
+    "samples": 4,
+    "model.classifier": 150,
+    "model.plain": 90,
+    "model.joint": 330,
+    "model.wide": 600,
+    "model.large": 340,
+    "tune": 40,
+    "boost": 45,
+    "eval": 17,
     "pixels": 1,
     "picture": 3,
 }
@@ -95,7 +95,7 @@ _LEAST = {
     "reflow_iterations": 20,
     "vae_iterations": 20,
     "training_samples": 600,
-    "samples": 100,
+    "samples": 4,
     "tuning_samples": 80,
     "model_iterations": 4,
     "large_iterations": 4,

@@ -10,6 +10,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator
 from tables import TABLES, Results
 from variants import SOURCES
 
@@ -44,20 +45,21 @@ def plot_steps(path: Path, results: Results) -> bool:
     """FID of the tuning samples over the number of PGD steps, by what is followed. False if nothing was tuned."""
     figure, axes = plt.subplots(figsize=(8, 3.6))
     tuning: dict[str, Any] = results.values["tuning"]
-    drawn = False
+    curves: dict[tuple[tuple[int, ...], tuple[float, ...]], list[str]] = {}
     for name, found in tuning.items():
         source, variant = name.split(".", 1)
-        if source != "flow2" or variant == "sgld":
-            continue
-        steps = [int(flags[flags.index("--steps") + 1]) for flags in found["tried"]]
-        axes.plot(steps, found["fid"], "o-", label=variant, linewidth=1.2, markersize=4)
-        drawn = True
+        if source == "flow2" and variant != "sgld":
+            steps = tuple(int(flags[flags.index("--steps") + 1]) for flags in found["tried"])
+            curves.setdefault((steps, tuple(round(distance, 2) for distance in found["fid"])), []).append(variant)
+    for (steps, distances), variants in curves.items():  # one line for those that are the same
+        axes.plot(steps, distances, "o-", label=", ".join(variants), linewidth=1.2, markersize=4)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("steps of 0.2")
     axes.set_ylabel("FID to training images")
     axes.spines[["top", "right"]].set_visible(False)
-    if drawn:
-        axes.legend(frameon=False, fontsize=8, ncols=2)
-    return _save(figure, path, drawn)
+    if curves:
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return _save(figure, path, bool(curves))
 
 
 def _save(figure: Any, path: Path, drawn: bool) -> bool:

@@ -128,7 +128,8 @@ TABLES = (
         "objectives", "Which objective is followed", 2,
         (_NONE, *(Line(f"`{name}`", name) for name in OBJECTIVES)),
         tuple(("flow2", metric) for metric in (*_QUALITY, "steps_used", "l2_moved")),
-        "The small robust joint model. Only `joint` stops early, as `jboost boost` does unless told otherwise.",
+        "The small robust joint model. Only `joint` stops early, as `jboost boost` does unless told otherwise. `logit` and "
+        "`bce` are the same by PGD, whose steps are of unit length: realness rises with the logit, so their gradients are parallel.",
     ),
     Table(
         "updates", "PGD against SGLD", 3,
