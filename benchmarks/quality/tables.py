@@ -129,7 +129,7 @@ TABLES = (
         (_NONE, *(Line(f"`{name}`", name) for name in OBJECTIVES)),
         tuple(("flow2", metric) for metric in (*_QUALITY, "steps_used", "l2_moved")),
         "The small robust joint model. Only `joint` stops early, as `jboost boost` does unless told otherwise. `logit` and "
-        "`bce` are the same by PGD, whose steps are of unit length: realness rises with the logit, so their gradients are parallel.",
+        "`bce` are the same by PGD, whose steps have unit length: realness rises with the logit, so their gradients are parallel.",
     ),
     Table(
         "updates", "PGD against SGLD", 3,
