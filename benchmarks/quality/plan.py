@@ -95,7 +95,7 @@ _LEAST = {
     "reflow_iterations": 20,
     "vae_iterations": 20,
     "training_samples": 600,
-    "samples": 4,
+    "samples": 100,
     "tuning_samples": 80,
     "model_iterations": 4,
     "large_iterations": 4,
