@@ -314,5 +314,5 @@ def test_a_picture_of_every_contestant(tmp_path: Path) -> None:
 
 def test_a_picture_needs_matplotlib(monkeypatch) -> None:
     monkeypatch.setattr(plot, "find_spec", lambda name: None)
-    with pytest.raises(package.BadInputError, match=r"pip install 'jboost\[plot\]'"):
+    with pytest.raises(package.BadInputError, match="pip install matplotlib"):
         plot.check_matplotlib()

@@ -35,7 +35,7 @@ def test_a_part_that_fails_says_why(check, tmp_path) -> None:
 def test_a_part_that_takes_too_long_is_ended_with_all_that_it_started(check, tmp_path) -> None:
     code = f"""
 import pathlib, subprocess, sys, time
-stubborn = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(600)"
+stubborn = "import signal, time; signal.signal(signal.SIGABRT, signal.SIG_IGN); time.sleep(600)"
 child = subprocess.Popen([sys.executable, "-c", stubborn])
 pathlib.Path({str(tmp_path / "pid")!r}).write_text(str(child.pid))
 print("at work", flush=True)
@@ -45,7 +45,7 @@ time.sleep(600)
     found = check.run(part(check, code), tmp_path, 6.0)
     assert found["status"] == "stopped after 6 s"
     assert "at work" in found["tail"]
-    assert "KeyboardInterrupt" in found["tail"][-1]  # it shows where it was
+    assert "in <module>" in "".join(found["tail"])  # it shows where it was
     assert time.monotonic() - start < 30
     child, end = int((tmp_path / "pid").read_text()), time.monotonic() + 10
     while (

@@ -162,7 +162,7 @@ def test_one_flipped_byte_of_a_graph_or_its_weights_is_refused(half, tmp_path) -
     ("options", "remedy"),
     [
         ({"objective": "logit"}, "--objective logit"),
-        ({"dtype": "bf16"}, "--dtype bf16"),
+        ({"dtype": "bf16"}, "use --engine compile or eager, or --dtype fp16"),
         ({"l0": 1.0}, "--engine eager"),
         ({"device": "cuda"}, "NVIDIA"),
         ({"device": "tpu"}, "use auto, cpu, cuda or cuda:N"),

@@ -96,7 +96,12 @@ def run(part: Part, out: Path, left: float) -> dict[str, Any]:
         try:
             # A session of its own, so that what it starts can be ended with it.
             process = subprocess.Popen(
-                part.command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True
+                part.command,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                cwd=ROOT,
+                start_new_session=True,
+                env=os.environ | {"PYTHONFAULTHANDLER": "1"},
             )
         except OSError as e:
             return {"part": part.name, "status": f"could not be started: {e}"}
@@ -114,8 +119,8 @@ def run(part: Part, out: Path, left: float) -> dict[str, Any]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all that it has started; first in a way that lets it say where it was."""
-    for how in (signal.SIGINT, signal.SIGKILL):
+    """End a process and all that it has started; first in a way that makes Python say where it was."""
+    for how in (signal.SIGABRT, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, how)
         with contextlib.suppress(subprocess.TimeoutExpired):
