@@ -14,7 +14,7 @@ from .array_runner import ArrayFlight, ArrayRunner
 from .bundle import Bundle
 from .captured import CapturedFlight
 from .eager import EagerRunner
-from .errors import BadInputError
+from .errors import BadInputError, one_line
 from .memory import keep_freed_memory
 from .runner import Evaluation, Gradient
 from .serving import export_command, why_no_graph
@@ -155,9 +155,7 @@ class CompiledRunner(ArrayRunner):
             if why is not None:
                 raise BadInputError(f"engine 'compile' cannot run this: {why}")
             packages = packages_of(bundle, objective=objective, dtype=dtype, resolution=resolution, device=self.device)
-        if self._cuda:
-            set_tf32(False)  # float32 means float32
-        else:
+        if not self._cuda:
             keep_freed_memory()
         self.dtype, self.batch_size = dtype, packages.batch_size
         self._packages = packages
@@ -227,10 +225,10 @@ def load_package(path: Path, device: str) -> Callable[..., list[torch.Tensor]]:
         cuda = where.type == "cuda"
         index = (torch.cuda.current_device() if where.index is None else where.index) if cuda else -1
         if cuda:
-            set_tf32(False)
+            set_tf32(False)  # float32 means float32
         loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", cuda, 1, index)
     except Exception as e:  # the loader raises RuntimeError and whatever dlopen says
-        reason = " ".join(str(e).split())[:200]
+        reason = one_line(e)
         raise BadInputError(f"torch {torch.__version__} cannot load {path} ({reason}); export the bundle again") from e
 
     def run(*tensors: torch.Tensor) -> list[torch.Tensor]:

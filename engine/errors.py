@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def one_line(e: BaseException) -> str:
+    """An exception's message without line breaks, at most 200 characters."""
+    return " ".join(str(e).split())[:200]
+
+
 class JboostError(Exception):
     """Something the user can read and act on; the command line prints its message and exits with ``exit_code``."""
 

@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from .array_runner import ArrayRunner
 from .bundle import Bundle
-from .errors import BadInputError
+from .errors import BadInputError, one_line
 from .runner import Evaluation, Gradient, Runner
 from .serving import why_no_graph
 
@@ -232,7 +232,7 @@ def open_session(path: Path) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
     except Exception as e:  # onnxruntime raises its own hierarchy, and RuntimeError
-        reason = " ".join(str(e).split())[:200]
+        reason = one_line(e)
         raise BadInputError(
             f"ONNX Runtime {ort.__version__} cannot run {path} ({reason}); export the bundle again"
         ) from e

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from jboost.engine.cuda.pycuda_device import PycudaDevice
 from jboost.engine.cuda.runner import DeviceRunner
 
 from .bundle import Bundle
-from .errors import BadInputError, FailureError
+from .errors import BadInputError, FailureError, one_line
 from .gpu import find_driver
 from .onnx import artefact_name, checked_graph, forward_name, session_options
 from .runner import Evaluation, Gradient
@@ -185,7 +186,7 @@ class OrtNetwork:
         try:
             self._session.run_with_iobinding(*self._now)
         except Exception as e:  # onnxruntime raises its own hierarchy, and RuntimeError
-            raise FailureError(f"ONNX Runtime cannot run {self._path.name} on the GPU: {_one_line(e)}") from e
+            raise FailureError(f"ONNX Runtime cannot run {self._path.name} on the GPU: {one_line(e)}") from e
 
     def close(self) -> None:
         """Give the device's memory back; nothing of the network may be under way."""
@@ -208,7 +209,7 @@ def _open(path: Path, number: int, stream: int, *, graphs: bool) -> Any:
         session = ort.InferenceSession(path, options, providers=[(_PROVIDER, how)])
     except Exception as e:  # onnxruntime raises its own hierarchy, and RuntimeError
         raise BadInputError(
-            f"ONNX Runtime {ort.__version__} does not run {path.name} on the GPU ({_one_line(e)}); see: jboost doctor"
+            f"ONNX Runtime {ort.__version__} does not run {path.name} on the GPU ({one_line(e)}); see: jboost doctor"
         ) from e
     if session.get_providers()[0] != _PROVIDER:
         raise BadInputError(
@@ -218,6 +219,7 @@ def _open(path: Path, number: int, stream: int, *, graphs: bool) -> Any:
     return session
 
 
+@cache
 def _preload() -> None:
     """Load CUDA and cuDNN from NVIDIA's packages, wherever on the path these are; ONNX Runtime looks beside itself alone."""
     # It prints what it does not find; the session's providers tell what counts.
@@ -229,7 +231,3 @@ def _preload() -> None:
                 ort.preload_dlls(cudnn=False, directory=str(libraries))
             if (cudnn := Path(folder, "cudnn", "lib")).is_dir():
                 ort.preload_dlls(cuda=False, directory=str(cudnn))
-
-
-def _one_line(e: BaseException) -> str:
-    return " ".join(str(e).split())[:200]

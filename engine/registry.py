@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from .bundle import Bundle
-from .errors import BadInputError
+from .errors import BadInputError, one_line
 from .machine import machine_name
 from .runner import Runner
 from .trial import time_runners
@@ -161,31 +161,56 @@ def pick_engine(bundle: Bundle, *, batch_size: int, fixed: int | None, **run: An
         best = min(candidates, key=lambda engine: times[engine.name])
         runner = best.open(bundle, **run)
     else:
-        runners: dict[str, Runner] = {}
 
         def pass_over(name: str, e: Exception) -> None:
-            passed_over.append(f"\n  not {name}: {type(e).__name__}: {' '.join(str(e).split())[:200]}")
+            passed_over.append(f"\n  not {name}: {type(e).__name__}: {one_line(e)}")
 
-        for engine in candidates:
-            try:
-                runners[engine.name] = engine.open(bundle, **run)
-            except Exception as e:  # a backend's own; the others can still be used
-                pass_over(engine.name, e)
-        config, size = bundle.config, run["resolution"]
-        shape = (config.in_channels, size, size)
-        times = time_runners(
-            runners, shape=shape, num_classes=config.num_classes, batch_size=batch_size, on_failure=pass_over
-        )
-        if not times:
-            raise BadInputError(f"no engine can run this:{''.join(passed_over)}")
-        rest = "".join(passed_over)
-        when = "in a trial just now"
-        runner = runners.pop(min(times, key=times.__getitem__))
-        for other in runners.values():
-            other.__exit__(None, None, None)
+        runners, times = time_engines(bundle, candidates, batch_size=batch_size, on_failure=pass_over, **run)
+        rest, when = "".join(passed_over), "in a trial just now"
+        best_name = min(times, key=times.__getitem__, default=None)
+        for name, other in runners.items():
+            if name != best_name:
+                other.__exit__(None, None, None)
+        if best_name is None:
+            raise BadInputError(f"no engine can run this:{rest}")
+        runner = runners[best_name]
     ranked = sorted(times.items(), key=lambda item: item[1])
     others = ", ".join(f"{name} {ms:.3g}" for name, ms in ranked[1:])
     return runner, f"engine {ranked[0][0]}: {ranked[0][1]:.3g} ms an image-step {when} ({others}){rest}"
+
+
+def time_engines(
+    bundle: Bundle,
+    engines: Iterable[Engine],
+    *,
+    batch_size: int,
+    on_failure: Callable[[str, Exception], None],
+    **run: Any,
+) -> tuple[dict[str, Runner], dict[str, float]]:
+    """Open engines for a run, and time them against each other.
+
+    Args:
+        bundle: an opened bundle.
+        engines: those that can run here and that the bundle serves.
+        batch_size: images in flight.
+        on_failure: told of an engine that cannot be opened, or fails in its trial.
+        run: objective, l0, resolution, device, dtype.
+
+    Returns:
+        The runners that were opened, which the caller closes, and milliseconds an image-step of those that did not fail; by name.
+    """
+    runners: dict[str, Runner] = {}
+    for engine in engines:
+        try:
+            runners[engine.name] = engine.open(bundle, **run)
+        except Exception as e:  # a backend's own; the others can still be used
+            on_failure(engine.name, e)
+    config, size = bundle.config, run["resolution"]
+    times = time_runners(
+        runners, shape=(config.in_channels, size, size), num_classes=config.num_classes, batch_size=batch_size,
+        on_failure=on_failure,
+    )  # fmt: skip
+    return runners, times
 
 
 def _known_times(bundle: Bundle, dtype: str, resolution: int) -> dict[str, float]:

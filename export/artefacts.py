@@ -13,10 +13,9 @@ from typing import Any
 from safetensors.torch import save
 
 from jboost.engine.bundle import CONFIG, Artefact, Bundle, BundleConfig, Timing, artefact_of
+from jboost.engine.errors import one_line
 from jboost.engine.machine import machine_name
-from jboost.engine.registry import DEFAULT_BATCH, ENGINES
-from jboost.engine.runner import Runner
-from jboost.engine.trial import time_runners
+from jboost.engine.registry import DEFAULT_BATCH, ENGINES, time_engines
 
 from .checkpoint import LoadedCheckpoint
 from .gradients import write_gradients
@@ -136,26 +135,20 @@ def _timings(bundle: Bundle, wanted: Wanted, batch_size: int) -> tuple[Timing, .
     machine = machine_name()
 
     def skip(name: str, e: Exception) -> None:
-        logging.getLogger("jboost").warning(
-            "engine %s is not timed: %s: %s", name, type(e).__name__, " ".join(str(e).split())[:200]
-        )
+        logging.getLogger("jboost").warning("engine %s is not timed: %s: %s", name, type(e).__name__, one_line(e))
 
     for size in wanted.resolutions:
         for dtype in wanted.dtypes:
             run: dict[str, Any] = {
                 "objective": wanted.objectives[0], "l0": config.l0, "resolution": size, "device": "auto", "dtype": dtype,
             }  # fmt: skip
-            runners: dict[str, Runner] = {}
-            for name, engine in ENGINES.items():
-                if engine.probe().available and engine.why_unusable(bundle, batch_size=None, **run) is None:
-                    try:
-                        runners[name] = engine.open(bundle, **run)
-                    except Exception as e:  # a backend's own; what was exported and verified is no worse for it
-                        skip(name, e)
-            shape = (config.in_channels, size, size)
-            times = time_runners(
-                runners, shape=shape, num_classes=config.num_classes, batch_size=batch_size, on_failure=skip
-            )
+            engines = [
+                engine
+                for engine in ENGINES.values()
+                if engine.probe().available and engine.why_unusable(bundle, batch_size=None, **run) is None
+            ]
+            # What was exported and verified is no worse for an engine that fails.
+            runners, times = time_engines(bundle, engines, batch_size=batch_size, on_failure=skip, **run)
             for name, runner in runners.items():
                 if name in times:
                     count = runner.batch_size or batch_size

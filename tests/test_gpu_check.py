@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import alive, wait_until
 
 FILE = Path(__file__).resolve().parents[1] / "benchmarks" / "gpu" / "check.py"
 
@@ -47,13 +48,8 @@ time.sleep(600)
     assert "at work" in found["tail"]
     assert "in <module>" in "".join(found["tail"])  # it shows where it was
     assert time.monotonic() - start < 30
-    child, end = int((tmp_path / "pid").read_text()), time.monotonic() + 10
-    while (
-        Path(f"/proc/{child}/stat").exists()
-        and Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    ):
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    child = int((tmp_path / "pid").read_text())
+    wait_until(lambda: not alive(child), seconds=10)
 
 
 def test_no_part_begins_without_time(check, tmp_path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Debug, check_side_outputs, console
+from .options import Debug, Measuring, check_side_outputs, console
 from .progress import Bars
 from .tables import print_columns
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jboost.evaluation import Evaluation
 
 _WHAT, _OUTPUT = "What is measured", "Output"
+_MEASURING = Measuring(_WHAT)
 
 
 def evaluate_sets(
@@ -41,27 +42,11 @@ def evaluate_sets(
             rich_help_panel=_WHAT,
         ),
     ] = None,
-    metrics: Annotated[
-        str | None,
-        typer.Option(
-            help="fid,sfid,kid,is,precision,recall,density,coverage.", show_default="all", rich_help_panel=_WHAT
-        ),
-    ] = None,
-    bootstrap: Annotated[
-        int, typer.Option(help="Resamples behind the intervals; 0 for none.", rich_help_panel=_WHAT)
-    ] = 100,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.", rich_help_panel=_WHAT)] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_WHAT)] = "auto",
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            "-b",
-            "--batch-size",
-            help="Images at a time.",
-            show_default="16 on a CPU, 128 on a GPU",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
+    metrics: Annotated[str | None, _MEASURING.metrics] = None,
+    bootstrap: Annotated[int, _MEASURING.bootstrap] = 100,
+    seed: Annotated[int, _MEASURING.seed] = 0,
+    device: Annotated[str, _MEASURING.device] = "auto",
+    batch_size: Annotated[int | None, _MEASURING.batch_size] = None,
     save_features: Annotated[
         Path | None,
         typer.Option(help="Keep REF's features as npz, to give as REF next time.", rich_help_panel=_OUTPUT),

@@ -26,6 +26,29 @@ Debug = Annotated[
 ]
 
 
+class Measuring:
+    """The options of how sets are measured, which `jboost eval` and `jboost report` share.
+
+    Args:
+        panel: of the help that they stand in.
+    """
+
+    def __init__(self, panel: str) -> None:
+        self.metrics = typer.Option(
+            help="fid,sfid,kid,is,precision,recall,density,coverage.", show_default="all", rich_help_panel=panel
+        )
+        self.bootstrap = typer.Option(help="Resamples behind the intervals; 0 for none.", rich_help_panel=panel)
+        self.seed = typer.Option(help="Of the bootstrap.", rich_help_panel=panel)
+        self.device = typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=panel)
+        self.batch_size = typer.Option(
+            "-b",
+            "--batch-size",
+            help="Images at a time.",
+            show_default="16 on a CPU, 128 on a GPU",
+            rich_help_panel=panel,
+        )
+
+
 def split_numbers(text: str | None, option: str) -> tuple[int, ...] | None:
     """``"64,128"`` as (64, 128); None for None.
 

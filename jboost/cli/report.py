@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from .options import Debug
+from .options import Debug, Measuring
 
 _SETS, _METRICS = "Where the sets are", "Metrics"
+_MEASURING = Measuring(_METRICS)
 
 
 def report(
@@ -34,27 +35,11 @@ def report(
     features: Annotated[
         str | None, typer.Option(help="Feature extractor, as for `jboost eval`.", rich_help_panel=_METRICS)
     ] = None,
-    metrics: Annotated[
-        str | None,
-        typer.Option(
-            help="fid,sfid,kid,is,precision,recall,density,coverage.", show_default="all", rich_help_panel=_METRICS
-        ),
-    ] = None,
-    bootstrap: Annotated[
-        int, typer.Option(help="Resamples behind the intervals; 0 for none.", rich_help_panel=_METRICS)
-    ] = 100,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.", rich_help_panel=_METRICS)] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_METRICS)] = "auto",
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            "-b",
-            "--batch-size",
-            help="Images at a time.",
-            show_default="16 on a CPU, 128 on a GPU",
-            rich_help_panel=_METRICS,
-        ),
-    ] = None,
+    metrics: Annotated[str | None, _MEASURING.metrics] = None,
+    bootstrap: Annotated[int, _MEASURING.bootstrap] = 100,
+    seed: Annotated[int, _MEASURING.seed] = 0,
+    device: Annotated[str, _MEASURING.device] = "auto",
+    batch_size: Annotated[int | None, _MEASURING.batch_size] = None,
     samples: Annotated[
         Path | None,
         typer.Option(help="The run's input.", show_default="where it was", rich_help_panel=_SETS),

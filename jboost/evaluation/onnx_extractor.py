@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 
 from jboost.engine.bundle import sha256_file
-from jboost.engine.errors import BadInputError
+from jboost.engine.errors import BadInputError, one_line
 from jboost.engine.onnx import session_options
 
 from .extractors import OUTPUTS, Extractor, Identity, Numpy, Outputs, fix_batch, read_outputs
@@ -64,7 +64,7 @@ class OnnxExtractor:
         try:
             found = self._session.run(self._outputs, {self._input: x})
         except Exception as e:  # onnxruntime raises its own hierarchy, and RuntimeError
-            reason = " ".join(str(e).split())[:200]
+            reason = one_line(e)
             raise BadInputError(
                 f"the extractor {self.identity.source} failed on images {list(x.shape)} ({reason})"
             ) from e
@@ -80,7 +80,7 @@ def _open(path: Path, device: str) -> Any:
     try:
         session = ort.InferenceSession(path, session_options(), providers=wanted)
     except Exception as e:
-        reason = " ".join(str(e).split())[:200]
+        reason = one_line(e)
         raise BadInputError(f"ONNX Runtime {ort.__version__} cannot run --features {path} ({reason})") from e
     # It falls back to the CPU without raising.
     if device.startswith("cuda") and session.get_providers()[0] != "CUDAExecutionProvider":
