@@ -31,6 +31,7 @@ from .graph import (
     lower,
     measure,
     optimize,
+    optimize_for_cpu,
     trace_trunk,
 )
 from .graph.verify import Run
@@ -68,11 +69,14 @@ class Compiler:
         self._trunk: fx.GraphModule | None = None
         self._low: dict[str, Lowered] = {}
 
-    def _lowered(self, dtype: str) -> Lowered:
+    def lowered(self, dtype: str) -> Lowered:
+        """The network and its input gradient in their final precision, as they will be compiled."""
         if self._trunk is None:
             self._trunk = self._traced(self.batch_size)
         if dtype not in self._low:
             self._low[dtype] = self._lower(self._trunk, dtype)
+            if dtype == "fp32" and torch.device(self.device).type == "cpu":
+                optimize_for_cpu(self._low[dtype].trunk)
         return self._low[dtype]
 
     def _traced(self, batch_size: int) -> fx.GraphModule:
@@ -98,7 +102,7 @@ class Compiler:
         Raises:
             FailureError: it cannot be compiled or does not match autograd.
         """
-        lowered = self._lowered(dtype)
+        lowered = self.lowered(dtype)
         compile_package(export_program(attach_objective(lowered.trunk, objective, self.l0)), path, self.device)
         return lowered.figures() | verify_package(
             path,
@@ -118,7 +122,7 @@ class Compiler:
             FailureError: it cannot be compiled or does not match the model.
         """
         # The forward pass is the same in every objective's graph; this one needs no l0.
-        program = export_program(forward_of(attach_objective(self._lowered(dtype).trunk, "logit")))
+        program = export_program(forward_of(attach_objective(self.lowered(dtype).trunk, "logit")))
         compile_package(program, path, self.device)
         return verify_readout(
             package_run(path, self.device),

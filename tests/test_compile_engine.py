@@ -21,8 +21,12 @@ from jboost.engine.objectives import OBJECTIVES
 from jboost.engine.step import CHANGED, advance
 from jboost.export.bundle import export_bundle
 from jboost.export.cache import cache_folder
+from jboost.export.gradients import tolerance
+from jboost.export.packages import Compiler
 from jboost.export.steps import example, step_package, unflatten, verify_step
 from jboost.export.verify import verify_bundle
+from jboost.trainer.architectures import build_network
+from jboost.trainer.joint import JointModel
 
 BATCH = 8
 
@@ -80,6 +84,21 @@ def test_bf16_points_the_same_way_and_falls_back_to_float32(compiled, images, la
     assert torch.cosine_similarity(got, want).median() > 0.95  # an untrained network: a robust one does far better
     assert not torch.equal(got, want)
     torch.testing.assert_close(precise, want)
+
+
+def test_small_maps_are_products_in_float32(tmp_path) -> None:
+    torch.manual_seed(0)
+    model = JointModel(build_network("small_resnet32", 5, 3), (0.5,) * 3, (0.5,) * 3).eval().requires_grad_(False)
+    compiler = Compiler(model, (3, 8, 8), BATCH, 3.0, "cpu")
+
+    def forms(dtype: str) -> set[str]:
+        names = [name for name, _ in compiler.lowered(dtype).trunk.named_buffers()]
+        return {form for form in ("winograd", "patches") if any(form in name for name in names)}
+
+    assert forms("fp32") == {"winograd", "patches"}
+    assert not forms("bf16")
+    # Fails if it does not match autograd.
+    compiler.gradient(tmp_path / "gradient.pt2", "joint", "fp32", tolerance("fp32", None, None))
 
 
 def retimed(bundle: Path, copy: Path, **changes) -> Path:

@@ -12,7 +12,8 @@ from .passes.fold_affine import fold_affine
 from .passes.fold_constants import drop_no_ops, fold_constants, merge_duplicates
 from .passes.input_gradients import Strided, flip_weights, split_strided
 from .passes.relu_masks import relu_masks_as_products
-from .passes.small_maps import small_maps_as_products
+from .passes.small_maps import patches_as_rows, small_maps_as_products
+from .passes.winograd import winograd
 
 #: ``"onnx"``: forms that ONNX Runtime and TensorRT read and run fast; ``"inductor"``: forms that torch's compiler fuses best.
 Target = Literal["onnx", "inductor"]
@@ -63,3 +64,18 @@ def optimize(module: fx.GraphModule, target: Target = "onnx", recipe: Recipe | N
     counts["fold_constants"] += fold_constants(module)
     counts["merge_duplicates"] += merge_duplicates(module)
     return counts
+
+
+def optimize_for_cpu(module: fx.GraphModule) -> dict[str, int]:
+    """What pays besides in float32 on a CPU, in place: a trunk of fixed batch, after `optimize`, in its final precision.
+
+    Half precision is left alone: Winograd's transforms would cost digits that it has not. So are GPUs, whose libraries choose
+    between such algorithms themselves.
+
+    Args:
+        module: a trunk of fixed batch, after `optimize`.
+
+    Returns:
+        How many places each pass changed.
+    """
+    return {run.__name__: run(module) for run in (winograd, patches_as_rows)}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from jboost.export.graph import attach_objective, optimize, to_onnx, trace_trunk, verify_onnx
+from jboost.export.graph import attach_objective, optimize, optimize_for_cpu, to_onnx, trace_trunk, verify_onnx
 from jboost.export.graph.optimize import Recipe
 from jboost.export.graph.passes.input_gradients import Strided
 from jboost.trainer.architectures import build_network
@@ -49,6 +49,8 @@ def test_the_optimised_graph_is_autograd_in_float64(form: Strided, small_maps: b
     model = model.eval().requires_grad_(False).double()
     trunk = trace_trunk(model, torch.zeros(2, 3, 64, 64, dtype=torch.float64))
     optimize(trunk, recipe=Recipe(strided=form, product_masks=True, small_maps=small_maps))
+    if small_maps:
+        assert optimize_for_cpu(trunk) == {"winograd": 16, "patches_as_rows": 8}
     x, y = torch.rand(2, 3, 64, 64, dtype=torch.float64), torch.tensor([3, 977])
     got = attach_objective(trunk, "joint", 1.0)(x, y)
     want = reference(model, "joint", x, y, 1.0)

@@ -1,11 +1,12 @@
 """Convolutions over maps of a few pixels as matrix products.
 
 Convolution kernels block over the pixels of one image, and leave a core's registers half empty where there are four of them; a
-matrix product blocks over the whole batch. Two forms, both exact:
+matrix product blocks over the whole batch. Three forms, all exact:
 
 * a 1x1 convolution is a product over channels, with one row a pixel of the batch;
 * a larger kernel over a map with fewer pixels than the kernel has taps (3x3 over 2x2) reads mostly padding. Written out as one
-  matrix from all inputs of an image to all its outputs, it has fewer multiplications than the convolution has.
+  matrix from all inputs of an image to all its outputs, it has fewer multiplications than the convolution has;
+* any other kernel is a product over channels and taps, with one row, a patch of the input, an output pixel of the batch.
 """
 
 from __future__ import annotations
@@ -16,11 +17,17 @@ from torch import Tensor, fx
 from jboost.export.graph.rewriter import Rewriter, sizes
 
 from .convolutions import Convolution, aten, read_convolution
+from .pixels import as_map, mix_pixels
 
 # A 1x1 convolution with this many output pixels an image or more fills the registers by itself. Measured on an AVX-512 core, oneDNN
 # against its own matrix product, batch 32: 2x2 pixels 2.0 to 2.9 times as long, 4x4 1.1 to 1.25 times (which what is fused into
 # a convolution gives back), 8x8 the same.
 _PIXELS = 16
+# Larger kernels: 512 channels, 3x3 of stride 2 from 4x4 to 2x2 pixels, 8.7 ms as a convolution and 3.6 as a product. Gathering the
+# patches adds H*W multiplications to the C_out that each number of them takes: at a quarter, 4x4 output pixels are as fast either
+# way, at half they lose a fifth, at a tenth they gain a third. Batches of 1, 32 and 128 agree.
+_PATCH_PIXELS = 16
+_MOST_GATHERING = 0.25
 # The matrix may hold this many times the numbers of the kernel.
 _MOST_GROWTH = 4
 
@@ -47,6 +54,29 @@ def small_maps_as_products(module: fx.GraphModule) -> int:
     return r.done()
 
 
+def patches_as_rows(module: fx.GraphModule) -> int:
+    """Convolutions of several taps that give maps of a few pixels -> matrix products over the patches that they read.
+
+    Gathering the patches is a matrix product too, with a constant matrix over the pixels. The batch must be fixed, or nothing is
+    changed.
+
+    Returns:
+        The number of convolutions rewritten.
+    """
+    r = Rewriter(module)
+    for node in list(r.graph.nodes):
+        conv = read_convolution(r, node)
+        if conv is None or conv.transposed or conv.groups != 1 or not isinstance(sizes(conv.input)[0], int):
+            continue
+        (_, _, height, width), (_, _, out_height, out_width) = sizes(conv.input), sizes(node)
+        taps = conv.weight.shape[2] * conv.weight.shape[3]
+        cheap = height * width <= _MOST_GATHERING * conv.outputs
+        if taps > 1 and out_height * out_width <= _PATCH_PIXELS and cheap:
+            with r.before(node):
+                r.replace(node, _patches_as_rows(r, conv))
+    return r.done()
+
+
 def _product(r: Rewriter, rows: fx.Node, matrix: Tensor, bias: Tensor | None, name: str) -> fx.Node:
     """rows [n, k] times a constant [k, m], plus a constant [m]."""
     weight = r.call(aten.t.default, r.constant(matrix.t(), f"{name}_matrix"))  # stored as a linear layer's weights are
@@ -63,9 +93,7 @@ def _pixels_as_rows(r: Rewriter, conv: Convolution) -> fx.Node:
             x = r.call(aten.slice.Tensor, x, axis, 0, sizes(x)[axis], stride)
     channels, height, width = sizes(x)[1:]
     rows = r.call(aten.reshape.default, r.call(aten.permute.default, x, [0, 2, 3, 1]), [-1, channels])
-    out = _product(r, rows, conv.weight.flatten(1).t(), conv.bias, conv.name)
-    out = r.call(aten.reshape.default, out, [-1, height, width, conv.outputs])
-    return r.call(aten.permute.default, out, [0, 3, 1, 2])
+    return as_map(r, _product(r, rows, conv.weight.flatten(1).t(), conv.bias, conv.name), height, width)
 
 
 def _images_as_rows(r: Rewriter, conv: Convolution) -> fx.Node:
@@ -81,12 +109,32 @@ def _images_as_rows(r: Rewriter, conv: Convolution) -> fx.Node:
     return r.call(aten.permute.default, out, [0, 3, 1, 2])
 
 
+def _patches_as_rows(r: Rewriter, conv: Convolution) -> fx.Node:
+    """Any convolution: patches [B*H'*W', taps*C_in] times the weights."""
+    channels, height, width = sizes(conv.input)[1:]
+    out_height, out_width = sizes(conv.node)[2:]
+    kernel = conv.weight.shape[2:]
+    taps = kernel[0] * kernel[1]
+    # With a kernel for each tap, holding a one there, a convolution answers with what that tap reads.
+    reads = _answers(conv, torch.eye(taps, dtype=conv.weight.dtype).reshape(taps, 1, *kernel), height, width)
+    pick = reads.permute(2, 1, 0).reshape(-1, height * width)  # [H'*W'*taps, H*W]
+    rows = r.call(aten.reshape.default, mix_pixels(r, conv.input, pick, "patches"), [-1, taps * channels])
+    matrix = conv.weight.permute(2, 3, 1, 0).reshape(taps * channels, conv.outputs)
+    return as_map(r, _product(r, rows, matrix, conv.bias, conv.name), out_height, out_width)
+
+
+def _answers(conv: Convolution, kernel: Tensor, height: int, width: int) -> Tensor:
+    """[H*W, kernels, H'*W']: what each kernel [kernels, 1, kh, kw] makes of each unit map, at the convolution's stride."""
+    one = torch.eye(height * width, dtype=kernel.dtype).reshape(-1, 1, height, width)
+    return torch.nn.functional.conv2d(one, kernel, None, conv.stride, conv.padding, conv.dilation).flatten(2)
+
+
 def _matrix(conv: Convolution, height: int, width: int) -> Tensor:
     """[H*W*C_in, H'*W'*C_out]: what the convolution answers to each unit input."""
-    one = torch.eye(height * width, dtype=conv.weight.dtype).reshape(-1, 1, height, width)
     out, channels = conv.weight.shape[:2]
-    # Each pair of channels by itself: a kernel [out * in, 1, kh, kw] over the map's unit inputs.
+    # Each pair of channels by itself.
     kernel = conv.weight.reshape(out * channels, 1, *conv.weight.shape[2:])
-    answers = torch.nn.functional.conv2d(one, kernel, None, conv.stride, conv.padding, conv.dilation)
-    answers = answers.reshape(height * width, out, channels, -1)  # [H*W, C_out, C_in, H'*W']
+    answers = _answers(conv, kernel, height, width).reshape(
+        height * width, out, channels, -1
+    )  # [H*W, C_out, C_in, H'*W']
     return answers.permute(0, 2, 3, 1).reshape(height * width * channels, -1)
