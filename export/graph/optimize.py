@@ -26,11 +26,12 @@ class Recipe:
     strided: Strided
     product_masks: bool
     small_maps: bool
+    channels_last: bool = False
 
 
 RECIPES: dict[str, Recipe] = {
     "onnx": Recipe(strided="cheapest", product_masks=True, small_maps=True),
-    "inductor": Recipe(strided="cheapest", product_masks=False, small_maps=True),
+    "inductor": Recipe(strided="cheapest", product_masks=False, small_maps=True, channels_last=True),
 }
 
 
@@ -55,7 +56,7 @@ def optimize(module: fx.GraphModule, target: Target = "onnx", recipe: Recipe | N
         flip_weights,
     ]
     counts = {run.__name__: run(module) for run in passes}
-    counts["split_strided"] = split_strided(module, strided)
+    counts["split_strided"] = split_strided(module, strided, channels_last=recipe.channels_last)
     if recipe.small_maps:
         counts["small_maps_as_products"] = small_maps_as_products(module)
     if recipe.product_masks:

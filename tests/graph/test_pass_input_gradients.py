@@ -59,6 +59,15 @@ def test_strided_becomes_plain_convolutions(kwargs: dict[str, int], size: tuple[
     assert not any(n.args[6] for n in trunk.graph.nodes if "convolution" in str(n.target))
 
 
+@pytest.mark.parametrize("stride", [2, (3, 1)])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_zeros_between_the_entries_of_a_map(stride: int, channels_last: bool) -> None:
+    shape = (2, 4, 7, 8)
+    trunk = folded(One(kernel_size=1, stride=stride), shape)
+    assert keeps(trunk, shape, lambda m: split_strided(m, channels_last=channels_last)) == 1
+    assert count(trunk)["permute"] == (2 if channels_last else 0)
+
+
 def test_left_alone_on_request() -> None:
     trunk = folded(One(kernel_size=3, stride=2), (2, 4, 12, 12))
     assert split_strided(trunk, "transposed") == 0

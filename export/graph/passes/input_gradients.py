@@ -89,7 +89,22 @@ def _convolve(r: Rewriter, x: fx.Node, weight: Tensor, name: str, pads: list[tup
     return r.call(aten.convolution.default, x, w, None, [1, 1], padding, [1, 1], False, [0, 0], groups)
 
 
-def _phase_by_phase(r: Rewriter, conv: Convolution, weight: Tensor, axes: tuple[_Taps, _Taps]) -> fx.Node:
+def _spread(r: Rewriter, x: fx.Node, steps: tuple[int, int], channels_last: bool) -> fx.Node:
+    """[B, C, H, W] -> [B, C, s0 H, s1 W]: zeros after every entry of the two axes."""
+    _, C, H, W = sizes(x)
+    zeros = [0, steps[1] - 1, 0, 0, 0, steps[0] - 1]
+    if not channels_last:
+        x = r.call(aten.constant_pad_nd.default, r.call(aten.reshape.default, x, [-1, C, H, 1, W, 1]), zeros, 0.0)
+        return r.call(aten.reshape.default, x, [-1, C, H * steps[0], W * steps[1]])
+    x = r.call(aten.permute.default, x, [0, 2, 3, 1])
+    x = r.call(aten.constant_pad_nd.default, r.call(aten.reshape.default, x, [-1, H, 1, W, 1, C]), [0, 0, *zeros], 0.0)
+    x = r.call(aten.reshape.default, x, [-1, H * steps[0], W * steps[1], C])
+    return r.call(aten.permute.default, x, [0, 3, 1, 2])
+
+
+def _phase_by_phase(
+    r: Rewriter, conv: Convolution, weight: Tensor, axes: tuple[_Taps, _Taps], channels_last: bool
+) -> fx.Node:
     """[B, C, s*T, s*T]: every phase its own convolution (or zeros, where no tap reaches it), then interleaved."""
     rows, columns = axes
     computed: dict[tuple[int, int], fx.Node] = {}
@@ -102,11 +117,7 @@ def _phase_by_phase(r: Rewriter, conv: Convolution, weight: Tensor, axes: tuple[
     first = next(iter(computed.values()))
     _, C, T0, T1 = sizes(first)
     if len(computed) == 1 and (0, 0) in computed:  # a 1x1 kernel: the gradient at every s-th position and zeros between
-        spread = r.call(aten.reshape.default, first, [-1, C, T0, 1, T1, 1])
-        spread = r.call(
-            aten.constant_pad_nd.default, spread, [0, len(columns.phases) - 1, 0, 0, 0, len(rows.phases) - 1], 0.0
-        )
-        return r.call(aten.reshape.default, spread, [-1, C, T0 * len(rows.phases), T1 * len(columns.phases)])
+        return _spread(r, first, (len(rows.phases), len(columns.phases)), channels_last)
     zero = None if len(computed) == len(rows.phases) * len(columns.phases) else r.call(aten.mul.Tensor, first, 0.0)
     bands = []
     for i in range(len(rows.phases)):
@@ -136,11 +147,15 @@ def _all_at_once(r: Rewriter, conv: Convolution, weight: Tensor, axes: tuple[_Ta
     return r.call(aten.pixel_shuffle.default, deep, s0)
 
 
-def split_strided(module: fx.GraphModule, form: Strided = "cheapest") -> int:
+def split_strided(module: fx.GraphModule, form: Strided = "cheapest", *, channels_last: bool = False) -> int:
     """Strided transposed convolutions -> stride-1 plain convolutions and an interleaving, or left alone (``"transposed"``).
 
     Merging falls back to ``"phases"`` where it would waste work: kernels that leave whole phases empty (1x1 at stride 2),
     strides that differ along the axes, and groups.
+
+    Args:
+        form: see `Strided`.
+        channels_last: the target keeps its maps in that order, in which zeros are then put between the entries of a map.
 
     Returns:
         The number of convolutions rewritten.
@@ -170,7 +185,7 @@ def split_strided(module: fx.GraphModule, form: Strided = "cheapest") -> int:
             if merge and square and all(rows.phases) and all(columns.phases):
                 whole = _all_at_once(r, conv, weight, (rows, columns))
             else:
-                whole = _phase_by_phase(r, conv, weight, (rows, columns))
+                whole = _phase_by_phase(r, conv, weight, (rows, columns), channels_last)
             for axis in (2, 3):
                 if sizes(whole)[axis] != sizes(node)[axis]:
                     whole = r.call(aten.slice.Tensor, whole, axis, 0, sizes(node)[axis])
