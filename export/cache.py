@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import jboost.engine
-import jboost.export.graph
+import jboost.export
 from jboost.engine.bundle import sha256_file
 from jboost.engine.cache import cache_folder
 from jboost.engine.errors import FailureError
@@ -66,7 +66,7 @@ def cached(
 def _sources() -> str:
     """A hash of the code that decides what a package computes."""
     digest = hashlib.sha256()
-    for package in (jboost.engine, jboost.export.graph):
+    for package in (jboost.engine, jboost.export):
         for folder in package.__path__:
             for file in sorted(Path(folder).rglob("*.py")):
                 digest.update(file.read_bytes())

@@ -12,7 +12,8 @@ from .convolutions import aten
 def mix_pixels(r: Rewriter, x: fx.Node, matrix: Tensor, name: str) -> fx.Node:
     """[B, rows, C]: a constant matrix [rows, H*W] times the pixels of every image of `x` [B, C, H, W].
 
-    The batch must be fixed. Channels come last, which is how Inductor keeps its maps.
+    The batch must be fixed. Channels come last, which is how Inductor keeps its maps. A pixel that is not finite reaches every row
+    of its own image, and no other image.
     """
     batch, channels, height, width = sizes(x)
     pixels = r.call(aten.reshape.default, r.call(aten.permute.default, x, [0, 2, 3, 1]), [-1, height * width, channels])
