@@ -252,6 +252,30 @@ def test_a_late_look_costs_no_step_where_nobody_stops_early() -> None:
     assert lagging.steps == prompt.steps == 3 * 5
 
 
+def test_snapshots_cost_as_many_looks_for_late_images_as_for_early_ones_and_are_handed_on_once() -> None:
+    def looks(count: int) -> int:
+        slots = Slots(LaggingRunner(), settings(PGD(9, 0.1)), 4, SHAPE, snapshots=(3,))
+        images, waves, taken = starts(count), np.split(np.arange(count), count // 4), 0
+        looked, look = 0, slots.flight.look
+
+        def counted(*, fresh: bool) -> object:
+            nonlocal looked
+            looked += 1
+            return look(fresh=fresh)
+
+        slots.flight.look = counted
+        for wave in waves:
+            slots.admit(images[wave], np.zeros(4, np.int64), wave, np.full(4, 9))
+            while len(slots.held):
+                slots.step()
+                slots.harvest()
+                taken += sum(len(part.index) for _, part in slots.snapshots())
+        assert taken == count
+        return looked
+
+    assert looks(12) == 3 * looks(4)
+
+
 def test_slots_are_refilled_while_others_go_on() -> None:
     """Half of the images are real already: the run takes about half of the steps, not all of them."""
     images = starts(64)
