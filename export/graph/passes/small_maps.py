@@ -134,7 +134,6 @@ def _matrix(conv: Convolution, height: int, width: int) -> Tensor:
     out, channels = conv.weight.shape[:2]
     # Each pair of channels by itself.
     kernel = conv.weight.reshape(out * channels, 1, *conv.weight.shape[2:])
-    answers = _answers(conv, kernel, height, width).reshape(
-        height * width, out, channels, -1
-    )  # [H*W, C_out, C_in, H'*W']
+    answers = _answers(conv, kernel, height, width)
+    answers = answers.reshape(height * width, out, channels, -1)  # [H*W, C_out, C_in, H'*W']
     return answers.permute(0, 2, 3, 1).reshape(height * width * channels, -1)
