@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from jboost.engine.errors import BadInputError, FailureError
@@ -145,7 +145,8 @@ def save_checkpoint(path: str | os.PathLike[str], model: JointModel, info: Model
     }
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        save_file(tensors, aside, metadata={METADATA_KEY: json.dumps(info.to_dict())})
+        # Not save_file (safetensors 0.8): a kill leaves its own temporary file behind, and only the owner may read the result.
+        aside.write_bytes(save(tensors, metadata={METADATA_KEY: json.dumps(info.to_dict())}))
         with open(aside, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)

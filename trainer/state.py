@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from jboost.engine.errors import BadInputError, FailureError
@@ -54,7 +54,8 @@ def save_state(folder: Path, state: State) -> None:
     # Copies: safetensors refuses memory that tensors share, and wants it dense.
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.tensors.items()}
     try:
-        save_file(tensors, aside, metadata={_KEY: json.dumps(meta)})
+        # Not save_file: it writes to a file of its own beside `aside` first, which a kill leaves behind (safetensors 0.8).
+        aside.write_bytes(save(tensors, metadata={_KEY: json.dumps(meta)}))
         _flush(aside)
         os.replace(aside, path)
         _flush(folder)

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_cases import StateDict, check, prefixed, refused
+from checkpoint_cases import check, prefixed, refused
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-import jboost.trainer.checkpoint as own_format
 from jboost.engine.errors import BadInputError, FailureError
 from jboost.export.checkpoint import load_checkpoint
 from jboost.trainer.checkpoint import ModelInfo, read_safetensors, save_checkpoint
@@ -62,15 +61,23 @@ def test_a_compiled_network_is_stored_under_its_own_names(small: nn.Module, tmp_
 def test_a_failed_write_leaves_the_old_file(ours: Path, small: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     before = ours.read_bytes()
 
-    def half(tensors: StateDict, path: Path, **_: Any) -> None:
-        Path(path).write_bytes(b"half")
+    write = Path.write_bytes
+
+    def half(path: Path, content: bytes) -> int:
+        write(path, content[: len(content) // 2])
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(own_format, "save_file", half)
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(FailureError, match="no space left"):
         save_checkpoint(ours, JointModel(small, (0.3,), (0.7,)), small_info())
     assert ours.read_bytes() == before
     assert list(ours.parent.iterdir()) == [ours]
+
+
+def test_a_checkpoint_is_as_readable_as_any_new_file(ours: Path) -> None:
+    other = ours.with_name("other")
+    other.touch()
+    assert ours.stat().st_mode == other.stat().st_mode
 
 
 def test_what_is_written_is_the_model(small: nn.Module, tmp_path: Path) -> None:
