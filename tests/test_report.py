@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from report_cases import NAMES, Page, make_run
 
@@ -289,6 +289,7 @@ def test_moved_sets_are_found_where_the_options_say(tmp_path) -> None:
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.booleans())
+@example(0.0078125, 1e-6, False)
 def test_round_values_enclose_the_data_and_are_told_apart(low, span, whole) -> None:
     high = low + span
     values = round_values(low, high, whole=whole)

@@ -48,7 +48,8 @@ def value_texts(values: list[float]) -> list[str]:
     step = min((b - a for a, b in pairwise(values)), default=1.0)
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     if decimals > 4:
-        return ["0" if v == 0 else f"{v:.3g}" for v in values]
+        digits = max(3, math.floor(math.log10(max(map(abs, values)))) + decimals + 1)
+        return ["0" if v == 0 else f"{v:.{digits}g}" for v in values]
     return [f"{v + 0.0:,.{decimals}f}" for v in values]
 
 
