@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from jboost.engine.errors import BadInputError, FailureError
 
 from .joint import JointModel, check_normalization
+from .weights_file import write_safetensors
 
 FORMAT_VERSION = 1
 METADATA_KEY = "jboost"
@@ -137,23 +137,14 @@ def save_checkpoint(path: str | os.PathLike[str], model: JointModel, info: Model
             )
     if not path.parent.is_dir():
         raise BadInputError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
-    # torch.compile wraps a module under `_orig_mod`; the file names the module itself. Clones: safetensors refuses
-    # shared memory.
+    # torch.compile wraps a module under `_orig_mod`; the file names the module itself.
     tensors = {
-        WEIGHTS_PREFIX + name.replace("_orig_mod.", ""): tensor.detach().to("cpu", copy=True).contiguous()
-        for name, tensor in model.network.state_dict().items()
+        WEIGHTS_PREFIX + name.replace("_orig_mod.", ""): tensor for name, tensor in model.network.state_dict().items()
     }
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        # Not save_file (safetensors 0.8): a kill leaves its own temporary file behind, and only the owner may read the result.
-        aside.write_bytes(save(tensors, metadata={METADATA_KEY: json.dumps(info.to_dict())}))
-        with open(aside, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, path)
+        write_safetensors(path, tensors, {METADATA_KEY: json.dumps(info.to_dict())})
     except (OSError, SafetensorError) as error:
         raise FailureError(f"cannot write {path}: {' '.join(str(error).split())}") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], ModelInfo | None]:

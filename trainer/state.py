@@ -9,7 +9,6 @@ it: both are functions of the seed and the iteration.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from jboost.engine.errors import BadInputError, FailureError
+
+from .weights_file import write_safetensors
 
 FILE = "state.safetensors"
 _VERSION = 1
@@ -43,24 +43,16 @@ class State:
 
 
 def save_state(folder: Path, state: State) -> None:
-    """Replace the folder's state: written aside, forced to the disk, renamed.
+    """Replace the folder's state, never by half of one.
 
     Raises:
         FailureError: writing failed; the old state is as it was.
     """
     path = folder / FILE
-    aside = folder / f".{FILE}.tmp"
     meta = {"version": _VERSION, "iteration": state.iteration, "facts": dict(state.facts)}
-    # Copies: safetensors refuses memory that tensors share, and wants it dense.
-    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.tensors.items()}
     try:
-        # Not save_file: it writes to a file of its own beside `aside` first, which a kill leaves behind (safetensors 0.8).
-        aside.write_bytes(save(tensors, metadata={_KEY: json.dumps(meta)}))
-        _flush(aside)
-        os.replace(aside, path)
-        _flush(folder)
+        write_safetensors(path, state.tensors, {_KEY: json.dumps(meta)})
     except (OSError, SafetensorError) as e:
-        aside.unlink(missing_ok=True)
         raise FailureError(
             f"cannot write {path}: {' '.join(str(e).split())}; free some room and go on with --resume"
         ) from e
@@ -112,12 +104,3 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Ten
             like = value.shape == weight.shape
             moments.setdefault(int(index), {})[moment] = torch.empty_like(weight).copy_(value) if like else value
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _flush(path: Path) -> None:
-    """Force a file, or a folder's entries, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
