@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from jboost.export.graph.rewriter import Rewriter, arguments
+from jboost.export.graph.rewriter import Rewriter, arguments, sizes
 
 aten = torch.ops.aten
 
@@ -71,6 +71,17 @@ def read_convolution(r: Rewriter, node: Any) -> Convolution | None:
     return Convolution(
         node, x, weight, bias, tuple(stride), tuple(padding), tuple(dilation), transposed, tuple(output_padding), groups
     )  # fmt: skip
+
+
+def crop_and_add_bias(r: Rewriter, conv: Convolution, whole: fx.Node) -> fx.Node:
+    """What `conv` returns, from its result without a bias, which may reach beyond the map at the bottom and on the right."""
+    for axis in (2, 3):
+        if sizes(whole)[axis] != sizes(conv.node)[axis]:
+            whole = r.call(aten.slice.Tensor, whole, axis, 0, sizes(conv.node)[axis])
+    if conv.bias is not None:
+        bias = r.constant(conv.bias.reshape(1, -1, 1, 1), f"{conv.name}_bias")
+        whole = r.call(aten.add.Tensor, whole, bias)
+    return whole
 
 
 def per_channel(r: Rewriter, value: Any, channels: int) -> Tensor | None:

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 
 from jboost.export.graph.rewriter import Rewriter, sizes
 
-from .convolutions import Convolution, aten, read_convolution
+from .convolutions import Convolution, aten, crop_and_add_bias, read_convolution
 
 #: How a strided input gradient is written: left as a transposed convolution, phase by phase, all phases in one convolution, or
 #: "cheapest": merged where that costs nothing, else phase by phase.
@@ -186,11 +186,5 @@ def split_strided(module: fx.GraphModule, form: Strided = "cheapest", *, channel
                 whole = _all_at_once(r, conv, weight, (rows, columns))
             else:
                 whole = _phase_by_phase(r, conv, weight, (rows, columns), channels_last)
-            for axis in (2, 3):
-                if sizes(whole)[axis] != sizes(node)[axis]:
-                    whole = r.call(aten.slice.Tensor, whole, axis, 0, sizes(node)[axis])
-            if conv.bias is not None:
-                bias = r.constant(conv.bias.reshape(1, -1, 1, 1), f"{conv.name}_bias")
-                whole = r.call(aten.add.Tensor, whole, bias)
-            r.replace(node, whole)
+            r.replace(node, crop_and_add_bias(r, conv, whole))
     return r.done()

@@ -21,8 +21,7 @@ def mix_pixels(r: Rewriter, x: fx.Node, matrix: Tensor, name: str) -> fx.Node:
     return r.call(aten.bmm.default, r.call(aten.expand.default, one, [batch, -1, -1]), pixels)
 
 
-def as_map(r: Rewriter, rows: fx.Node, height: int, width: int) -> fx.Node:
+def as_map(r: Rewriter, x: fx.Node, height: int, width: int, channels: int) -> fx.Node:
     """[B, C, H, W] from anything whose numbers lie as [B, H, W, C]."""
-    channels = sizes(rows)[-1]
-    rows = r.call(aten.reshape.default, rows, [-1, height, width, channels])
-    return r.call(aten.permute.default, rows, [0, 3, 1, 2])
+    x = r.call(aten.reshape.default, x, [-1, height, width, channels])
+    return r.call(aten.permute.default, x, [0, 3, 1, 2])

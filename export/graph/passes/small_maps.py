@@ -93,7 +93,8 @@ def _pixels_as_rows(r: Rewriter, conv: Convolution) -> fx.Node:
             x = r.call(aten.slice.Tensor, x, axis, 0, sizes(x)[axis], stride)
     channels, height, width = sizes(x)[1:]
     rows = r.call(aten.reshape.default, r.call(aten.permute.default, x, [0, 2, 3, 1]), [-1, channels])
-    return as_map(r, _product(r, rows, conv.weight.flatten(1).t(), conv.bias, conv.name), height, width)
+    out = _product(r, rows, conv.weight.flatten(1).t(), conv.bias, conv.name)
+    return as_map(r, out, height, width, conv.outputs)
 
 
 def _images_as_rows(r: Rewriter, conv: Convolution) -> fx.Node:
@@ -105,8 +106,7 @@ def _images_as_rows(r: Rewriter, conv: Convolution) -> fx.Node:
     rows = r.call(aten.permute.default, conv.input, [0, 2, 3, 1])
     rows = r.call(aten.reshape.default, rows, [-1, height * width * channels])
     out = _product(r, rows, matrix, bias, conv.name)
-    out = r.call(aten.reshape.default, out, [-1, out_height, out_width, outputs])
-    return r.call(aten.permute.default, out, [0, 3, 1, 2])
+    return as_map(r, out, out_height, out_width, outputs)
 
 
 def _patches_as_rows(r: Rewriter, conv: Convolution) -> fx.Node:
@@ -120,7 +120,8 @@ def _patches_as_rows(r: Rewriter, conv: Convolution) -> fx.Node:
     pick = reads.permute(2, 1, 0).reshape(-1, height * width)  # [H'*W'*taps, H*W]
     rows = r.call(aten.reshape.default, mix_pixels(r, conv.input, pick, "patches"), [-1, taps * channels])
     matrix = conv.weight.permute(2, 3, 1, 0).reshape(taps * channels, conv.outputs)
-    return as_map(r, _product(r, rows, matrix, conv.bias, conv.name), out_height, out_width)
+    out = _product(r, rows, matrix, conv.bias, conv.name)
+    return as_map(r, out, out_height, out_width, conv.outputs)
 
 
 def _answers(conv: Convolution, kernel: Tensor, height: int, width: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from jboost.export.graph.rewriter import Rewriter, sizes
 
-from .convolutions import Convolution, aten, read_convolution
+from .convolutions import Convolution, aten, crop_and_add_bias, read_convolution
 from .pixels import as_map, mix_pixels
 
 # Where the polynomials are evaluated, besides infinity; by the side of a tile. For tiles of four, 3/4 and 3/2 halve the rounding
@@ -43,10 +43,10 @@ def winograd(module: fx.GraphModule) -> int:
     r = Rewriter(module)
     for node in list(r.graph.nodes):
         conv = read_convolution(r, node)
-        tile = None if conv is None else _tile(conv)
-        if conv is not None and tile is not None:
-            with r.before(node):
-                r.replace(node, _as_products(r, conv, tile))
+        if conv is None or (tile := _tile(conv)) is None:
+            continue
+        with r.before(node):
+            r.replace(node, _as_products(r, conv, tile))
     return r.done()
 
 
@@ -113,10 +113,4 @@ def _as_products(r: Rewriter, conv: Convolution, tile: int) -> fx.Node:
     y = r.call(aten.mm.default, r.constant(home, "winograd_outputs"), m)
     y = r.call(aten.reshape.default, y, [tile, tile, batch, down, across, outputs])
     y = r.call(aten.permute.default, y, [2, 3, 0, 4, 1, 5])  # [B, down, tile, across, tile, C_out]
-    y = as_map(r, y, down * tile, across * tile)
-    for axis, size in ((2, height), (3, width)):
-        if sizes(y)[axis] != size:
-            y = r.call(aten.slice.Tensor, y, axis, 0, size)
-    if conv.bias is not None:
-        y = r.call(aten.add.Tensor, y, r.constant(conv.bias.reshape(1, -1, 1, 1), f"{conv.name}_bias"))
-    return y
+    return crop_and_add_bias(r, conv, as_map(r, y, down * tile, across * tile, outputs))
