@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx
 
-from .precision import DTYPES, choose_scale, count_products, lower_precision
+from .precision import DTYPES, choose_scale, count_products, filled_batches, lower_precision
 from .rewriter import results
 
 #: Least median cosine, over probe images, between a half-precision gradient and the float32 one.
@@ -104,10 +104,7 @@ def _gradients(trunk: fx.GraphModule, probes: Sequence[Tensor]) -> Tensor:
     rows = []
     with torch.no_grad():
         for x in probes:
-            # A batch that is fixed is filled up by repeating.
-            full = trunk.graph.find_nodes(op="placeholder", target="x")[0].meta["val"].shape[0]
-            batch = full if isinstance(full, int) else len(x)
             v = torch.randn(len(x), classes, generator=generator)
-            fill = torch.arange(batch) % len(x)
-            rows.append(trunk(x[fill], v[fill])[1][: len(x)].double().flatten(1))
+            for count, images, vectors in filled_batches(trunk, x, v):
+                rows.append(trunk(images, vectors)[1][:count].double().flatten(1))
     return torch.cat(rows)

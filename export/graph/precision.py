@@ -10,7 +10,7 @@ reaches.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -80,6 +80,19 @@ class _Extremes(fx.Interpreter):
         return value
 
 
+def filled_batches(trunk: fx.GraphModule, x: Tensor, v: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """(count, images, vectors): `x` [N, C, H, W] and `v` [N, K] in batches that the graph takes, of which the first `count` count.
+
+    The last is filled up by repeating. A graph whose batch is open takes all at once.
+    """
+    size = trunk.graph.find_nodes(op="placeholder", target="x")[0].meta["val"].shape[0]
+    size = size if isinstance(size, int) else len(x)
+    for start in range(0, len(x), size):
+        count = min(size, len(x) - start)
+        rows = start + torch.arange(size) % count
+        yield count, x[rows], v[rows]
+
+
 def choose_scale(trunk: fx.GraphModule, probes: Sequence[Tensor]) -> Scale:
     """Choose the loss scale of a float16 variant.
 
@@ -98,9 +111,10 @@ def choose_scale(trunk: fx.GraphModule, probes: Sequence[Tensor]) -> Scale:
         one = torch.zeros_like(v)
         one[torch.arange(len(v)), torch.arange(len(v)) % v.shape[1]] = 1.0
         for cotangent in (v, one):  # of largest entry 1, dense as cross-entropy's and sparse as a logit's
-            run = _Extremes(trunk)
-            run.run(x, cotangent / cotangent.abs().amax(1, keepdim=True))
-            forward, backward = max(forward, run.forward_max), max(backward, run.backward_max)
+            for _, images, vectors in filled_batches(trunk, x, cotangent / cotangent.abs().amax(1, keepdim=True)):
+                run = _Extremes(trunk)
+                run.run(images, vectors)
+                forward, backward = max(forward, run.forward_max), max(backward, run.backward_max)
     if not math.isfinite(forward) or forward * 4 > _LARGEST_HALF:
         raise BadInputError(
             f"activations reach {forward:.3g}, too close to float16's largest number, 65504; export --dtype bf16 instead"

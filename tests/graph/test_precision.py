@@ -127,3 +127,19 @@ def test_a_trained_network_is_lowered_throughout(trained: nn.Module) -> None:
     low = lower(trunk, "fp16", check_images(4, SHAPE[1:], 7))
     assert low.kept == 0
     assert lower(trunk, "fp32", ()).figures() == {}
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_a_fixed_batch_is_judged_by_the_same_images_whatever_its_size(dtype: str) -> None:
+    """A graph takes batches of its own size alone: vision transformers have it in their reshapes."""
+    model, probes = make("vit"), check_images(4, (3, 16, 16), 7)
+
+    def lowered(batch: int) -> tuple[float, float]:
+        trunk = trace_trunk(model, torch.zeros(batch, 3, 16, 16))
+        optimize(trunk)
+        low = lower(trunk, dtype, probes)
+        return low.loss_scale, low.cosine
+
+    scale, cosine = lowered(4)
+    for batch in (1, 3, 8):
+        assert lowered(batch) == (scale, pytest.approx(cosine, abs=1e-6))
