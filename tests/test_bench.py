@@ -43,7 +43,8 @@ def test_every_figure_comes_with_its_machine_in_json(jboost, bundle) -> None:
     result = json.loads(done.stdout)
     assert set(result) == {"schema", "machine", "work", "peaks", "contestants", "skipped"}
     assert set(result["machine"]) == set(Machine.__dataclass_fields__)
-    assert result["machine"]["versions"]["torch"] == torch.__version__
+    # The package's version need not name the build, as torch's own does: 2.11.0+cu130.
+    assert result["machine"]["versions"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
     assert result["machine"]["threads"] == 1
     assert result["work"]["steps"] == 7
     assert set(result["peaks"]) == {"fp32"}  # of bf16 nothing runs
