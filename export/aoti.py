@@ -33,24 +33,36 @@ def check_compiler() -> None:
         )
 
 
+def inductor_configs(device: str) -> dict[str, Any]:
+    """What Inductor is told, for packages that run on `device`, a torch device string."""
+    # Packs the weights into the layout that the convolutions want, once, at compile time.
+    configs: dict[str, Any] = {"freezing": True}
+    if torch.device(device).type == "cuda":
+        configs["max_autotune"] = True  # measures kernels against each other; what it learns is kept in torch's cache
+        if torch.__version__ < "2.13":  # a TorchVersion: compares as versions do
+            # With it on, loops over images keep all their axes until products, which have rows, are done with looking for what to
+            # take along: no bias, ReLU or sum becomes part of the product before it. torch 2.13 looks again.
+            configs["loop_ordering_after_fusion"] = False
+    return configs
+
+
 def compile_package(program: torch.export.ExportedProgram, path: Path, device: str) -> None:
     """Compile `program`, which was traced on the CPU, for this machine's `device` into the package `path`.
 
     Raises:
         FailureError: Inductor or the C++ compiler fails.
     """
-    configs: dict[str, Any] = {"freezing": True}
     if torch.device(device).type == "cuda":
         set_tf32(False)  # kernels are chosen by trying them
         program = move_to_device_pass(program, device)
-        configs["max_autotune"] = True  # measures kernels against each other; what it learns is kept in torch's cache
     try:
         # Through memory: torch's own writer ends the whole process when the disk is full (torch 2.13).
         buffer = io.BytesIO()
-        # Freezing packs the weights into the layout that the convolutions want, once, at compile time. Inductor passes over it
-        # silently while gradients are enabled.
+        # Inductor passes over freezing silently while gradients are enabled.
         with torch.no_grad():
-            torch._inductor.aoti_compile_and_package(program, package_path=buffer, inductor_configs=configs)
+            torch._inductor.aoti_compile_and_package(
+                program, package_path=buffer, inductor_configs=inductor_configs(device)
+            )
     except Exception as e:  # Inductor and the C++ compiler raise their own
         raise FailureError(
             f"{path.name} could not be compiled ({type(e).__name__}: {first_line(e)}); see it with --debug"

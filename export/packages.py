@@ -81,7 +81,7 @@ class Compiler:
 
     def _traced(self, batch_size: int) -> fx.GraphModule:
         # On a GPU a scatter is atomic additions: slow in half precision, and in another order each time.
-        pooling: Pooling = "shifted" if torch.device(self.device).type == "cuda" else "scatter"
+        pooling: Pooling = "gather" if torch.device(self.device).type == "cuda" else "scatter"
         trunk = trace_trunk(self.model, torch.rand(batch_size, *self.shape), pooling=pooling)
         optimize(trunk, "inductor")
         return trunk

@@ -20,8 +20,9 @@ from . import pooling as pool
 
 aten = torch.ops.aten
 
-#: ``"shifted"``: slices and comparisons, read by every runtime; ``"scatter"``: torch's indices, faster in Inductor on a CPU.
-Pooling = Literal["shifted", "scatter"]
+#: ``"shifted"``: slices and comparisons, read by every runtime; ``"scatter"``: torch's indices, faster in Inductor on a CPU;
+#: ``"gather"``: torch's own operators, from which Inductor makes a kernel without atomics on a GPU.
+Pooling = Literal["shifted", "scatter", "gather"]
 
 Rule = Callable[..., Any]
 
@@ -51,7 +52,7 @@ def decomposition_table(pooling: Pooling = "shifted") -> dict[Any, Rule]:
     table: dict[Any, Rule] = dict(core_aten_decompositions())
     table.update(get_decompositions([aten._softmax, aten._log_softmax]))
     table.update(RULES)
-    table.update(pool.SHIFTED if pooling == "shifted" else pool.SCATTER)
+    table.update(pool.RULES[pooling])
     return table
 
 

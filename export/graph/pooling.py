@@ -156,6 +156,28 @@ def max_pool_scatter_gradient(
     return into.scatter_add(2, indices.reshape(B, C, -1), grad.reshape(B, C, -1)).reshape(B, C, H, W)
 
 
+def max_pool_gather_gradient(
+    grad: Tensor,
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+    indices: Tensor,
+) -> Any:
+    """Left to Inductor where it lets each input entry gather from the windows that cover it, else as for `max_pool_shifted`.
+
+    Inductor does so for windows without gaps, of which at most 25 cover an entry (torch 2.11 and 2.13), and calls torch's kernel
+    otherwise, whose atomic additions come in another order each time.
+    """
+    rows, columns = _axes(x, kernel, stride, padding, dilation, ceil_mode)
+    covering = math.prod(-(-axis.kernel // axis.stride) for axis in (rows, columns))
+    if rows.dilation == columns.dilation == 1 and covering <= 25:
+        return NotImplemented
+    return max_pool_shifted_gradient(grad, x, kernel, stride, padding, dilation, ceil_mode, indices)
+
+
 def _matrices(x: Tensor, windows: Callable[[int, int], Iterable[tuple[int, int, float]]]) -> tuple[Tensor, Tensor]:
     """Average pooling as one matrix [windows, size] for the rows and one for the columns of x [B, C, H, W].
 
@@ -270,13 +292,16 @@ _AVERAGE: dict[Any, Callable[..., Any]] = {
     aten._adaptive_avg_pool2d_backward.default: adaptive_avg_pool_gradient,
 }
 
-#: Rules for targets that have no max-pooling with indices (TensorRT), or where the comparisons are as fast.
-SHIFTED: dict[Any, Callable[..., Any]] = _AVERAGE | {
-    aten.max_pool2d_with_indices.default: max_pool_shifted,
-    aten.max_pool2d_with_indices_backward.default: max_pool_shifted_gradient,
-}
-
-#: Rules for torch's own compiler.
-SCATTER: dict[Any, Callable[..., Any]] = _AVERAGE | {
-    aten.max_pool2d_with_indices_backward.default: max_pool_scatter_gradient
+#: By how max-pooling and its gradient are to be written.
+RULES: dict[str, dict[Any, Callable[..., Any]]] = {
+    # For targets that have no max-pooling with indices (TensorRT), or where the comparisons are as fast.
+    "shifted": _AVERAGE
+    | {
+        aten.max_pool2d_with_indices.default: max_pool_shifted,
+        aten.max_pool2d_with_indices_backward.default: max_pool_shifted_gradient,
+    },
+    # For Inductor on a CPU.
+    "scatter": _AVERAGE | {aten.max_pool2d_with_indices_backward.default: max_pool_scatter_gradient},
+    # For Inductor on a GPU.
+    "gather": _AVERAGE | {aten.max_pool2d_with_indices_backward.default: max_pool_gather_gradient},
 }

@@ -18,6 +18,7 @@ from jboost.export.graph import (
     optimize,
     trace_trunk,
 )
+from jboost.export.packages import Compiler
 
 from .models import make
 
@@ -143,3 +144,15 @@ def test_a_fixed_batch_is_judged_by_the_same_images_whatever_its_size(dtype: str
     scale, cosine = lowered(4)
     for batch in (1, 3, 8):
         assert lowered(batch) == (scale, pytest.approx(cosine, abs=1e-6))
+
+
+@pytest.mark.parametrize("batch", [1, 6])
+def test_the_graph_for_a_gpu_is_autograd_too(batch: int) -> None:
+    """As `Compiler` lowers it, run here by torch: what its packages are made of, on any machine."""
+    model = make("resnet").requires_grad_(False)
+    for dtype in ("fp32", "fp16"):
+        trunk = Compiler(model, (3, 33, 33), batch, None, "cuda").lowered(dtype).trunk
+        assert any("max_pool2d_with_indices_backward" in str(node.target) for node in trunk.graph.nodes)
+        run = graph_run(attach_objective(trunk, "joint", 1.5))
+        figures = measure(run, model, "joint", (3, 33, 33), l0=1.5, batch_sizes=(1,), fixed_batch=batch)
+        judge(figures, TOLERANCES[dtype])

@@ -42,7 +42,8 @@ CASES = [
 
 @pytest.mark.parametrize(
     ("name", "channels", "size", "pooling"),
-    [(*case, "shifted") for case in CASES] + [("resnet", 1, 33, "scatter"), ("odd", 1, 23, "scatter")],
+    [(*case, "shifted") for case in CASES]
+    + [(*case, how) for case in (("resnet", 1, 33), ("odd", 1, 23)) for how in ("scatter", "gather")],
 )
 def test_the_graph_is_autograd_on_fresh_inputs(name: str, channels: int, size: int, pooling: str) -> None:
     model = make(name, channels).double()
@@ -94,7 +95,7 @@ def test_max_pooling_sends_ties_where_torch_does(
     model(x)
     model.requires_grad_(False)
     y = torch.tensor([0, 1, 3])
-    for pooling in ("shifted", "scatter"):
+    for pooling in ("shifted", "scatter", "gather"):
         graph = trace_gradient(model, "ce", torch.zeros_like(x), pooling=pooling)
         assert torch.equal(graph(x, y)[0] != 0, reference(model, "ce", x, y, None)[0] != 0)
         agree(graph(x, y), reference(model, "ce", x, y, None))
