@@ -13,6 +13,7 @@ out=$(realpath "${1:-out/gpu}")
 python=${PYTHON:-python3}
 export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$out/inductor} JBOOST_CACHE=${JBOOST_CACHE:-$out/cache}
 export PYTHONUNBUFFERED=1
+export TORCHINDUCTOR_MAX_AUTOTUNE_REPORT_CHOICES_STATS=1 # which kernels won, in the logs of the exports
 # Packages are linked with the driver's library, of which a machine that only runs programs may have no more than libcuda.so.1.
 nvcc=$(command -v nvcc || true)
 if [ -n "$nvcc" ]; then export CUDA_HOME=${CUDA_HOME:-$(dirname "$(dirname "$(readlink -f "$nvcc")")")}; fi

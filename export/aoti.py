@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,14 @@ def inductor_configs(device: str) -> dict[str, Any]:
     return configs
 
 
+def _quiet(device: str) -> contextlib.AbstractContextManager[object]:
+    """On a GPU without the table that Inductor prints for each product that it tunes, dozens a network, unless torch is told to."""
+    wanted = os.environ.get("TORCHINDUCTOR_MAX_AUTOTUNE_REPORT_CHOICES_STATS") == "1"
+    if wanted or torch.device(device).type != "cuda":
+        return contextlib.nullcontext()
+    return contextlib.redirect_stderr(io.StringIO())  # what torch logs, it logs all the same
+
+
 def compile_package(program: torch.export.ExportedProgram, path: Path, device: str) -> None:
     """Compile `program`, which was traced on the CPU, for this machine's `device` into the package `path`.
 
@@ -59,7 +69,7 @@ def compile_package(program: torch.export.ExportedProgram, path: Path, device: s
         # Through memory: torch's own writer ends the whole process when the disk is full (torch 2.13).
         buffer = io.BytesIO()
         # Inductor passes over freezing silently while gradients are enabled.
-        with torch.no_grad():
+        with torch.no_grad(), _quiet(device):
             torch._inductor.aoti_compile_and_package(
                 program, package_path=buffer, inductor_configs=inductor_configs(device)
             )
