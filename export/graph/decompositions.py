@@ -21,7 +21,7 @@ from . import pooling as pool
 aten = torch.ops.aten
 
 #: ``"shifted"``: slices and comparisons, read by every runtime; ``"scatter"``: torch's indices, faster in Inductor on a CPU;
-#: ``"gather"``: torch's own operators, from which Inductor makes a kernel without atomics on a GPU.
+#: ``"gather"``: likewise, without two writers of one number, for a GPU.
 Pooling = Literal["shifted", "scatter", "gather"]
 
 Rule = Callable[..., Any]

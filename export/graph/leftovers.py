@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
-from typing import Any
-
 from torch import fx
 
 from jboost.engine.errors import BadInputError
@@ -41,19 +38,15 @@ def is_leftover(node: fx.Node) -> bool:
     return node.op == "call_function" and ("backward" in name or any(part in name for part in _FORBIDDEN))
 
 
-def check_no_leftovers(module: fx.GraphModule, *, known: Container[Any] = ()) -> None:
+def check_no_leftovers(module: fx.GraphModule) -> None:
     """Raise where an operator of the graph has no forward form.
-
-    Args:
-        module: the traced graph.
-        known: backward operators that what compiles the graph has, as overloads.
 
     Raises:
         BadInputError: names each such operator, the module it came from, and how to add a rule.
     """
     found: dict[str, str] = {}
     for node in module.graph.nodes:
-        if is_leftover(node) and node.target not in known:
+        if is_leftover(node):
             found.setdefault(str(node.target), _origin(node))
     if found:
         what = "; ".join(f"{operator}, from {origin}" for operator, origin in found.items())

@@ -40,6 +40,7 @@ class _Axis:
         self.count = _windows(size, kernel, stride, padding, dilation, ceil)
         self.reach = (self.count - 1) * stride + dilation * (kernel - 1) + 1
         self.after = max(0, self.reach - size - padding)
+        self.covering = -(-(dilation * (kernel - 1) + 1) // stride)
 
     def _pads(self, before: int, after: int) -> list[int]:
         return [before, after, 0, 0] if self.dim == 3 else [0, 0, before, after]
@@ -71,6 +72,13 @@ class _Axis:
             rest = torch.where(hit, 0.0, rest)
         parts.append(rest)  # what no earlier tap took is the last one's
         return self._spread(parts)
+
+    def windows(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each window that may cover an entry: (int64 [size] in [0, count), whether there is such a one, bool [size])."""
+        last = (torch.arange(self.size) + self.before) // self.stride
+        for back in range(self.covering):
+            window = last - back
+            yield window.clamp(0, self.count - 1), (window >= 0) & (window < self.count)
 
     def _spread(self, parts: list[Tensor]) -> Tensor:
         """Add parts[k][..., i] to position i * stride + k * dilation: sum within each phase, then interleave the phases."""
@@ -165,17 +173,25 @@ def max_pool_gather_gradient(
     dilation: Sequence[int],
     ceil_mode: bool,
     indices: Tensor,
-) -> Any:
-    """Left to Inductor where it lets each input entry gather from the windows that cover it, else as for `max_pool_shifted`.
+) -> Tensor:
+    """Input gradient of max-pooling: each entry asks the windows that may cover it whether they chose it; indices as for scatter.
 
-    Inductor does so for windows without gaps, of which at most 25 cover an entry (torch 2.11 and 2.13), and calls torch's kernel
-    otherwise, whose atomic additions come in another order each time.
+    A kernel for each entry, so none adds to what another writes. Where many windows cover an entry, as for `max_pool_shifted`.
     """
     rows, columns = _axes(x, kernel, stride, padding, dilation, ceil_mode)
-    covering = math.prod(-(-axis.kernel // axis.stride) for axis in (rows, columns))
-    if rows.dilation == columns.dilation == 1 and covering <= 25:
-        return NotImplemented
-    return max_pool_shifted_gradient(grad, x, kernel, stride, padding, dilation, ceil_mode, indices)
+    if rows.covering * columns.covering > 9:
+        return max_pool_shifted_gradient(grad, x, kernel, stride, padding, dilation, ceil_mode, indices)
+    position = torch.arange(rows.size)[:, None] * columns.size + torch.arange(columns.size)
+    total: Tensor | None = None
+    for row, is_row in rows.windows():
+        for column, is_column in columns.windows():
+            # Of no entry where there is no such window. All of this depends on sizes alone, and folds to constants.
+            wanted = torch.where(is_row[:, None] & is_column, position, -1)
+            at = [None, None, row[:, None], column]
+            part = torch.where(aten._unsafe_index(indices, at) == wanted, aten._unsafe_index(grad, at), 0.0)
+            total = part if total is None else total + part
+    assert total is not None
+    return total
 
 
 def _matrices(x: Tensor, windows: Callable[[int, int], Iterable[tuple[int, int, float]]]) -> tuple[Tensor, Tensor]:
@@ -303,5 +319,9 @@ RULES: dict[str, dict[Any, Callable[..., Any]]] = {
     # For Inductor on a CPU.
     "scatter": _AVERAGE | {aten.max_pool2d_with_indices_backward.default: max_pool_scatter_gradient},
     # For Inductor on a GPU.
-    "gather": _AVERAGE | {aten.max_pool2d_with_indices_backward.default: max_pool_gather_gradient},
+    "gather": _AVERAGE
+    | {
+        aten.max_pool2d_with_indices_backward.default: max_pool_gather_gradient,
+        aten._unsafe_index.Tensor: lambda *_: NotImplemented,  # stays: torch's rule makes it one that checks each index
+    },
 }

@@ -112,8 +112,8 @@ def trace_trunk(
         dynamic_batch: leave B open; every other size is fixed. (torch takes sizes 0 and 1 for constants, so B must be 2 or more
             in the example; the graph then runs at 1 too where the model has no special case for it.)
         pooling: how max-pooling and its gradient are written: ``"shifted"`` as slices and comparisons, which every runtime reads,
-            ``"scatter"`` with the indices of torch's own operator, which Inductor runs faster on a CPU, ``"gather"`` with torch's
-            own operators for both, which are for Inductor on a GPU alone.
+            ``"scatter"`` with the indices of torch's own operator, which Inductor runs faster on a CPU, ``"gather"`` with the same
+            indices and without two writers of one number, for Inductor on a GPU.
 
     Returns:
         fx.GraphModule, (x [B, C, H, W], v [B, K]) -> (logits [B, K], grad [B, C, H, W]) where grad = d sum(v * logits) / dx.
@@ -159,8 +159,7 @@ def trace_trunk(
             "operators, without branches on values, .item() or numpy, and its logits must depend on the input differentiably"
         ) from e
     trunk = _lift(joint, state, names)
-    known = (torch.ops.aten.max_pool2d_with_indices_backward.default,) if pooling == "gather" else ()
-    check_no_leftovers(trunk, known=known)
+    check_no_leftovers(trunk)
     return trunk
 
 
