@@ -66,7 +66,7 @@ def parts(out: Path) -> list[Part]:
     return [
         Part("doctor", [command, "doctor", "--json"], 30),
         Part("networks", [python, f"{here}/networks.py", "--out", str(out)], 60),
-        Part("export resnet50", export("resnet50", "rn50", "compile", "fp16", 256), 280),
+        Part("export resnet50", export("resnet50", "rn50", "compile", "fp16", 256), 330),
         Part("bench resnet50", bench("rn50", "fp32,fp16", only, "--engine", "compile,eager"), 60, "rn50.json"),
         Part("tests", pytest, 200),
         Part("50,000 images", [python, f"{here}/whole_run.py", str(out / "rn50"), "--images", "50000"], 60),
@@ -76,6 +76,7 @@ def parts(out: Path) -> list[Part]:
         Part("bench batch 1", bench("one", "fp16", only, "--engine", "compile"), 30, "one.json"),
         Part("export wrn50-2", export("wide_resnet50_2", "wrn", "compile", "fp16", 100), 250),
         Part("bench wrn50-2", bench("wrn", "fp16", only, "--engine", "compile"), 40, "wrn.json"),
+        Part("strided forms", [python, f"{here}/strided.py"], 150),
         Part(
             "bench torch.compile", bench("rn50", "fp16", "--engine", "compile", result="torch_compile"), 300,
             "torch_compile.json",
@@ -148,7 +149,7 @@ def page(results: dict[str, Any]) -> str:
             lines += [
                 f"| {c['name']} {c['dtype']} | {c['ms_per_image_step']:.5f} | {c['ratio']:.2f} |" for c in measured
             ]
-        elif part["status"] != "ok" or part["part"] in ("tests", "50,000 images"):
+        elif part["status"] != "ok" or part["part"] in ("tests", "50,000 images", "strided forms"):
             lines += ["", f"## {part['part']}", "", "```", *part.get("tail", []), "```"]
     return "\n".join(lines) + "\n"
 
