@@ -10,6 +10,7 @@ reaches.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -216,7 +217,11 @@ def _assign(r: Rewriter, low: torch.dtype, logits: fx.Node, frozen: set[fx.Node]
         return casts[node, dtype]
 
     for node in list(r.graph.nodes):
-        if node.op != "call_function" or node in frozen or not isinstance(node.meta.get("val"), Tensor):
+        if node.op != "call_function" or node in frozen or not isinstance(node.meta.get("val"), (Tensor, tuple, list)):
+            continue
+        if node.target is operator.getitem:  # of what max-pooling with indices returns, say
+            source: Any = node.args[0]
+            node.meta["val"] = source.meta["val"][node.args[1]]
             continue
         inputs = [i for i in node.all_input_nodes if is_float(i)]
         computed = [i for i in inputs if i.op != "get_attr"]

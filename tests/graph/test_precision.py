@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -158,3 +160,29 @@ def test_the_graph_for_a_gpu_is_autograd_too(batch: int) -> None:
         run = graph_run(attach_objective(trunk, "joint", 1.5))
         figures = measure(run, model, "joint", (3, 33, 33), l0=1.5, batch_sizes=(1,), fixed_batch=batch)
         judge(figures, TOLERANCES[dtype])
+
+
+class _Dtypes(torch.fx.Interpreter):
+    """Holds each value against the dtype that its node was given when the graph was lowered."""
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.op == "call_function":
+            assert dtypes_of(value) == dtypes_of(n.meta["val"]), n.format_node()
+        return value
+
+
+def dtypes_of(value: Any) -> Any:
+    return [dtypes_of(v) for v in value] if isinstance(value, (tuple, list)) else getattr(value, "dtype", type(value))
+
+
+@pytest.mark.parametrize("pooling", ["shifted", "scatter", "gather"])
+@pytest.mark.parametrize("name", ["resnet", "flat", "vit", "odd"])
+def test_every_value_is_of_the_dtype_that_its_node_says(name: str, pooling: str) -> None:
+    """Else two operands of a product can differ, as they did where max-pooling's output went into a linear layer."""
+    pooled_then_flat = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.MaxPool2d(3, 2, 1), nn.Flatten(), nn.Linear(128, 10))
+    model = pooled_then_flat if name == "flat" else make(name)
+    trunk = trace_trunk(model.eval().requires_grad_(False), torch.zeros(2, 3, 16, 16), pooling=pooling)
+    optimize(trunk, "inductor")
+    for low in (torch.float16, torch.bfloat16):
+        _Dtypes(lower_precision(trunk, low, 2.0)).run(torch.rand(2, 3, 16, 16), torch.rand(2, 10))
