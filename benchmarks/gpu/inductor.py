@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.export.passes import move_to_device_pass
 
 from jboost.export.aoti import inductor_configs
 from jboost.export.graph import attach_objective, export_program, lower_precision, trace_trunk
@@ -43,8 +44,6 @@ def program(arch: str, batch: int, size: int, dtype: str, *, plain: bool) -> tor
 
 def without_values(exported: torch.export.ExportedProgram) -> tuple[torch.fx.GraphModule, list[Any], Any]:
     """(graph, example inputs, fake mode): on ``cuda:0``, all tensors fake."""
-    from torch.export.passes import move_to_device_pass
-
     nodes = [node for node in exported.graph.nodes if isinstance(node.meta.get("val"), torch.Tensor)]
     mode = nodes[0].meta["val"].fake_mode
 
@@ -118,13 +117,13 @@ def main() -> int:
     from pretend import pretend_gpu
     from torch._inductor.compile_fx import compile_fx_aot
 
-    configs = inductor_configs("cpu" if args.plain else "cuda") | {"max_autotune": True, "fx_graph_cache": False}
+    configs = {"freezing": True, "max_autotune": True} if args.plain else inductor_configs("cuda")
     pretend_gpu(args.products)
     seen: dict[str, Any] = {}
     watch(seen)
     graph, arguments, mode = without_values(exported)
     try:
-        with torch.no_grad(), mode, torch._inductor.config.patch(configs):
+        with torch.no_grad(), mode, torch._inductor.config.patch(configs | {"fx_graph_cache": False}):
             compile_fx_aot(graph, arguments)
     except RuntimeError:  # Inductor wraps it
         if "c++" not in seen:

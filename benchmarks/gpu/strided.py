@@ -53,12 +53,16 @@ def layer(form: str, shape: tuple[int, ...], batch: int, dtype: str, device: tor
 
 def seconds(run: Callable[[], object], device: torch.device, times: int) -> float:
     """A run's time, by the mean of `times` in a row."""
-    for wait in (False, True):
-        start = time.perf_counter()
-        for _ in range(times if wait else 1):
+
+    def queue(count: int) -> None:
+        for _ in range(count):
             run()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
+
+    queue(1)
+    start = time.perf_counter()
+    queue(times)
     return (time.perf_counter() - start) / times
 
 

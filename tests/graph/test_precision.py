@@ -154,9 +154,8 @@ def test_the_graph_for_a_gpu_is_autograd_too(batch: int) -> None:
     model = make("resnet").requires_grad_(False)
     for dtype in ("fp32", "fp16"):
         trunk = Compiler(model, (3, 33, 33), batch, None, "cuda").lowered(dtype).trunk
-        assert any(
-            "_unsafe_index" in str(node.target) for node in trunk.graph.nodes
-        )  # no scatter, which is atomic there
+        # No scatter, which is atomic there.
+        assert any("_unsafe_index" in str(node.target) for node in trunk.graph.nodes)
         run = graph_run(attach_objective(trunk, "joint", 1.5))
         figures = measure(run, model, "joint", (3, 33, 33), l0=1.5, batch_sizes=(1,), fixed_batch=batch)
         judge(figures, TOLERANCES[dtype])
