@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,11 @@ def load_program(path: Path, device: str) -> torch.nn.Module:
     """
     _refuse_pickles(path)
     try:
-        program = torch.export.load(path)
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "The given buffer is not writable"
+            )  # torch 2.11 on its own reading; nobody writes
+            program = torch.export.load(path)
     except Exception as e:  # torch.export.load raises whatever its parser meets
         raise BadInputError(
             f"{path} cannot be read by torch {torch.__version__} ({type(e).__name__}: {first_line(e)}); export the bundle again "

@@ -6,7 +6,9 @@ import contextlib
 import io
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -56,6 +58,44 @@ def _quiet(device: str) -> contextlib.AbstractContextManager[object]:
     return contextlib.redirect_stderr(io.StringIO())  # what torch logs, it logs all the same
 
 
+@contextlib.contextmanager
+def _linkable_driver(device: str) -> Iterator[None]:
+    """On a GPU, let the linker find the driver's library under the name it asks for, which only developers' packages give it.
+
+    Programs load ``libcuda.so.1``; packages are linked with ``-lcuda``, that is ``libcuda.so``.
+    """
+    if torch.device(device).type != "cuda":
+        yield
+        return
+    torch.cuda.init()  # type: ignore[no-untyped-call]  # loads it
+    driver = _loaded_library("libcuda.so")
+    before = os.environ.get("LIBRARY_PATH")
+    with TemporaryDirectory() as folder:
+        if driver is not None:
+            Path(folder, "libcuda.so").symlink_to(driver)
+        os.environ["LIBRARY_PATH"] = folder if before is None else f"{before}:{folder}"
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["LIBRARY_PATH"]
+            else:
+                os.environ["LIBRARY_PATH"] = before
+
+
+def _loaded_library(name: str) -> Path | None:
+    """The file of a shared library of this process whose name begins so."""
+    maps = (line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines())
+    files = (Path(entry[5]) for entry in maps if len(entry) == 6)
+    return next((file for file in files if file.name.startswith(name)), None)
+
+
+def _numbered(device: str) -> str:
+    """`device`, a torch device string, with its number: programs assert their tensors' devices, and are compared to the letter."""
+    where = torch.device(device)
+    return device if where.index is not None else f"{where.type}:{torch.cuda.current_device()}"
+
+
 def compile_package(program: torch.export.ExportedProgram, path: Path, device: str) -> None:
     """Compile `program`, which was traced on the CPU, for this machine's `device` into the package `path`.
 
@@ -64,17 +104,23 @@ def compile_package(program: torch.export.ExportedProgram, path: Path, device: s
     """
     if torch.device(device).type == "cuda":
         set_tf32(False)  # kernels are chosen by trying them
-        program = move_to_device_pass(program, device)
+        program = move_to_device_pass(program, _numbered(device))
     try:
         # Through memory: torch's own writer ends the whole process when the disk is full (torch 2.13).
         buffer = io.BytesIO()
         # Inductor passes over freezing silently while gradients are enabled.
-        with torch.no_grad(), _quiet(device):
+        with torch.no_grad(), _quiet(device), _linkable_driver(device):
             torch._inductor.aoti_compile_and_package(
                 program, package_path=buffer, inductor_configs=inductor_configs(device)
             )
     except Exception as e:  # Inductor and the C++ compiler raise their own
         raise FailureError(
-            f"{path.name} could not be compiled ({type(e).__name__}: {first_line(e)}); see it with --debug"
+            f"{path.name} could not be compiled ({type(e).__name__}: {_reason(e)}); see it with --debug"
         ) from e
     path.write_bytes(buffer.getbuffer())
+
+
+def _reason(e: Exception) -> str:
+    """The first thing that a C++ compiler or linker says was wrong, which torch puts behind its command; else the first line."""
+    said = (line.strip() for line in str(e).splitlines())
+    return next((line[:200] for line in said if "error: " in line or "cannot find -l" in line), first_line(e))

@@ -118,8 +118,9 @@ def readout_errors(f_c: Tensor, predicted: Tensor, logits: Tensor, y: Tensor) ->
     `predicted` classes [B] are others than the reference's, near-ties aside."""
     spread = logits.std(dim=1).clamp_min(1e-12)
     error: Tensor = (f_c.double() - class_logit(logits, y)).abs() / spread
-    short = logits.amax(1) - logits.gather(1, predicted[:, None]).squeeze(1)
-    return error, int((short > 4 * error.max() * spread + 1e-6 * spread).sum())
+    known = (predicted >= 0) & (predicted < logits.shape[1])  # a program that is wrong may say anything
+    short = logits.amax(1) - logits.gather(1, torch.where(known, predicted, 0)[:, None]).squeeze(1)
+    return error, int((~known | (short > 4 * error.max() * spread + 1e-6 * spread)).sum())
 
 
 def measure(
