@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,10 +63,10 @@ class CapturedFlight(ArrayFlight):
         self._uploads = _stream(device) if self._cuda else None
         self._pending: _Copies | None = None
         # No row is moving yet, so the steps that warm up change nothing.
-        advance = partial(self._advance, precise=False)
-        self._replay = capture(advance, device) if self._cuda else advance
+        self._replay = capture(self.advance, device) if self._cuda else self.advance
 
-    def _advance(self, *, precise: bool) -> None:
+    def advance(self, *, precise: bool = False) -> None:
+        """Queue one step, kernel by kernel: what a graph is captured from."""
         after = self._runner.step(self._kind, self.state, self._controls, precise=precise)
         for name in CHANGED:
             getattr(self.state, name).copy_(getattr(after, name))
@@ -78,7 +77,7 @@ class CapturedFlight(ArrayFlight):
 
     def retry(self) -> None:
         """Queue one step in float32 for the rows that wait for it; rare, so it is not captured."""
-        self._advance(precise=True)
+        self.advance(precise=True)
 
     def look(self, *, fresh: bool) -> Look:
         """The rows after the newest step if `fresh`, else after the step at which the last look was queued."""
