@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.util
 import io
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -216,12 +218,27 @@ def _open(path: Path, number: int, stream: int, *, graphs: bool) -> Any:
             f"ONNX Runtime {ort.__version__} fell back to the CPU: its CUDA provider finds no CUDA 13 or no cuDNN 9; see: jboost "
             "doctor, or use --device cpu"
         )
+    _check_cudnn(path)
     return session
+
+
+def _check_cudnn(path: Path) -> None:
+    """ONNX Runtime 1.31 opens a session without cuDNN, and fails at the first convolution."""
+    if sys.platform != "linux":
+        return
+    try:
+        ctypes.CDLL("libcudnn.so.9")
+    except OSError as e:
+        raise BadInputError(
+            f"ONNX Runtime {ort.__version__} cannot run {path.name} on the GPU without cuDNN 9; install it: "
+            "pip install nvidia-cudnn-cu13, or use --device cpu"
+        ) from e
 
 
 @cache
 def _preload() -> None:
     """Load CUDA and cuDNN from NVIDIA's packages, wherever on the path these are; ONNX Runtime looks beside itself alone."""
+    ort.set_default_logger_severity(3)  # 1.31 warns at each session that its CUDA provider is not a plug-in
     # It prints what it does not find; the session's providers tell what counts.
     with contextlib.redirect_stdout(io.StringIO()):
         ort.preload_dlls()

@@ -19,11 +19,11 @@ from jboost.engine.program import first_line
 from jboost.engine.torch_device import set_tf32
 
 
-def check_compiler() -> None:
-    """Check that Inductor can compile here.
+def check_compiler(device: str) -> None:
+    """Check that Inductor can compile here, for `device`, a torch device string.
 
     Raises:
-        BadInputError: there is no C++ compiler.
+        BadInputError: there is no C++ compiler, or for a GPU no headers of CUDA.
     """
     from torch._inductor.cpp_builder import get_cpp_compiler
 
@@ -35,6 +35,20 @@ def check_compiler() -> None:
         raise BadInputError(
             f"compiling needs a C++ compiler and finds none ({compiler}); install one, e.g.: apt-get install g++, or set CXX"
         )
+    if torch.device(device).type == "cuda" and not any((folder / "cuda.h").is_file() for folder in _header_folders()):
+        raise BadInputError(
+            "compiling for a GPU needs CUDA's headers and finds none; install the CUDA toolkit, or set CUDA_HOME to the folder "
+            "that has include/cuda.h"
+        )
+
+
+def _header_folders() -> list[Path]:
+    """Where Inductor has the C++ compiler look for CUDA's headers."""
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    paths = [os.environ.get(name, "") for name in ("CPATH", "CPLUS_INCLUDE_PATH")]
+    folders = [Path(path) for path in os.pathsep.join(paths).split(os.pathsep) if path]
+    return [*folders, Path("/usr/include"), *([] if CUDA_HOME is None else [Path(CUDA_HOME, "include")])]
 
 
 def inductor_configs(device: str) -> dict[str, Any]:

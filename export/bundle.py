@@ -91,7 +91,7 @@ def export_bundle(
         built_from = ("trt: the ONNX graphs are written as well; plans are built from them",)
     onnx_dtypes, remarks = check_dtypes(dtypes, formats)
     if "compile" in formats:
-        check_compiler()
+        check_compiler(device)
     if batch_size is not None and batch_size < 1:
         raise BadInputError(f"batch size must be at least 1, got {batch_size}")
     samples = None if real is None else open_samples(real)

@@ -73,14 +73,14 @@ def compile_on_first_use(
         say: told what is being compiled.
 
     Raises:
-        BadInputError: there is no C++ compiler.
+        BadInputError: there is no C++ compiler, or for a GPU no headers of CUDA.
         FailureError: a package cannot be compiled or does not match autograd.
     """
     shape = (bundle.config.in_channels, resolution, resolution)
 
     @cache
     def compiler() -> Compiler:  # not made where the cache has everything
-        check_compiler()
+        check_compiler(device)
         return Compiler(model_of(bundle), shape, batch_size, l0, device)
 
     def note(what: str) -> Callable[[], object]:

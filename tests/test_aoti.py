@@ -8,7 +8,7 @@ import subprocess
 import pytest
 import torch
 
-from jboost.engine.errors import FailureError
+from jboost.engine.errors import BadInputError, FailureError
 from jboost.export import aoti
 from jboost.export.graph.verify import readout_errors
 
@@ -80,3 +80,18 @@ def test_a_class_that_there_is_not_is_a_wrong_one() -> None:
     assert readout_errors(f_c, right, logits, y)[1] == 0
     wrong = torch.where(torch.arange(4) < 2, torch.tensor([10, -1, 0, 0]), right)
     assert readout_errors(f_c, wrong, logits, y)[1] == 2
+
+
+def test_without_cudas_headers_it_says_so(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(aoti, "_header_folders", lambda: [tmp_path])
+    aoti.check_compiler("cpu")
+    with pytest.raises(BadInputError, match="CUDA_HOME"):
+        aoti.check_compiler("cuda:0")
+    (tmp_path / "cuda.h").touch()
+    aoti.check_compiler("cuda:0")
+
+
+def test_headers_are_looked_for_where_the_compiler_looks(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("CPATH", f"{tmp_path}{os.pathsep}")
+    monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", str(tmp_path / "cuda"))
+    assert {tmp_path, tmp_path / "cuda" / "include"} <= set(aoti._header_folders())

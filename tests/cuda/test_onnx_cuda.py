@@ -181,3 +181,22 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused(bundle) -> None:
         onnx_cuda._open(path, 0, 0, graphs=True)
     assert "jboost doctor" in str(e.value)
     assert "\n" not in str(e.value)
+
+
+def test_without_cudnn_it_says_so_when_it_opens(monkeypatch, tmp_path) -> None:
+    """ONNX Runtime would, at the first convolution."""
+
+    class Everything:
+        def get_providers(self):
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def no_library(name):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ort, "InferenceSession", lambda *_, **__: Everything())
+    monkeypatch.setattr(onnx_cuda, "_preload", lambda: None)
+    monkeypatch.setattr(onnx_cuda.ctypes, "CDLL", no_library)
+    with pytest.raises(BadInputError, match=r"gradient\.onnx .* without cuDNN 9; install it: pip install nvidia-cudnn"):
+        onnx_cuda._open(tmp_path / "gradient.onnx", 0, 0, graphs=True)
+    monkeypatch.setattr(onnx_cuda.ctypes, "CDLL", lambda name: None)
+    assert isinstance(onnx_cuda._open(tmp_path / "gradient.onnx", 0, 0, graphs=True), Everything)
