@@ -20,6 +20,7 @@ import torch
 from jboost.engine.bundle import Bundle
 from jboost.engine.captured import CapturedFlight, capture
 from jboost.engine.compiled import CompiledRunner
+from jboost.engine.errors import BadInputError
 from jboost.engine.torch_device import find_device
 from jboost.engine.trial import endless_flight
 
@@ -81,7 +82,10 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--rounds", type=int, default=25)
     args = parser.parse_args()
-    device = torch.device(find_device("cuda"))
+    try:
+        device = torch.device(find_device("cuda"))
+    except BadInputError as e:
+        parser.error(str(e))
     for path in args.bundle:
         measure(path, args.dtype, args.steps, args.rounds, device)
     return 0

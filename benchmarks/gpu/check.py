@@ -76,6 +76,7 @@ def parts(out: Path) -> list[Part]:
         Part("bench batch 1", bench("one", "fp16", only, "--engine", "compile"), 30, "one.json"),
         Part("export wrn50-2", export("wide_resnet50_2", "wrn", "compile", "fp16", 100), 250),
         Part("bench wrn50-2", bench("wrn", "fp16", only, "--engine", "compile"), 40, "wrn.json"),
+        Part("captures", [python, f"{here}/captures.py", str(out / "one"), str(out / "rn50")], 60),
         Part("strided forms", [python, f"{here}/strided.py"], 150),
         Part(
             "bench torch.compile", bench("rn50", "fp16", "--engine", "compile", result="torch_compile"), 300,
@@ -149,7 +150,7 @@ def page(results: dict[str, Any]) -> str:
             lines += [
                 f"| {c['name']} {c['dtype']} | {c['ms_per_image_step']:.5f} | {c['ratio']:.2f} |" for c in measured
             ]
-        elif part["status"] != "ok" or part["part"] in ("tests", "50,000 images", "strided forms"):
+        elif part["status"] != "ok" or part["part"] in ("tests", "50,000 images", "captures", "strided forms"):
             lines += ["", f"## {part['part']}", "", "```", *part.get("tail", []), "```"]
     return "\n".join(lines) + "\n"
 
