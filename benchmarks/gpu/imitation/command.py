@@ -1,6 +1,7 @@
 """The command ``jboost``, which takes packages for what they are instead of comparing what they say: here, they say nothing.
 
 Inductor does not try kernels against each other either, since each would take the same time; `--autotune` does, for minutes.
+Training goes without cuDNN, whose older functions are not imitated; its weights soon are whatever was in memory.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from typing import Any
+
+import torch
 
 from jboost.cli.main import main
 from jboost.engine.errors import FailureError
@@ -30,6 +33,7 @@ if __name__ == "__main__":
     packages.judge = lenient(packages.judge, None)
     packages.verify_readout = lenient(packages.verify_readout, {})
     steps.verify_step = lenient(steps.verify_step, 0.0)
+    torch.backends.cudnn.enabled = "train" not in sys.argv
     if "--autotune" in sys.argv:
         sys.argv.remove("--autotune")
     else:

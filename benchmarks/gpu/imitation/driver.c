@@ -1,4 +1,4 @@
-/* libcuda: the driver of the GPU that runtime.c imitates, for those who call it directly: Triton, AOTInductor's packages, pycuda. */
+/* libcuda: the driver of the GPU that runtime.c imitates, for those who call it themselves: Triton, packages, pycuda. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdint.h>
@@ -60,13 +60,25 @@ int cuMemAlloc_v2(void **p, size_t n) { RUNTIME("cudaMalloc", (void **, size_t),
 int cuMemFree_v2(void *p) { RUNTIME("cudaFree", (void *), (p)); }
 int cuMemHostAlloc(void **p, size_t n, unsigned flags) { RUNTIME("cudaHostAlloc", (void **, size_t, unsigned), (p, n, flags)); }
 int cuMemFreeHost(void *p) { RUNTIME("cudaFreeHost", (void *), (p)); }
-int cuMemcpyHtoD_v2(void *to, const void *from, size_t n) { RUNTIME("cudaMemcpy", (void *, const void *, size_t, int), (to, from, n, 1)); }
-int cuMemcpyDtoH_v2(void *to, const void *from, size_t n) { RUNTIME("cudaMemcpy", (void *, const void *, size_t, int), (to, from, n, 2)); }
-int cuMemcpyHtoDAsync_v2(void *to, const void *from, size_t n, void *s) { RUNTIME("cudaMemcpyAsync", (void *, const void *, size_t, int, void *), (to, from, n, 1, s)); }
-int cuMemcpyDtoHAsync_v2(void *to, const void *from, size_t n, void *s) { RUNTIME("cudaMemcpyAsync", (void *, const void *, size_t, int, void *), (to, from, n, 2, s)); }
-int cuMemcpyDtoDAsync_v2(void *to, const void *from, size_t n, void *s) { RUNTIME("cudaMemcpyAsync", (void *, const void *, size_t, int, void *), (to, from, n, 3, s)); }
+int cuMemcpyHtoD_v2(void *to, const void *from, size_t n) {
+  RUNTIME("cudaMemcpy", (void *, const void *, size_t, int), (to, from, n, 1));
+}
+int cuMemcpyDtoH_v2(void *to, const void *from, size_t n) {
+  RUNTIME("cudaMemcpy", (void *, const void *, size_t, int), (to, from, n, 2));
+}
+int cuMemcpyHtoDAsync_v2(void *to, const void *from, size_t n, void *s) {
+  RUNTIME("cudaMemcpyAsync", (void *, const void *, size_t, int, void *), (to, from, n, 1, s));
+}
+int cuMemcpyDtoHAsync_v2(void *to, const void *from, size_t n, void *s) {
+  RUNTIME("cudaMemcpyAsync", (void *, const void *, size_t, int, void *), (to, from, n, 2, s));
+}
+int cuMemcpyDtoDAsync_v2(void *to, const void *from, size_t n, void *s) {
+  RUNTIME("cudaMemcpyAsync", (void *, const void *, size_t, int, void *), (to, from, n, 3, s));
+}
 int cuMemsetD8_v2(void *at, unsigned char v, size_t n) { RUNTIME("cudaMemset", (void *, int, size_t), (at, v, n)); }
-int cuMemsetD8Async(void *at, unsigned char v, size_t n, void *s) { RUNTIME("cudaMemsetAsync", (void *, int, size_t, void *), (at, v, n, s)); }
+int cuMemsetD8Async(void *at, unsigned char v, size_t n, void *s) {
+  RUNTIME("cudaMemsetAsync", (void *, int, size_t, void *), (at, v, n, s));
+}
 int cuPointerGetAttribute(void *data, int what, void *p) {
   int (*kind)(const void *) = dlsym(RTLD_DEFAULT, "imitation_kind");
   if (what == 3 || what == 4) *(void **)data = p; /* device and host pointer */
@@ -83,7 +95,9 @@ int cuEventRecord(void *e, void *s) { RUNTIME("cudaEventRecord", (void *, void *
 int cuEventSynchronize(void *e) { RUNTIME("cudaEventSynchronize", (void *), (e)); }
 int cuStreamBeginCapture_v2(void *s, int mode) { RUNTIME("cudaStreamBeginCapture", (void *, int), (s, mode)); }
 int cuStreamEndCapture(void *s, void **g) { RUNTIME("cudaStreamEndCapture", (void *, void **), (s, g)); }
-int cuGraphInstantiateWithFlags(void **e, void *g, unsigned long long f) { RUNTIME("cudaGraphInstantiate", (void **, void *, unsigned long long), (e, g, f)); }
+int cuGraphInstantiateWithFlags(void **e, void *g, unsigned long long f) {
+  RUNTIME("cudaGraphInstantiate", (void **, void *, unsigned long long), (e, g, f));
+}
 int cuGraphLaunch(void *e, void *s) { RUNTIME("cudaGraphLaunch", (void *, void *), (e, s)); }
 
 int cuModuleLoad(void **m, const char *file) { *m = new_handle(); return 0; }
@@ -98,5 +112,8 @@ static int launch(void *s) {
   return 0;
 }
 typedef struct { unsigned grid[3], block[3], shared; void *stream; void *attributes; unsigned count; } Config;
-int cuLaunchKernel(void *f, unsigned a, unsigned b, unsigned c, unsigned x, unsigned y, unsigned z, unsigned m, void *s, void **p, void **e) { return launch(s); }
+int cuLaunchKernel(
+    void *f, unsigned a, unsigned b, unsigned c, unsigned x, unsigned y, unsigned z, unsigned m, void *s, void **p, void **e) {
+  return launch(s);
+}
 int cuLaunchKernelEx(const Config *c, void *f, void **p, void **e) { return launch(c->stream); }

@@ -1,7 +1,8 @@
 /* libcudart: one GPU whose memory is the host's. Copies copy, kernels do nothing, and what would be queued is written to a log.
  *
- * What a capture forbids fails as it does on a GPU (error 900) and is written down: waiting, copies that wait, and taking memory
- * unless the thread has asked for relaxed captures. What is not here returns 0, which is success; see run.py.
+ * What a capture forbids fails as it does on a GPU (error 900) and is written down: waiting, copies that wait, and taking memory,
+ * unless the thread has asked for relaxed captures; waiting for the captured stream ever. What is not here returns 0, success; see
+ * run.py.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -13,6 +14,7 @@
 
 static FILE *log_;
 static __thread int capturing_, relaxed_;
+static __thread void *captured_;
 static uintptr_t handle_ = 0x1000;
 
 #define SAY(...) do { if (log_) { fprintf(log_, __VA_ARGS__); fflush(log_); } } while (0)
@@ -21,9 +23,10 @@ static __attribute__((constructor)) void open_log(void) {
   if (path) log_ = fopen(path, "a");
 }
 static void *new_handle(void) { return (void *)__sync_add_and_fetch(&handle_, 16); }
-static int forbidden(const char *what) {
-  if (capturing_) SAY("FORBIDDEN in a capture: %s\n", what);
-  return capturing_ ? 900 : 0;
+static int forbidden(const char *what, void *stream) {
+  if (!capturing_ || (relaxed_ && stream != captured_)) return 0;
+  SAY("FORBIDDEN in a capture: %s\n", what);
+  return 900;
 }
 void imitation_note(const char *text) { SAY("# %s\n", text); }
 void imitation_kernel(void *stream) { SAY("kernel stream %p\n", stream); }
@@ -87,7 +90,7 @@ int imitation_kind(const void *p) {
   return 0;
 }
 static int allocate(const char *what, void **p, size_t n, int kind) {
-  if (!relaxed_ && forbidden(what)) return 900;
+  if (forbidden(what, 0)) return 900;
   SAY("%s %zu\n", what, n);
   return take(p, n, kind);
 }
@@ -103,7 +106,7 @@ int cudaPointerGetAttributes(struct cudaPointerAttributes *a, const void *p) {
   return 0;
 }
 int cudaMemcpy(void *to, const void *from, size_t n, int kind) {
-  if (forbidden("cudaMemcpy")) return 900;
+  if (forbidden("cudaMemcpy", 0)) return 900;
   SAY("cudaMemcpy %zu kind %d\n", n, kind);
   memcpy(to, from, n);
   return 0;
@@ -125,17 +128,25 @@ int cudaStreamCreateWithFlags(void **s, unsigned flags) { *s = new_handle(); SAY
 int cudaStreamCreateWithPriority(void **s, unsigned flags, int p) { return cudaStreamCreateWithFlags(s, flags); }
 int cudaStreamCreate(void **s) { return cudaStreamCreateWithFlags(s, 0); }
 int cudaDeviceGetStreamPriorityRange(int *least, int *most) { *least = 0; *most = -5; return 0; }
-int cudaStreamSynchronize(void *s) { SAY("cudaStreamSynchronize stream %p\n", s); return forbidden("cudaStreamSynchronize"); }
-int cudaDeviceSynchronize(void) { SAY("cudaDeviceSynchronize\n"); return forbidden("cudaDeviceSynchronize"); }
+int cudaStreamSynchronize(void *s) { SAY("cudaStreamSynchronize stream %p\n", s); return forbidden("cudaStreamSynchronize", s); }
+int cudaDeviceSynchronize(void) { SAY("cudaDeviceSynchronize\n"); return forbidden("cudaDeviceSynchronize", captured_); }
 int cudaEventCreateWithFlags(void **e, unsigned flags) { *e = new_handle(); return 0; }
 int cudaEventCreate(void **e) { return cudaEventCreateWithFlags(e, 0); }
 int cudaEventRecord(void *e, void *s) { SAY("cudaEventRecord stream %p\n", s); return 0; }
 int cudaEventRecordWithFlags(void *e, void *s, unsigned f) { return cudaEventRecord(e, s); }
-int cudaEventSynchronize(void *e) { SAY("cudaEventSynchronize\n"); return forbidden("cudaEventSynchronize"); }
+int cudaEventSynchronize(void *e) { SAY("cudaEventSynchronize\n"); return forbidden("cudaEventSynchronize", 0); }
 int cudaEventElapsedTime(float *ms, void *a, void *b) { *ms = 0.01f; return 0; }
 int cudaStreamWaitEvent(void *s, void *e, unsigned f) { SAY("cudaStreamWaitEvent stream %p\n", s); return 0; }
-int cudaStreamBeginCapture(void *s, int mode) { capturing_ = 1; SAY("cudaStreamBeginCapture stream %p mode %d\n", s, mode); return 0; }
-int cudaStreamEndCapture(void *s, void **g) { capturing_ = 0; *g = new_handle(); SAY("cudaStreamEndCapture stream %p\n", s); return 0; }
+int cudaStreamBeginCapture(void *s, int mode) {
+  capturing_ = 1; captured_ = s;
+  SAY("cudaStreamBeginCapture stream %p mode %d\n", s, mode);
+  return 0;
+}
+int cudaStreamEndCapture(void *s, void **g) {
+  capturing_ = 0; *g = new_handle();
+  SAY("cudaStreamEndCapture stream %p\n", s);
+  return 0;
+}
 int cudaStreamIsCapturing(void *s, int *status) { *status = capturing_; return 0; }
 int cudaStreamGetCaptureInfo(void *s, int *status, unsigned long long *id, void **g, void *deps, void *edges, size_t *n) {
   *status = capturing_;
@@ -145,7 +156,11 @@ int cudaStreamGetCaptureInfo(void *s, int *status, unsigned long long *id, void 
   return 0;
 }
 int cudaThreadExchangeStreamCaptureMode(int *mode) { int was = relaxed_ ? 2 : 0; relaxed_ = *mode == 2; *mode = was; return 0; }
-int cudaGraphInstantiate(void **e, void *g, unsigned long long f) { *e = new_handle(); SAY("cudaGraphInstantiate %p\n", *e); return 0; }
+int cudaGraphInstantiate(void **e, void *g, unsigned long long f) {
+  *e = new_handle();
+  SAY("cudaGraphInstantiate %p\n", *e);
+  return 0;
+}
 int cudaGraphInstantiateWithFlags(void **e, void *g, unsigned long long f) { return cudaGraphInstantiate(e, g, f); }
 int cudaGraphGetNodes(void *g, void **nodes, size_t *n) { *n = 1; return 0; }
 int cudaGraphLaunch(void *e, void *s) { SAY("cudaGraphLaunch %p stream %p\n", e, s); return 0; }
