@@ -24,9 +24,8 @@ def load_program(path: Path, device: str) -> torch.nn.Module:
     _refuse_pickles(path)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "The given buffer is not writable"
-            )  # torch 2.11 on its own reading; nobody writes
+            # torch 2.11 says so of what it reads itself, and nobody writes to it.
+            warnings.filterwarnings("ignore", "The given buffer is not writable")
             program = torch.export.load(path)
     except Exception as e:  # torch.export.load raises whatever its parser meets
         raise BadInputError(

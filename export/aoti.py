@@ -44,11 +44,13 @@ def check_compiler(device: str) -> None:
 
 def _header_folders() -> list[Path]:
     """Where Inductor has the C++ compiler look for CUDA's headers."""
-    from torch.utils.cpp_extension import CUDA_HOME
+    from torch.utils.cpp_extension import include_paths
 
     paths = [os.environ.get(name, "") for name in ("CPATH", "CPLUS_INCLUDE_PATH")]
     folders = [Path(path) for path in os.pathsep.join(paths).split(os.pathsep) if path]
-    return [*folders, Path("/usr/include"), *([] if CUDA_HOME is None else [Path(CUDA_HOME, "include")])]
+    with contextlib.suppress(OSError):  # without a toolkit and CUDA_HOME
+        folders += map(Path, include_paths("cuda"))
+    return [*folders, Path("/usr/include")]
 
 
 def inductor_configs(device: str) -> dict[str, Any]:
@@ -99,7 +101,8 @@ def _linkable_driver(device: str) -> Iterator[None]:
 
 def _loaded_library(name: str) -> Path | None:
     """The file of a shared library of this process whose name begins so."""
-    maps = (line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines())
+    listed = Path("/proc/self/maps")  # of Linux alone
+    maps = (line.split(maxsplit=5) for line in (listed.read_text().splitlines() if listed.exists() else ()))
     files = (Path(entry[5]) for entry in maps if len(entry) == 6)
     return next((file for file in files if file.name.startswith(name)), None)
 
