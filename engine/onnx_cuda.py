@@ -198,6 +198,7 @@ class OrtNetwork:
 
 def _open(path: Path, number: int, stream: int, *, graphs: bool) -> Any:
     _preload()
+    _check_cudnn(path)
     options = session_options()
     if not graphs:
         # ONNX Runtime falls back to the CPU silently: all of the graph on the GPU, or none. With graphs it sees to that itself, and
@@ -218,20 +219,19 @@ def _open(path: Path, number: int, stream: int, *, graphs: bool) -> Any:
             f"ONNX Runtime {ort.__version__} fell back to the CPU: its CUDA provider finds no CUDA 13 or no cuDNN 9; see: jboost "
             "doctor, or use --device cpu"
         )
-    _check_cudnn(path)
     return session
 
 
 def _check_cudnn(path: Path) -> None:
     """ONNX Runtime 1.31 opens a session without cuDNN, and fails at the first convolution."""
-    if sys.platform != "linux":
+    if sys.platform != "linux" or _PROVIDER not in ort.get_available_providers():
         return
     try:
         ctypes.CDLL("libcudnn.so.9")
     except OSError as e:
         raise BadInputError(
             f"ONNX Runtime {ort.__version__} cannot run {path.name} on the GPU without cuDNN 9; install it: "
-            "pip install nvidia-cudnn-cu13, or use --device cpu"
+            "pip install nvidia-cudnn-cu13 (see: jboost doctor), or use --device cpu"
         ) from e
 
 

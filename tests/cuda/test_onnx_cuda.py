@@ -174,8 +174,11 @@ def test_what_cannot_be_opened_gives_the_device_back(bundle, world, monkeypatch)
     assert world.device.closed
 
 
-def test_a_session_that_fell_back_to_the_cpu_is_refused(bundle) -> None:
+def test_a_session_that_fell_back_to_the_cpu_is_refused(bundle, monkeypatch) -> None:
     """ONNX Runtime does so silently: this one has no CUDA provider, and opens the graph all the same."""
+    monkeypatch.setattr(
+        onnx_cuda, "_check_cudnn", lambda path: None
+    )  # which is asked before, where there is such a provider
     path = checked_graph(Bundle(bundle), artefact_name("joint", "fp32", SIZE))
     with pytest.raises(BadInputError, match=r"ONNX Runtime .* GPU|fell back to the CPU") as e:
         onnx_cuda._open(path, 0, 0, graphs=True)
@@ -193,6 +196,7 @@ def test_without_cudnn_it_says_so_when_it_opens(monkeypatch, tmp_path) -> None:
     def no_library(name):
         raise OSError(f"{name}: cannot open shared object file")
 
+    monkeypatch.setattr(ort, "get_available_providers", Everything().get_providers)
     monkeypatch.setattr(ort, "InferenceSession", lambda *_, **__: Everything())
     monkeypatch.setattr(onnx_cuda, "_preload", lambda: None)
     monkeypatch.setattr(onnx_cuda.ctypes, "CDLL", no_library)

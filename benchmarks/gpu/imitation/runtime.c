@@ -31,22 +31,31 @@ static int forbidden(const char *what, void *stream) {
 void imitation_note(const char *text) { SAY("# %s\n", text); }
 void imitation_kernel(void *stream) { SAY("kernel stream %p\n", stream); }
 
-/* Devices. */
+/* Devices: driver.c says what they are. */
+int cuDeviceGetAttribute(int *, int, int);
+int cuDeviceGetName(char *, int, int);
+int cuDeviceTotalMem_v2(size_t *, int);
+int cuMemGetInfo_v2(size_t *, size_t *);
 int cudaGetDeviceCount(int *n) { *n = 1; return 0; }
 int cudaGetDevice(int *n) { *n = 0; return 0; }
 int cudaRuntimeGetVersion(int *v) { *v = 13000; return 0; }
 int cudaDriverGetVersion(int *v) { *v = 13000; return 0; }
-int cudaMemGetInfo(size_t *left, size_t *all) { *left = 140ull << 30; *all = 150ull << 30; return 0; }
-int cudaDeviceGetAttribute(int *v, int what, int device) {
-  extern int cuDeviceGetAttribute(int *, int, int);
-  return cuDeviceGetAttribute(v, what, device);
+int cudaMemGetInfo(size_t *left, size_t *all) { return cuMemGetInfo_v2(left, all); }
+int cudaDeviceGetAttribute(int *v, int what, int device) { return cuDeviceGetAttribute(v, what, device); }
+static int attribute(int what) {
+  int v;
+  cuDeviceGetAttribute(&v, what, 0);
+  return v;
 }
 int cudaGetDeviceProperties(struct cudaDeviceProp *p, int device) {
   memset(p, 0, sizeof *p);
-  strcpy(p->name, "NVIDIA H200");
-  p->major = 9; p->multiProcessorCount = 132; p->totalGlobalMem = 150ull << 30; p->warpSize = 32; p->l2CacheSize = 60 << 20;
-  p->maxThreadsPerBlock = 1024; p->maxThreadsPerMultiProcessor = 2048; p->regsPerBlock = p->regsPerMultiprocessor = 65536;
-  p->sharedMemPerBlock = 49152; p->sharedMemPerBlockOptin = 232448; p->sharedMemPerMultiprocessor = 233472;
+  cuDeviceGetName(p->name, sizeof p->name, device);
+  cuDeviceTotalMem_v2(&p->totalGlobalMem, device);
+  p->major = attribute(75); p->minor = attribute(76);
+  p->multiProcessorCount = attribute(16); p->warpSize = attribute(10); p->l2CacheSize = attribute(38);
+  p->maxThreadsPerBlock = attribute(1); p->maxThreadsPerMultiProcessor = attribute(39);
+  p->regsPerBlock = attribute(12); p->regsPerMultiprocessor = attribute(82);
+  p->sharedMemPerBlock = attribute(8); p->sharedMemPerBlockOptin = attribute(97); p->sharedMemPerMultiprocessor = attribute(81);
   p->maxGridSize[0] = 2147483647; p->maxGridSize[1] = p->maxGridSize[2] = 65535;
   p->maxThreadsDim[0] = p->maxThreadsDim[1] = 1024; p->maxThreadsDim[2] = 64;
   return 0;
