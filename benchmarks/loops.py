@@ -28,12 +28,12 @@ from torch.nn import functional
 from jboost.bench.machine import describe_machine
 from jboost.bench.timing import PAUSE, alternate, spread
 from jboost.booster import Booster
+from jboost.engine.backends.program import load_program
+from jboost.engine.backends.registry import ENGINES
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError
-from jboost.engine.objectives import OBJECTIVES
-from jboost.engine.program import load_program
-from jboost.engine.registry import ENGINES
-from jboost.engine.updates import PGD
+from jboost.engine.method.objectives import OBJECTIVES
+from jboost.engine.method.updates import PGD
 
 STEPS, STEP_SIZE = 15, 0.1
 Loop = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -27,21 +27,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from jboost.engine.backends.onnx.graphs import weights_name
+from jboost.engine.backends.trt.variant import Flavour, load_flavour
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import FailureError
-from jboost.engine.onnx import weights_name
-from jboost.engine.trt.flavour import Flavour, load_flavour
-from jboost.export.graph import (
-    DTYPES,
-    attach_objective,
-    check_images,
-    choose_scale,
-    lower_precision,
-    optimize,
-    to_onnx,
-    trace_trunk,
-)
-from jboost.export.plan_builder import build_plan
+from jboost.export.graph import DTYPES, attach_objective, choose_scale, lower_precision, optimize, trace_trunk
+from jboost.export.onnx.lowering import to_onnx
+from jboost.export.trt.builder import build_plan
+from jboost.export.verification.gradient import check_images
 from jboost.trainer.architectures import build_network
 from jboost.trainer.joint import JointModel
 

@@ -27,8 +27,8 @@ from jboost.bench.timing import PAUSE, WARM_UP, alternate, spread
 from jboost.booster import Booster
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError
+from jboost.engine.method.updates import PGD
 from jboost.engine.samples import open_samples
-from jboost.engine.updates import PGD
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class Timing:
     """How long a step took when the bundle was exported; it guides ``--engine auto`` on the same machine.
 
     Attributes:
-        machine: where, see `jboost.engine.machine.machine_name`.
+        machine: where, see `jboost.engine.system.machine.machine_name`.
         engine, dtype, resolution: what was timed.
         batch_size: images a call.
         ms: milliseconds an image-step, the median of alternating calls.

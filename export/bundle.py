@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from jboost.engine.backends.torch_device import find_device
 from jboost.engine.bundle import Artefact, Bundle, is_bundle
 from jboost.engine.errors import BadInputError
-from jboost.engine.objectives import resolve_objective
+from jboost.engine.method.objectives import resolve_objective
 from jboost.engine.samples import open_samples
 from jboost.engine.samples.files import cannot_write
-from jboost.engine.torch_device import find_device
 
-from .aoti import check_compiler
-from .checkpoint import LoadedCheckpoint, load_checkpoint
+from .checkpoints.load import LoadedCheckpoint, load_checkpoint
+from .compiled.aoti import check_compiler
 from .l0 import mean_realness
-from .targets import find_targets
-from .wanted import Wanted, check_dtypes
+from .request import Wanted, check_dtypes
+from .trt.targets import find_targets
 
 FORMATS = ("onnx", "compile", "trt")
 
@@ -113,7 +113,7 @@ def export_bundle(
     wanted = Wanted(chosen, tuple(dict.fromkeys(dtypes)), sizes, opset, atol, rtol)
 
     # Not before there is something to write: it brings torch's tracer and compiler, whose import takes seconds.
-    from .artefacts import write_artefacts
+    from .write import write_artefacts
 
     aside = out.with_name(f".{out.name}.writing")
     try:

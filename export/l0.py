@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from jboost.engine.array_runner import to_float
+from jboost.engine.backends.array_runner import to_float
 from jboost.engine.errors import BadInputError
-from jboost.engine.objectives import class_logit, realness
+from jboost.engine.method.objectives import class_logit, realness
 from jboost.engine.samples import SampleSet, check_against_model
 
 

@@ -7,19 +7,19 @@ from typing import Any
 
 from torch import nn
 
+from jboost.engine.backends.compiled.packages import runs_here
+from jboost.engine.backends.trt.plans import read_key
 from jboost.engine.bundle import Bundle
-from jboost.engine.compiled import runs_here
-from jboost.engine.trt.plans import read_key
 
-from .first_use import model_of
-from .gradients import tolerance
-from .graph import Tolerance, onnx_run, verify_onnx
-from .packages import package_run, verify_package
-from .plans import verify_plan
-from .program import FORWARD_ATOL, FORWARD_RTOL, verify_forward
-from .readout import verify_readout
-from .steps import verify_step
-from .targets import target_here
+from .compiled.first_use import model_of
+from .compiled.packages import package_run, verify_package
+from .compiled.steps import verify_step
+from .forward import FORWARD_ATOL, FORWARD_RTOL, verify_forward
+from .onnx.verify import onnx_run, verify_onnx
+from .trt.plans import verify_plan
+from .trt.targets import target_here
+from .verification.forward import verify_readout
+from .verification.gradient import Tolerance, tolerance
 
 
 def verify_bundle(

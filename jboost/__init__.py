@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
     from .booster import Boosted, Booster
     from .engine.errors import BadInputError, FailureError, JboostError
-    from .engine.updates import PGD, SGLD
+    from .engine.method.updates import PGD, SGLD
 
 __all__ = ["PGD", "SGLD", "BadInputError", "Boosted", "Booster", "FailureError", "JboostError", "load"]
 
 _HOMES = {
-    "PGD": "engine.updates",
-    "SGLD": "engine.updates",
+    "PGD": "engine.method.updates",
+    "SGLD": "engine.method.updates",
     "BadInputError": "engine.errors",
     "FailureError": "engine.errors",
     "JboostError": "engine.errors",

@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from jboost.engine.bundle import Bundle
-from jboost.engine.errors import BadInputError, FailureError
-from jboost.engine.memory import peak_memory
-from jboost.engine.pipeline import Reader
-from jboost.engine.presets import Preset, Settings, ignores_labels, resolve_settings
-from jboost.engine.records import write_run
-from jboost.engine.registry import DEFAULT_BATCH, DTYPES, Engine, find_engine, pick_engine
-from jboost.engine.run import ProgressCallback, run_set
-from jboost.engine.runner import Runner
-from jboost.engine.samples import (
+from .engine.backends.registry import DEFAULT_BATCH, DTYPES, Engine, find_engine, pick_engine
+from .engine.bundle import Bundle
+from .engine.errors import BadInputError, FailureError
+from .engine.loop.pipeline import Reader
+from .engine.loop.run import ProgressCallback, run_set
+from .engine.loop.runner import Runner
+from .engine.method.settings import Preset, Settings, ignores_labels, resolve_settings
+from .engine.method.updates import PGD, SGLD, Update
+from .engine.results.run_file import write_run
+from .engine.results.store import DiskStore, MemoryStore, Store, partial_folder, unfinished_engine
+from .engine.results.summary import RECORD, Summary, image_means, model_means
+from .engine.samples import (
     SampleSet,
     check_against_model,
     check_images,
@@ -30,12 +32,10 @@ from jboost.engine.samples import (
     snapshot_output,
     write_samples,
 )
-from jboost.engine.stats import RECORD, Summary, image_means, model_means
-from jboost.engine.store import DiskStore, MemoryStore, Store, partial_folder, unfinished_engine
-from jboost.engine.updates import PGD, SGLD, Update
+from .engine.system.memory import peak_memory
 
 if TYPE_CHECKING:
-    from jboost.engine.compiled import Packages
+    from .engine.backends.compiled.packages import Packages
 
 _log = logging.getLogger("jboost")
 
@@ -47,7 +47,7 @@ class Boosted:
     Attributes:
         images: uint8 [N, H, W, C], in the input's order.
         summary: the run in numbers.
-        records: structured [N]: steps taken, realness before and after, ... per image (see `jboost.engine.stats.RECORD`).
+        records: structured [N]: steps taken, realness before and after, ... per image (see `jboost.engine.results.summary.RECORD`).
         snapshots: by number of steps: uint8 [N, H, W, C], the images as so many steps left them.
     """
 
@@ -188,7 +188,7 @@ class Booster:
             settings: from `settings`.
             resume: go on with what a killed run left.
             snapshots: numbers of steps; the set as a run of so many steps would give it goes to the file `snapshot_output` names.
-            run_file: where to keep what happened to each image, see `jboost.engine.records.write_run`.
+            run_file: where to keep what happened to each image, see `jboost.engine.results.run_file.write_run`.
             on_progress: called with the number of images finished and the mean realness.
 
         Returns:
@@ -293,8 +293,8 @@ class Booster:
 
     def _compile(self, settings: Settings, resolution: int) -> Packages:
         """What the compile engine was asked for and the bundle does not hold: compiled now, or by an earlier run."""
-        from jboost.engine.torch_device import find_device
-        from jboost.export.first_use import compile_on_first_use
+        from .engine.backends.torch_device import find_device
+        from .export.compiled.first_use import compile_on_first_use
 
         device = find_device(self._device)
         return compile_on_first_use(

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jboost.engine.records import write_run
-from jboost.engine.stats import RECORD, Summary, image_means
+from jboost.engine.results.run_file import write_run
+from jboost.engine.results.summary import RECORD, Summary, image_means
 
 NAMES = ["<script>alert(1)</script>", 'b & "c"', "plain"]
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from jboost.engine.errors import BadInputError, FailureError
-from jboost.export import aoti
-from jboost.export.graph.verify import readout_errors
+from jboost.export.compiled import aoti
+from jboost.export.verification.gradient import readout_errors
 
 
 class StopHereError(Exception):

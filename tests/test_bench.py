@@ -23,10 +23,10 @@ from jboost.bench.flops import image_step_flops
 from jboost.bench.machine import Machine
 from jboost.bench.measure import gradient_difference, make_plan, run_plan
 from jboost.bench.peaks import Peak
-from jboost.bench.report import Measured, assemble, notes, table_rows
+from jboost.bench.result import Measured, assemble, notes, table_rows
 from jboost.bench.timing import alternate, best_of, spread
 from jboost.engine.bundle import Bundle
-from jboost.engine.machine import cpu_model
+from jboost.engine.system.machine import cpu_model
 
 KEYS = {
     "name", "kind", "dtype", "about", "ms_per_image_step", "q1_ms", "q3_ms", "ratio", "images_per_second", "gflops",

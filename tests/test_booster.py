@@ -12,12 +12,12 @@ import pytest
 import torch
 
 import jboost
+from jboost.engine.backends.eager import EagerRunner
 from jboost.engine.bundle import Bundle
-from jboost.engine.eager import EagerRunner
-from jboost.engine.objectives import OBJECTIVES
+from jboost.engine.method.objectives import OBJECTIVES
+from jboost.engine.results.store import DiskStore
 from jboost.engine.samples import open_samples
-from jboost.engine.store import DiskStore
-from jboost.export.checkpoint import load_checkpoint
+from jboost.export.checkpoints.load import load_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +240,6 @@ def test_out_of_gpu_memory_says_which_batch_to_try(bundle, images, labels, monke
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     with jboost.load(bundle, engine="eager", device="cpu", batch_size=8) as booster:
-        monkeypatch.setattr("jboost.engine.eager.EagerRunner.gradient", full)
+        monkeypatch.setattr("jboost.engine.backends.eager.EagerRunner.gradient", full)
         with pytest.raises(jboost.FailureError, match="--resume -b 4"):
             booster.boost(images, labels)

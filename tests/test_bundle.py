@@ -14,14 +14,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from jboost.engine.backends.eager import EagerRunner
+from jboost.engine.backends.program import load_program
 from jboost.engine.bundle import Bundle
-from jboost.engine.eager import EagerRunner
 from jboost.engine.errors import BadInputError, FailureError
-from jboost.engine.program import load_program
 from jboost.engine.samples import open_samples
 from jboost.export.bundle import export_bundle
-from jboost.export.checkpoint import load_checkpoint
-from jboost.export.program import save_forward, verify_forward
+from jboost.export.checkpoints.load import load_checkpoint
+from jboost.export.forward import save_forward, verify_forward
 
 
 @pytest.fixture

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from jboost.engine.array_runner import ArrayRunner
-from jboost.engine.captured import CapturedFlight
-from jboost.engine.presets import Settings
-from jboost.engine.run import run_set
-from jboost.engine.runner import Evaluation, Gradient
-from jboost.engine.store import MemoryStore
-from jboost.engine.updates import PGD, SGLD
+from jboost.engine.backends.array_runner import ArrayRunner
+from jboost.engine.backends.compiled.captured import CapturedFlight
+from jboost.engine.loop.run import run_set
+from jboost.engine.loop.runner import Evaluation
+from jboost.engine.method.settings import Settings
+from jboost.engine.method.step import Gradient
+from jboost.engine.method.updates import PGD, SGLD
+from jboost.engine.results.store import MemoryStore
 
 SHAPE = (2, 3, 5)
 

@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 
 from jboost.engine.errors import BadInputError
-from jboost.engine.presets import PRESETS
-from jboost.engine.records import read_run
+from jboost.engine.method.settings import PRESETS
+from jboost.engine.results.run_file import read_run
 
 FAST = ("--steps", "2", "--device", "cpu")
 
@@ -185,7 +185,7 @@ BAD = {
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory, checkpoint, bundle, images, labels) -> Path:
     from jboost.export.bundle import export_bundle
-    from jboost.export.checkpoint import load_checkpoint
+    from jboost.export.checkpoints.load import load_checkpoint
 
     root = tmp_path_factory.mktemp("workshop")
     shutil.copytree(bundle, root / "bundle")

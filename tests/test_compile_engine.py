@@ -13,17 +13,18 @@ import torch
 from torch._inductor import metrics
 
 import jboost
+from jboost.engine.backends.compiled.packages import artefact_name, machine_target
+from jboost.engine.backends.compiled.runner import CompiledRunner
+from jboost.engine.backends.eager import EagerRunner
 from jboost.engine.bundle import Bundle
-from jboost.engine.compiled import CompiledRunner, artefact_name, machine_target
-from jboost.engine.eager import EagerRunner
 from jboost.engine.errors import FailureError
-from jboost.engine.objectives import OBJECTIVES
-from jboost.engine.step import CHANGED, advance
+from jboost.engine.method.objectives import OBJECTIVES
+from jboost.engine.method.step import CHANGED, advance
 from jboost.export.bundle import export_bundle
-from jboost.export.cache import cache_folder
-from jboost.export.gradients import tolerance
-from jboost.export.packages import Compiler
-from jboost.export.steps import example, step_package, unflatten, verify_step
+from jboost.export.compiled.cache import cache_folder
+from jboost.export.compiled.packages import Compiler
+from jboost.export.compiled.steps import example, step_package, unflatten, verify_step
+from jboost.export.verification.gradient import tolerance
 from jboost.export.verify import verify_bundle
 from jboost.trainer.architectures import build_network
 from jboost.trainer.joint import JointModel

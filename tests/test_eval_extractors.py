@@ -13,7 +13,8 @@ from onnx import TensorProto, helper
 
 from jboost.engine.errors import BadInputError
 from jboost.evaluation import evaluate
-from jboost.evaluation.extractors import Identity, open_extractor, read_outputs
+from jboost.evaluation.extractors.base import Identity, read_outputs
+from jboost.evaluation.extractors.open import open_extractor
 
 FACTORY = """
 import torch

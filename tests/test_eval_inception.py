@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from jboost.engine.errors import BadInputError
-from jboost.evaluation.extractors import open_extractor
-from jboost.evaluation.inception import Inception, load_inception, resize
+from jboost.evaluation.extractors.inception import Inception, load_inception, resize
+from jboost.evaluation.extractors.open import open_extractor
 
 
 @pytest.fixture(scope="module")
@@ -124,11 +124,11 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 from jboost.evaluation import kernel
-from jboost.evaluation.extractors import open_extractor
-from jboost.evaluation.frechet import Frechet, frechet_distances
-from jboost.evaluation.manifold import overlap
-from jboost.evaluation.moments import moments
-from jboost.evaluation.score import inception_scores
+from jboost.evaluation.extractors.base import open_extractor
+from jboost.evaluation.metrics.frechet import Frechet, frechet_distances
+from jboost.evaluation.metrics.neighbours import overlap
+from jboost.evaluation.metrics.moments import moments
+from jboost.evaluation.metrics.inception_score import inception_scores
 
 torch.set_num_threads(1)
 pictures = np.load(sys.argv[2])

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from jboost.evaluation.extractors import Identity
+from jboost.evaluation.extractors.base import Identity
 from jboost.evaluation.sets import Features, save_features
 
 _SCRIPT = """
 import sys, torch
-from jboost.engine.memory import peak_memory
+from jboost.engine.system.memory import peak_memory
 from jboost.evaluation import evaluate
 
 torch.set_num_threads(1)

@@ -7,13 +7,13 @@ import pytest
 import scipy.linalg
 import torch
 
-from jboost.evaluation import kernel, manifold
-from jboost.evaluation.bootstrap import change_interval, interval, resample_weights
-from jboost.evaluation.frechet import Frechet, frechet_distances
-from jboost.evaluation.kernel import kernel_distances
-from jboost.evaluation.manifold import overlap
-from jboost.evaluation.moments import Moments, RunningMoments, moments
-from jboost.evaluation.score import inception_scores
+from jboost.evaluation.metrics import kid, neighbours
+from jboost.evaluation.metrics.bootstrap import change_interval, interval, resample_weights
+from jboost.evaluation.metrics.frechet import Frechet, frechet_distances
+from jboost.evaluation.metrics.inception_score import inception_scores
+from jboost.evaluation.metrics.kid import kernel_distances
+from jboost.evaluation.metrics.moments import Moments, RunningMoments, moments
+from jboost.evaluation.metrics.neighbours import overlap
 
 
 def nothing() -> None:
@@ -104,8 +104,8 @@ def test_kid_of_one_subset_equals_the_double_sum() -> None:
 
 
 def test_kid_is_the_mean_over_random_subsets(monkeypatch) -> None:
-    monkeypatch.setattr(kernel, "SUBSET_SIZE", 6)
-    monkeypatch.setattr(kernel, "SUBSETS", 4)
+    monkeypatch.setattr(kid, "SUBSET_SIZE", 6)
+    monkeypatch.setattr(kid, "SUBSETS", 4)
     x, y = points(15, 5, seed=10), points(20, 5, seed=11, shift=0.5)
     values, deviation = kernel_distances(x, y, ones(15), on_step=nothing)
     rng = np.random.RandomState(2020)
@@ -190,7 +190,7 @@ def test_blocks_change_nothing_and_are_counted() -> None:
     for block in (5, 83):
         calls: list[int] = []
         parts = overlap(fake, real, weights, block=block, on_step=lambda calls=calls: calls.append(1))
-        assert len(calls) == manifold.steps(83, 97, block)
+        assert len(calls) == neighbours.steps(83, 97, block)
         for name in ("precision", "recall", "density", "coverage"):
             np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), atol=1e-12)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from jboost.engine.noise import normal, philox, split_seed
+from jboost.engine.method.noise import normal, philox, split_seed
 
 # Known-answer vectors of Random123 1.14, kat_vectors: philox4x32 10.
 VECTORS = [

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from jboost.engine.errors import BadInputError
-from jboost.engine.objectives import OBJECTIVES, resolve_objective
+from jboost.engine.method.objectives import OBJECTIVES, resolve_objective
 
 L0 = 1.3
 

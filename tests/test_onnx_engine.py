@@ -15,10 +15,12 @@ import pytest
 import torch
 
 import jboost
+from jboost.engine.backends.onnx.cpu import OnnxRunner
+from jboost.engine.backends.onnx.graphs import artefact_name
+from jboost.engine.backends.onnx.open import open_runner
 from jboost.engine.bundle import Bundle, artefact_of
-from jboost.engine.gpu import Driver
-from jboost.engine.objectives import OBJECTIVES
-from jboost.engine.onnx import OnnxRunner, artefact_name, open_runner
+from jboost.engine.method.objectives import OBJECTIVES
+from jboost.engine.system.gpu import Driver
 from jboost.export.bundle import export_bundle
 from jboost.export.verify import verify_bundle
 
@@ -170,7 +172,7 @@ def test_one_flipped_byte_of_a_graph_or_its_weights_is_refused(half, tmp_path) -
 )
 def test_what_the_bundle_lacks_is_named(half, options, remedy, monkeypatch) -> None:
     monkeypatch.setattr(
-        "jboost.engine.onnx_cuda.find_driver", lambda: Driver(None, None, (), "no NVIDIA driver was found")
+        "jboost.engine.backends.onnx.graphs.find_driver", lambda: Driver(None, None, (), "no NVIDIA driver was found")
     )
     with pytest.raises(jboost.BadInputError, match=remedy) as e:
         open_runner(Bundle(half), **{"objective": "joint", "l0": 3.0, "resolution": 16} | options)

@@ -13,24 +13,26 @@ import pytest
 import torch
 
 import jboost as public
-from jboost.cli.cuda import cuda_rows
-from jboost.engine import gpu, registry
+from jboost.cli.doctor_cuda import cuda_rows
+from jboost.engine.backends import registry
+from jboost.engine.backends.onnx.cpu import OnnxRunner
+from jboost.engine.backends.trt import probe
+from jboost.engine.backends.trt import variant as flavour
+from jboost.engine.backends.trt.check import Reference, check_forward, check_gradient
+from jboost.engine.backends.trt.plans import artefact_name, check_name, machine_key, read_key
+from jboost.engine.backends.trt.variant import INSTALL, Flavour, load_flavour, new_log
 from jboost.engine.bundle import Bundle
-from jboost.engine.cache import cache_folder, write_cached
 from jboost.engine.errors import BadInputError, FailureError
-from jboost.engine.gpu import Driver, Gpu
-from jboost.engine.onnx import OnnxRunner
-from jboost.engine.trt import flavour, probe
-from jboost.engine.trt.check import Reference, check_forward, check_gradient
-from jboost.engine.trt.flavour import INSTALL, Flavour, load_flavour, new_log
-from jboost.engine.trt.plans import artefact_name, check_name, machine_key, read_key
-from jboost.export import targets
+from jboost.engine.system import gpu
+from jboost.engine.system.cache import cache_folder, write_cached
+from jboost.engine.system.gpu import Driver, Gpu
 from jboost.export.bundle import export_bundle
-from jboost.export.first_use import model_of
-from jboost.export.gradients import tolerance
-from jboost.export.plan_builder import _timing_cache, build_plan
-from jboost.export.plans import verify_plan, write_reference
-from jboost.export.targets import find_targets
+from jboost.export.compiled.first_use import model_of
+from jboost.export.trt import targets
+from jboost.export.trt.builder import _timing_cache, build_plan
+from jboost.export.trt.plans import verify_plan, write_reference
+from jboost.export.trt.targets import find_targets
+from jboost.export.verification.gradient import tolerance
 
 SIZE, BATCH = 16, 8
 NO_DRIVER = Driver(None, None, (), "no NVIDIA driver was found (libcuda.so.1 is missing)")

@@ -17,14 +17,14 @@ from report_cases import NAMES, Page, make_run
 
 from jboost.cli.main import main
 from jboost.engine.errors import BadInputError
-from jboost.engine.records import write_run
+from jboost.engine.results.run_file import write_run
+from jboost.engine.results.summary import image_means
 from jboost.engine.samples.npz import NpzSamples
-from jboost.engine.stats import image_means
 from jboost.evaluation import evaluate
 from jboost.report import write_report
 from jboost.report.axis import round_values, value_texts
 from jboost.report.metrics import Yardstick
-from jboost.report.picks import over_classes
+from jboost.report.selection import over_classes
 
 FACTORY = """
 import torch

@@ -11,14 +11,15 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from jboost.engine.array_runner import ArrayFlight, ArrayRunner, to_float, to_uint8
-from jboost.engine.objectives import realness
-from jboost.engine.presets import Settings
-from jboost.engine.run import run_set
-from jboost.engine.runner import Evaluation, Gradient
-from jboost.engine.slots import Slots
-from jboost.engine.store import MemoryStore
-from jboost.engine.updates import PGD, SGLD
+from jboost.engine.backends.array_runner import ArrayFlight, ArrayRunner, to_float, to_uint8
+from jboost.engine.loop.run import run_set
+from jboost.engine.loop.runner import Evaluation
+from jboost.engine.loop.slots import Slots
+from jboost.engine.method.objectives import realness
+from jboost.engine.method.settings import Settings
+from jboost.engine.method.step import Gradient
+from jboost.engine.method.updates import PGD, SGLD
+from jboost.engine.results.store import MemoryStore
 
 SHAPE = (1, 4, 4)
 TARGET = np.linspace(0.2, 0.8, 16, dtype=np.float32).reshape(SHAPE)

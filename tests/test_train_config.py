@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from jboost.cli.train import train as command
 from jboost.engine.errors import BadInputError
-from jboost.engine.updates import PGD
+from jboost.engine.method.updates import PGD
 from jboost.trainer.config import TrainConfig, read_config, resolve_config, save_config
 from jboost.trainer.presets import PRESETS
 from jboost.trainer.schedule import learning_rate_at

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from jboost.engine.updates import PGD
+from jboost.engine.method.updates import PGD
 from jboost.trainer.adversarial import AdversarialConfig, AttackedBatch, StepReport, mean_realness, objective
 from jboost.trainer.architectures import build_network
 from jboost.trainer.attack import Rater, attack_generated, attack_real, compiled_forward, evaluating, label_score

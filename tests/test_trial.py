@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jboost.engine import trial
+from jboost.engine.backends import trial
 
 
 class Clock:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from jboost.engine.errors import BadInputError
-from jboost.engine.presets import PRESETS, find_preset, make_update, resolve_settings
-from jboost.engine.updates import PGD, SGLD, l2_norm
+from jboost.engine.method.settings import PRESETS, find_preset, make_update, resolve_settings
+from jboost.engine.method.updates import PGD, SGLD, l2_norm
 
 SHAPE = (3, 2, 4, 4)
 unit = hnp.arrays(np.float32, SHAPE, elements=st.floats(0, 1, width=32))

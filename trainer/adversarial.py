@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from jboost.engine.objectives import class_logit, realness
-from jboost.engine.updates import PGD
+from jboost.engine.method.objectives import class_logit, realness
+from jboost.engine.method.updates import PGD
 
 from .attack import Forward, Rater, attack_generated, attack_real, label_score
 from .losses import NONE, SCORES, JointLoss, LossWeights, Score, joint_loss

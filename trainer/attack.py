@@ -17,9 +17,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import nn
 
-from jboost.engine.arrays import per_image
-from jboost.engine.objectives import class_logit, cross_entropy
-from jboost.engine.updates import PGD
+from jboost.engine.method.arrays import per_image
+from jboost.engine.method.objectives import class_logit, cross_entropy
+from jboost.engine.method.updates import PGD
 
 from .losses import Score
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from jboost.engine.errors import BadInputError
-from jboost.engine.updates import PGD
+from jboost.engine.method.updates import PGD
 
 from .adversarial import AdversarialConfig
 from .losses import LossWeights

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from jboost.engine.objectives import class_logit, cross_entropy, logsumexp, realness, softplus
+from jboost.engine.method.objectives import class_logit, cross_entropy, logsumexp, realness, softplus
 
 #: (logits [B, C], labels int64 [B]) -> one number an image, [B].
 Score = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from jboost.engine.errors import BadInputError, FailureError
-from jboost.engine.updates import PGD
+from jboost.engine.method.updates import PGD
 
 from .adversarial import Labelled, StepReport, mean_realness
 from .checkpoint import ModelInfo, save_checkpoint

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from jboost.engine.objectives import OBJECTIVES
-from jboost.engine.updates import PGD
+from jboost.engine.method.objectives import OBJECTIVES
+from jboost.engine.method.updates import PGD
 
 from .adversarial import AdversarialConfig, Labelled, attack, make_raters, mean_realness, objective
 from .attack import Rater, attack_generated, evaluating

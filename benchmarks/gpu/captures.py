@@ -17,12 +17,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from jboost.engine.backends.compiled.captured import CapturedFlight, capture
+from jboost.engine.backends.compiled.runner import CompiledRunner
+from jboost.engine.backends.torch_device import find_device
+from jboost.engine.backends.trial import endless_flight
 from jboost.engine.bundle import Bundle
-from jboost.engine.captured import CapturedFlight, capture
-from jboost.engine.compiled import CompiledRunner
 from jboost.engine.errors import BadInputError
-from jboost.engine.torch_device import find_device
-from jboost.engine.trial import endless_flight
 
 
 def both_ways(flight: CapturedFlight, steps: int, device: torch.device) -> dict[str, Callable[[], object]]:

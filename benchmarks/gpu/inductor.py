@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch.export.passes import move_to_device_pass
 
-from jboost.export.aoti import inductor_configs
-from jboost.export.graph import attach_objective, export_program, lower_precision, trace_trunk
+from jboost.export.compiled.aoti import inductor_configs
+from jboost.export.compiled.packages import Compiler
+from jboost.export.graph import attach_objective, lower_precision, trace_trunk
 from jboost.export.graph.precision import DTYPES
-from jboost.export.packages import Compiler
+from jboost.export.graph.program import export_program
 from jboost.trainer.architectures import build_network
 from jboost.trainer.joint import JointModel
 

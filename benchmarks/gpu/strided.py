@@ -18,9 +18,9 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from jboost.engine.captured import capture
-from jboost.engine.torch_device import set_tf32
-from jboost.export.aoti import inductor_configs
+from jboost.engine.backends.compiled.captured import capture
+from jboost.engine.backends.torch_device import set_tf32
+from jboost.export.compiled.aoti import inductor_configs
 from jboost.export.graph import lower_precision, optimize, trace_trunk
 from jboost.export.graph.optimize import RECIPES
 from jboost.export.graph.precision import DTYPES

@@ -12,7 +12,7 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, StatelessSymbolicContext
 
-from .passes.dead_code import remove_dead_code
+from .dead_code import remove_dead_code
 
 
 def fake_mode(module: fx.GraphModule) -> FakeTensorMode:

@@ -25,14 +25,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from jboost.engine.errors import BadInputError, JboostError
-from jboost.engine.objectives import OBJECTIVES, class_logit, resolve_objective
+from jboost.engine.method.objectives import OBJECTIVES, class_logit, resolve_objective
 
+from .dead_code import remove_dead_code
 from .decompositions import HEAD, Pooling, decomposition_table
-from .leftovers import MODULE_KEY, check_no_leftovers
 from .passes.batch_sizes import forget_batch_sizes
-from .passes.dead_code import remove_dead_code
 from .passes.fold_constants import drop_no_ops, fold_constants, merge_duplicates
 from .rewriter import results
+from .unsupported import MODULE_KEY, check_no_leftovers
 
 #: Outputs of a gradient graph, in order.
 OUTPUTS = ("grad", "class_logit", "loss", "predicted")
@@ -241,7 +241,7 @@ def attach_objective(trunk: fx.GraphModule, objective: str, l0: float | None = N
 
     Args:
         trunk: what `trace_trunk` returned. It is not changed; the result shares its weights.
-        objective: a name in `jboost.engine.objectives.OBJECTIVES`.
+        objective: a name in `jboost.engine.method.objectives.OBJECTIVES`.
         l0: mean realness of real images, for the objectives that need it. It becomes a constant of the graph.
 
     Returns:

@@ -13,10 +13,10 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from jboost.engine.backends.program import load_program
+from jboost.engine.backends.torch_device import set_tf32
 from jboost.engine.bundle import Bundle
-from jboost.engine.objectives import OBJECTIVES
-from jboost.engine.program import load_program
-from jboost.engine.torch_device import set_tf32
+from jboost.engine.method.objectives import OBJECTIVES
 
 _FP16_LOSS_SCALE = 256.0
 

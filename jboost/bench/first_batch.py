@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from jboost.engine.errors import FailureError
-from jboost.engine.memory import peak_memory
+from jboost.engine.system.memory import peak_memory
 
 from .contestants import TORCH_COMPILE, Contestant, Entrant, Work
 

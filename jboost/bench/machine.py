@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from jboost.engine.machine import cpu_model, usable_cores
-from jboost.engine.registry import installed
+from jboost.engine.backends.registry import installed
+from jboost.engine.system.machine import cpu_model, usable_cores
 
 
 @dataclass(frozen=True)

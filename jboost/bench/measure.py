@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from jboost.engine.backends.registry import DEFAULT_BATCH, DTYPES, ENGINES
+from jboost.engine.backends.torch_device import find_device, set_tf32
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError, FailureError, JboostError
-from jboost.engine.objectives import NEEDS_L0, resolve_objective
-from jboost.engine.presets import find_preset
-from jboost.engine.registry import DEFAULT_BATCH, DTYPES, ENGINES
-from jboost.engine.torch_device import find_device, set_tf32
+from jboost.engine.method.objectives import NEEDS_L0, resolve_objective
+from jboost.engine.method.settings import find_preset
 
 from .baselines import Autograd
 from .contestants import (
@@ -41,7 +41,7 @@ from .first_batch import measure_first_batch
 from .flops import image_step_flops
 from .machine import describe_machine
 from .peaks import measure_peaks
-from .report import Measured, assemble
+from .result import Measured, assemble
 from .timing import PAUSE, WARM_UP, alternate
 
 # On a GPU a loop queues its steps; waiting for each would time the waiting.
@@ -121,7 +121,7 @@ def make_plan(
 
 
 def run_plan(plan: Plan, say: Say = lambda stage: None) -> dict[str, Any]:
-    """Measure; returns what `jboost.bench.report` describes.
+    """Measure; returns what `jboost.bench.result` describes.
 
     Raises:
         BadInputError: the bundle is damaged.

@@ -9,7 +9,7 @@ from typing import Any
 
 from jboost.engine.errors import BadInputError
 
-from .report import work_text
+from .result import work_text
 
 _COLOURS = {"baseline": "#9aa5b1", "engine": "#2563a8"}
 
@@ -28,7 +28,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     """Draw milliseconds an image-step as horizontal bars, each with its ratio to eager float32.
 
     Args:
-        result: see `jboost.bench.report`.
+        result: see `jboost.bench.result`.
         path: the PNG to write.
 
     Raises:

@@ -91,7 +91,7 @@ def bench(
             threads
         )  # before torch is imported, and for the processes of the first batches
     from jboost.bench.measure import make_plan, run_plan
-    from jboost.bench.report import head_rows, notes, table_rows
+    from jboost.bench.result import head_rows, notes, table_rows
 
     if threads is not None:
         import torch
@@ -124,8 +124,8 @@ def bench(
 
 def _check(threads: int | None, json_file: str | None, plot: Path | None) -> None:
     """Whatever is wrong with the options shows before minutes of work."""
+    from jboost.engine.backends.registry import ENGINES
     from jboost.engine.errors import BadInputError
-    from jboost.engine.registry import ENGINES
 
     if threads is not None and threads < 1:
         raise BadInputError(f"--threads must be at least 1, got {threads}")

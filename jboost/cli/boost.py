@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from jboost.booster import Booster
-    from jboost.engine.presets import Settings
-    from jboost.engine.run import Progress
+    from jboost.engine.loop.run import Progress
+    from jboost.engine.method.settings import Settings
+    from jboost.engine.results.summary import Summary
     from jboost.engine.samples import SampleSet
-    from jboost.engine.stats import Summary
 
 _METHOD, _ENGINE, _OUTPUT = "Method", "Engine", "Output"
 
@@ -151,7 +151,7 @@ def boost(
     Example: jboost boost samples.npz --preset ct1 --grid before_after.png
     """
     from jboost.booster import Booster
-    from jboost.engine.presets import find_preset, make_update
+    from jboost.engine.method.settings import find_preset, make_update
     from jboost.engine.samples import default_output, open_samples
 
     chosen = find_preset(preset)
@@ -196,7 +196,7 @@ def _run(
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    from jboost.engine.presets import ignores_labels
+    from jboost.engine.method.settings import ignores_labels
 
     notes = console(stderr=True)
     logger = logging.getLogger("jboost")

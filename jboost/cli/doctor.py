@@ -22,9 +22,10 @@ def doctor(
     """
     import platform
 
-    from jboost.cli.cuda import cuda_facts, cuda_rows
-    from jboost.engine.machine import find_gpu
-    from jboost.engine.registry import ENGINES, installed
+    from jboost.engine.backends.registry import ENGINES, installed
+    from jboost.engine.system.machine import find_gpu
+
+    from .doctor_cuda import cuda_facts, cuda_rows
 
     engines = {name: engine.probe() for name, engine in ENGINES.items()}
     packages = installed("jboost", "torch", "numpy", "onnx", "onnxruntime-gpu", "onnxruntime")

@@ -142,7 +142,7 @@ def export(
 
 
 def _show(made: Exported) -> None:
-    from jboost.cli.inspect import artefact_rows, bundle_rows
+    from .inspect import artefact_rows, bundle_rows
 
     print_columns([("bundle", str(made.bundle.path)), *bundle_rows(made.bundle)])
     rows = [(file, size, made.seconds[name], error) for name, file, size, error in artefact_rows(made.bundle)]

@@ -98,7 +98,7 @@ def _describe_samples(path: Path) -> dict[str, Any]:
 
 
 def _describe_checkpoint(path: Path, arch: str | None, num_classes: int | None) -> dict[str, Any]:
-    from jboost.export.checkpoint import load_checkpoint
+    from jboost.export.checkpoints.load import load_checkpoint
 
     loaded = load_checkpoint(path, arch=arch, num_classes=num_classes)
     info = loaded.info

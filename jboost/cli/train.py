@@ -204,7 +204,7 @@ def _run(flags: Mapping[str, Any], out: Path, file: Path | None, preset: str | N
 
 
 def _load(config: TrainConfig, notes: Console) -> tuple[JointModel, ModelInfo]:
-    from jboost.export.checkpoint import load_checkpoint
+    from jboost.export.checkpoints.load import load_checkpoint
 
     assert config.init is not None
     loaded = load_checkpoint(config.init, arch=config.arch, normalization=config.normalize)
@@ -217,9 +217,9 @@ def _frechet(spec: str, device: str) -> Frechet:
     """The Fréchet distance between two sets of images in the features that `spec` names."""
     import torch
 
-    from jboost.evaluation.extractors import open_extractor
-    from jboost.evaluation.frechet import Frechet as Distance
-    from jboost.evaluation.moments import Moments, RunningMoments
+    from jboost.evaluation.extractors.open import open_extractor
+    from jboost.evaluation.metrics.frechet import Frechet as Distance
+    from jboost.evaluation.metrics.moments import Moments, RunningMoments
 
     extractor = open_extractor(spec, device)
 

@@ -9,14 +9,15 @@ from time import perf_counter
 import numpy as np
 import torch
 
+from jboost.engine.backends.torch_device import find_device
 from jboost.engine.errors import BadInputError
-from jboost.engine.torch_device import find_device
 
 from .extract import extract
-from .extractors import INCEPTION_URL, Extractor, Identity, Outputs, open_extractor
-from .frechet import Frechet
+from .extractors.base import INCEPTION_URL, Extractor, Identity, Outputs
+from .extractors.open import open_extractor
 from .measure import Numbers, Reference, add_changes, measure
-from .moments import Moments, moments
+from .metrics.frechet import Frechet
+from .metrics.moments import Moments, moments
 from .result import METRICS, Evaluation, SampleResult
 from .sets import Features, Source, open_source, save_features
 

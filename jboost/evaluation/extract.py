@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from jboost.engine.errors import BadInputError
-from jboost.engine.pipeline import ReadAhead
+from jboost.engine.loop.pipeline import ReadAhead
 from jboost.engine.samples import SampleSet
 
-from .extractors import Extractor, Numpy, Outputs
-from .moments import RunningMoments
+from .extractors.base import Extractor, Numpy, Outputs
+from .metrics.moments import RunningMoments
 from .sets import Features
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import kernel, manifold
-from .bootstrap import change_interval, interval, resample_weights
-from .frechet import Frechet, frechet_distances
+from .metrics import kid, neighbours
+from .metrics.bootstrap import change_interval, interval, resample_weights
+from .metrics.frechet import Frechet, frechet_distances
+from .metrics.inception_score import SPLITS, inception_scores
 from .result import METRICS, Measured
-from .score import SPLITS, inception_scores
 from .sets import Features
 
 _OVERLAP = ("precision", "recall", "density", "coverage")
@@ -81,8 +81,8 @@ def measure(
         values["sfid"] = torch.tensor([reference.sfid(samples.spatial)], dtype=torch.float64)
     if "kid" in able:
         assert reference.features is not None
-        steps = _Steps("KID", kernel.SUBSETS, on_step)
-        values["kid"], deviations["kid"] = kernel.kernel_distances(
+        steps = _Steps("KID", kid.SUBSETS, on_step)
+        values["kid"], deviations["kid"] = kid.kernel_distances(
             samples.features, reference.features, weights, device=device, on_step=steps
         )
     if "is" in able:
@@ -90,8 +90,8 @@ def measure(
         values["is"], deviations["is"] = inception_scores(samples.logits, weights)
     if set(able) & set(_OVERLAP):
         assert reference.features is not None
-        steps = _Steps("neighbours", manifold.steps(samples.count, len(reference.features)), on_step)
-        found = manifold.overlap(samples.features, reference.features, weights, device=device, on_step=steps)
+        steps = _Steps("neighbours", neighbours.steps(samples.count, len(reference.features)), on_step)
+        found = neighbours.overlap(samples.features, reference.features, weights, device=device, on_step=steps)
         values |= {key: getattr(found, key) for key in able if key in _OVERLAP}
     for key, of_key in values.items():
         bounds = interval(of_key, METRICS[key].least, METRICS[key].most)
@@ -138,8 +138,8 @@ def why_unavailable(key: str, samples: Features, reference: Reference) -> str | 
     if key == "kid":
         return None if len(reference.features) > 1 else f"{reference.name} has fewer than 2 images"
     # The balls of all four are made together.
-    if len(reference.features) <= manifold.DENSITY_K or samples.count <= manifold.PRECISION_K:
-        return f"needs more than {manifold.DENSITY_K} reference images and more than {manifold.PRECISION_K} samples"
+    if len(reference.features) <= neighbours.DENSITY_K or samples.count <= neighbours.PRECISION_K:
+        return f"needs more than {neighbours.DENSITY_K} reference images and more than {neighbours.PRECISION_K} samples"
     return None
 
 
@@ -157,8 +157,8 @@ def _why_doubtful(key: str, samples: Features, reference: Reference) -> str | No
             )
     if key == "kid" and reference.features is not None:
         size = min(samples.count, len(reference.features))
-        if size < kernel.SUBSET_SIZE:
-            return f"subsets of {size:,} images instead of the customary {kernel.SUBSET_SIZE:,}"
+        if size < kid.SUBSET_SIZE:
+            return f"subsets of {size:,} images instead of the customary {kid.SUBSET_SIZE:,}"
     if key == "is" and samples.logits is not None:
         splits, classes = min(SPLITS, samples.count), samples.logits.shape[1]
         if samples.count < splits * classes:

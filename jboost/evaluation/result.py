@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .extractors import Identity
+from .extractors.base import Identity
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from jboost.engine.errors import BadInputError
 from jboost.engine.samples import SampleSet, open_samples
 from jboost.engine.samples.files import cannot_write
 
-from .extractors import Identity
-from .moments import Moments
+from .extractors.base import Identity
+from .metrics.moments import Moments
 
 Shape = tuple[int, int, int]
 

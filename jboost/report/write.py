@@ -13,12 +13,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from jboost.engine.errors import BadInputError
 from jboost.engine.samples.files import cannot_write
 
-from . import charts, facts
+from . import charts
+from . import rows as facts
 from .charts import Point, curve
-from .material import Material, find_snapshots, open_material
+from .inputs import Material, find_snapshots, open_material
 from .metrics import Metrics, Yardstick, measure_run
-from .picks import by_change, over_classes
-from .tiles import Tile, Tiles, draw_tiles
+from .selection import by_change, over_classes
+from .thumbnails import Tile, Tiles, draw_tiles
 
 LEAST_IMAGES, MOST_IMAGES = 4, 400
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from jboost.engine.errors import BadInputError
-from jboost.export.checkpoint import LoadedCheckpoint, load_checkpoint
+from jboost.export.checkpoints.load import LoadedCheckpoint, load_checkpoint
 from jboost.trainer.architectures import build_network
 from jboost.trainer.joint import NORMALIZATIONS
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from jboost.engine.errors import BadInputError, FailureError
-from jboost.export.checkpoint import load_checkpoint
+from jboost.export.checkpoints.load import load_checkpoint
 from jboost.trainer.checkpoint import ModelInfo, read_safetensors, save_checkpoint
 from jboost.trainer.joint import JointModel
 

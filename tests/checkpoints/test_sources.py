@@ -10,7 +10,7 @@ from checkpoint_cases import IMAGENET, NONE, check, prefixed
 from safetensors.torch import save_file
 from torch import nn
 
-from jboost.export.checkpoint import load_checkpoint
+from jboost.export.checkpoints.load import load_checkpoint
 from jboost.trainer.architectures import build_network
 from jboost.trainer.joint import NORMALIZATIONS
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from jboost.engine.array_runner import ArrayRunner
-from jboost.engine.cuda.runner import DeviceRunner
-from jboost.engine.runner import Evaluation, Gradient
+from jboost.engine.backends.array_runner import ArrayRunner
+from jboost.engine.backends.cuda.runner import DeviceRunner
+from jboost.engine.loop.runner import Evaluation
+from jboost.engine.method.step import Gradient
 
 SHAPE = (3, 5, 3)  # of 45 entries: a multiple of neither 4 nor a block
 TARGET = np.linspace(0.2, 0.8, 45, dtype=np.float32).reshape(SHAPE)

@@ -16,8 +16,8 @@ def device(request):
     if request.param == "host":
         yield HostDevice(request.getfixturevalue("emulator"), order=3)
         return
-    from jboost.engine.cuda import kernels
-    from jboost.engine.cuda.pycuda_device import open_device
+    from jboost.engine.backends.cuda import kernels
+    from jboost.engine.backends.cuda.pycuda_device import open_device
 
     opened = open_device()
     opened.load(kernels.source() + PROBES)

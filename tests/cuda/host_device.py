@@ -15,8 +15,8 @@ from weakref import WeakValueDictionary
 import numpy as np
 import pytest
 
-from jboost.engine.cuda import kernels
-from jboost.engine.cuda.device import OutOfDeviceMemoryError
+from jboost.engine.backends.cuda import kernels
+from jboost.engine.backends.cuda.device import OutOfDeviceMemoryError
 
 HERE = Path(__file__).parent
 PROBES = (HERE / "probes.cu").read_text()
@@ -35,7 +35,7 @@ def compile_emulator(folder: Path) -> ctypes.CDLL:
 
 
 class HostDevice:
-    """See `jboost.engine.cuda.device.Device`.
+    """See `jboost.engine.backends.cuda.device.Device`.
 
     Args:
         emulator: what `compile_emulator` made.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from jboost.engine.cuda import kernels
-from jboost.engine.cuda.buffers import CONTROLS
-from jboost.engine.cuda.layout import Layout
-from jboost.engine.cuda.transfers import Mirror
-from jboost.engine.step import CHANGED, State
+from jboost.engine.backends.cuda import kernels
+from jboost.engine.backends.cuda.buffers import CONTROLS
+from jboost.engine.backends.cuda.layout import Layout
+from jboost.engine.backends.cuda.transfers import Mirror
+from jboost.engine.method.step import CHANGED, State
 
 
 def call(device, kernel, blocks, words, **arrays):

@@ -8,10 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from jboost.engine.cuda import capture, compiler, kernels
-from jboost.engine.cuda.device import OutOfDeviceMemoryError
-from jboost.engine.cuda.layout import Layout
-from jboost.engine.cuda.pycuda_device import import_driver
+from jboost.engine.backends.cuda import capture, compiler, kernels
+from jboost.engine.backends.cuda.device import OutOfDeviceMemoryError
+from jboost.engine.backends.cuda.layout import Layout
+from jboost.engine.backends.cuda.pycuda_device import import_driver
 from jboost.engine.errors import BadInputError, FailureError
 
 NAMES = (*kernels.STEP.values(), kernels.ADMIT, kernels.COLLECT, kernels.TO_FLOAT)
@@ -89,7 +89,7 @@ def test_a_missing_package_is_named_with_what_to_type(monkeypatch, hidden, call,
 
 def test_the_package_loads_without_a_gpus_libraries() -> None:
     modules = ["pycuda_device", "runner", "flight", "capture", "compiler"]
-    code = f"import sys\nfor m in {modules}: __import__('jboost.engine.cuda.' + m)\n" + (
+    code = f"import sys\nfor m in {modules}: __import__('jboost.engine.backends.cuda.' + m)\n" + (
         "assert not {'pycuda', 'cuda', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -14,11 +14,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from jboost.engine.errors import BadInputError, FailureError
-from jboost.engine.presets import Settings
-from jboost.engine.run import run_set
-from jboost.engine.slots import Slots
-from jboost.engine.store import MemoryStore
-from jboost.engine.updates import PGD, SGLD
+from jboost.engine.loop.run import run_set
+from jboost.engine.loop.slots import Slots
+from jboost.engine.method.settings import Settings
+from jboost.engine.method.updates import PGD, SGLD
+from jboost.engine.results.store import MemoryStore
 
 COUNT = 11
 LIMITS = np.array([3, 7, 0, 12, 5, 1, 9, 6, 2, 7, 4])

@@ -10,13 +10,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from kernel_calls import call, step
 
-from jboost.engine import noise
-from jboost.engine.array_runner import ArrayFlight, to_float
-from jboost.engine.cuda import kernels
-from jboost.engine.runner import Gradient
-from jboost.engine.step import CHANGED, State, advance
-from jboost.engine.updates import MOVES, PGD, SGLD, Controls, l2_norm
-from jboost.export.steps import example, unflatten
+from jboost.engine.backends.array_runner import ArrayFlight, to_float
+from jboost.engine.backends.cuda import kernels
+from jboost.engine.method import noise
+from jboost.engine.method.step import CHANGED, Gradient, State, advance
+from jboost.engine.method.updates import MOVES, PGD, SGLD, Controls, l2_norm
+from jboost.export.compiled.steps import example, unflatten
 
 TOLERANCE = 2e-6  # of two float32 computations of the same lines; an iterate is of order 1
 
@@ -239,7 +238,7 @@ def test_images_become_float(device) -> None:
 
 
 def test_controls_are_laid_out_as_the_kernel_reads_them() -> None:
-    from jboost.engine.cuda.buffers import CONTROLS
+    from jboost.engine.backends.cuda.buffers import CONTROLS
 
     assert CONTROLS.names == Controls._fields
     assert CONTROLS.itemsize == 4 * 4 + 2 * 8

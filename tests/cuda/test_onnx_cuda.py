@@ -9,11 +9,12 @@ from host_device import HostDevice
 from public_api import boosted
 
 import jboost
-from jboost.engine import onnx_cuda
+from jboost.engine.backends.onnx import gpu as onnx_cuda
+from jboost.engine.backends.onnx.cpu import OnnxRunner
+from jboost.engine.backends.onnx.gpu import OnnxCudaRunner
+from jboost.engine.backends.onnx.graphs import artefact_name, checked_graph
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError, FailureError
-from jboost.engine.onnx import OnnxRunner, artefact_name, checked_graph
-from jboost.engine.onnx_cuda import OnnxCudaRunner
 from jboost.export.bundle import export_bundle
 
 SIZE = 16

@@ -16,19 +16,19 @@ from public_api import boosted
 from stand_in_trt import DataType, RuntimeCache, TensorFormat, TensorIOMode, TensorLocation, World
 
 import jboost
-from jboost.engine import gpu
+from jboost.engine.backends.onnx.cpu import OnnxRunner
+from jboost.engine.backends.trt import plans, runner
+from jboost.engine.backends.trt.network import FORWARD, GRADIENT, TensorRTNetwork, network_run
+from jboost.engine.backends.trt.plans import PlanKey, artefact_name, forward_name, key_name, why_unusable
+from jboost.engine.backends.trt.runner import TrtRunner
+from jboost.engine.backends.trt.variant import load_flavour
 from jboost.engine.bundle import Bundle, artefact_of
-from jboost.engine.cache import cache_folder
 from jboost.engine.errors import BadInputError, FailureError
-from jboost.engine.gpu import Driver, Gpu
-from jboost.engine.onnx import OnnxRunner
-from jboost.engine.trt import plans, runner
-from jboost.engine.trt.flavour import load_flavour
-from jboost.engine.trt.network import FORWARD, GRADIENT, TensorRTNetwork, network_run
-from jboost.engine.trt.plans import PlanKey, artefact_name, forward_name, key_name, why_unusable
-from jboost.engine.trt.runner import TrtRunner
-from jboost.export.first_use import model_of
-from jboost.export.plans import check_name, write_reference
+from jboost.engine.system import gpu
+from jboost.engine.system.cache import cache_folder
+from jboost.engine.system.gpu import Driver, Gpu
+from jboost.export.compiled.first_use import model_of
+from jboost.export.trt.plans import check_name, write_reference
 
 BATCH, SIZE, VERSION = 4, 16, "1.2.3"
 CARD = Gpu("NVIDIA RTX A4000", "8.6", 16 << 30)
@@ -323,6 +323,6 @@ def test_the_driver_is_asked_without_a_package() -> None:
 
 
 def test_the_engine_needs_no_torch() -> None:
-    code = "import sys, jboost.engine.trt.runner; assert not {'torch', 'onnxruntime', 'pycuda'} & set(sys.modules)"
+    code = "import sys, jboost.engine.backends.trt.runner; assert not {'torch', 'onnxruntime', 'pycuda'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 import jboost
-from jboost.engine.array_runner import ArrayFlight
+from jboost.engine.backends.array_runner import ArrayFlight
+from jboost.engine.backends.compiled.captured import CapturedFlight
+from jboost.engine.backends.compiled.runner import CompiledRunner
 from jboost.engine.bundle import Bundle
-from jboost.engine.captured import CapturedFlight
-from jboost.engine.compiled import CompiledRunner
-from jboost.engine.noise import normal
-from jboost.engine.presets import Settings
-from jboost.engine.run import run_set
-from jboost.engine.store import MemoryStore
-from jboost.engine.updates import PGD, SGLD
+from jboost.engine.loop.run import run_set
+from jboost.engine.method.noise import normal
+from jboost.engine.method.settings import Settings
+from jboost.engine.method.updates import PGD, SGLD
+from jboost.engine.results.store import MemoryStore
 from jboost.export.bundle import export_bundle
 
 pytestmark = [
@@ -73,7 +73,7 @@ def test_a_captured_step_is_the_plain_one(compiled, images, labels, update, monk
     results = []
     limits = np.arange(len(images)) % 7
     for rows in (ArrayFlight, CapturedFlight):
-        monkeypatch.setattr("jboost.engine.compiled.CapturedFlight", rows)
+        monkeypatch.setattr("jboost.engine.backends.compiled.runner.CapturedFlight", rows)
         with CompiledRunner(Bundle(compiled), objective=objective, l0=3.0, resolution=16, device="cuda") as runner:
             for seed in (1, 2):
                 store = MemoryStore(images.shape)

@@ -176,7 +176,7 @@ def reference(
     model: nn.Module, objective: str, x: Tensor, y: Tensor, l0: float | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What a gradient graph must return, by autograd."""
-    from jboost.engine.objectives import OBJECTIVES, class_logit
+    from jboost.engine.method.objectives import OBJECTIVES, class_logit
 
     x = x.detach().requires_grad_()
     logits = model(x)

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from jboost.export.graph import attach_objective, optimize, optimize_for_cpu, to_onnx, trace_trunk, verify_onnx
+from jboost.export.graph import attach_objective, optimize, optimize_for_cpu, trace_trunk
 from jboost.export.graph.optimize import Recipe
 from jboost.export.graph.passes.input_gradients import Strided
+from jboost.export.onnx.lowering import to_onnx
+from jboost.export.onnx.verify import verify_onnx
 from jboost.trainer.architectures import build_network
 from jboost.trainer.joint import JointModel
 

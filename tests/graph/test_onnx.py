@@ -10,22 +10,10 @@ import pytest
 import torch
 
 from jboost.engine.errors import BadInputError, FailureError
-from jboost.export.graph import (
-    DTYPES,
-    OUTPUTS,
-    Tolerance,
-    attach_objective,
-    check_images,
-    choose_scale,
-    judge,
-    lower_precision,
-    measure,
-    onnx_run,
-    optimize,
-    to_onnx,
-    trace_trunk,
-    verify_onnx,
-)
+from jboost.export.graph import DTYPES, OUTPUTS, attach_objective, choose_scale, lower_precision, optimize, trace_trunk
+from jboost.export.onnx.lowering import to_onnx
+from jboost.export.onnx.verify import onnx_run, verify_onnx
+from jboost.export.verification.gradient import Tolerance, check_images, judge, measure
 
 from .models import make
 

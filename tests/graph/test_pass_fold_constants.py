@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from jboost.export.graph.passes.dead_code import remove_dead_code
+from jboost.export.graph.dead_code import remove_dead_code
 from jboost.export.graph.passes.fold_constants import drop_no_ops, fold_constants, merge_duplicates
 
 from .models import make

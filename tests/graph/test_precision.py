@@ -7,20 +7,9 @@ import torch
 from torch import nn
 
 from jboost.engine.errors import BadInputError
-from jboost.export.graph import (
-    TOLERANCES,
-    attach_objective,
-    check_images,
-    choose_scale,
-    graph_run,
-    judge,
-    lower,
-    lower_precision,
-    measure,
-    optimize,
-    trace_trunk,
-)
-from jboost.export.packages import Compiler
+from jboost.export.compiled.packages import Compiler
+from jboost.export.graph import attach_objective, choose_scale, lower, lower_precision, optimize, trace_trunk
+from jboost.export.verification.gradient import TOLERANCES, check_images, graph_run, judge, measure
 
 from .models import make
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from jboost.engine.errors import BadInputError
-from jboost.engine.objectives import OBJECTIVES
+from jboost.engine.method.objectives import OBJECTIVES
 from jboost.export.graph.trace import attach_objective, trace_gradient, trace_trunk
 
 from .models import TinyResNet, make, reference

@@ -8,10 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jboost.trainer.data import (
-    MixedData,
-    open_generated,
-)
+from jboost.trainer.data import MixedData, open_generated
 
 SIZE, COUNT, CLASSES = 8, 30, 3
 

@@ -18,10 +18,7 @@ from data_cases import (
 )
 
 from jboost.engine.errors import BadInputError
-from jboost.trainer.data import (
-    check_pair,
-    open_real,
-)
+from jboost.trainer.data import check_pair, open_real
 
 # (name of what is bad, words of the message, how it is made below `tmp_path` and opened)
 

@@ -6,10 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jboost.trainer.data import (
-    EpochOrder,
-    MixedOrder,
-)
+from jboost.trainer.data import EpochOrder, MixedOrder
 
 POSITIONS = st.integers(0, 10**12)
 SEEDS = st.integers(0, 2**64 - 1)

@@ -16,10 +16,7 @@ from data_cases import (
 )
 
 from jboost.engine.errors import BadInputError
-from jboost.trainer.data import (
-    check_pair,
-    open_real,
-)
+from jboost.trainer.data import check_pair, open_real
 
 
 def test_generated_sets_are_mixed(tmp_path: Path, pixels: np.ndarray, targets: np.ndarray):

@@ -22,11 +22,7 @@ from data_cases import (
 from PIL import Image
 
 from jboost.engine.errors import FailureError
-from jboost.trainer.data import (
-    count_classes,
-    open_real,
-    storage,
-)
+from jboost.trainer.data import count_classes, open_real, storage
 
 
 @pytest.mark.parametrize("names", [("ant", "bee", "cat"), ("0", "1", "2"), ("2", "10", "7")])

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from jboost.engine.noise import philox, split_seed
+from jboost.engine.method.noise import philox, split_seed
 
 from .order import Stream
 

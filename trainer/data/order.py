@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from jboost.engine.noise import philox, split_seed
+from jboost.engine.method.noise import philox, split_seed
 
 Indices = NDArray[np.int64]
 _MASK32 = 0xFFFFFFFF

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from jboost.engine.cache import cache_folder
 from jboost.engine.errors import BadInputError, FailureError
 from jboost.engine.samples.npz import read_header
+from jboost.engine.system.cache import cache_folder
 
 #: A set that takes fewer bytes when decompressed is kept in memory instead of in the cache.
 IN_MEMORY = 512 << 20

@@ -14,7 +14,7 @@ import torch
 
 from jboost.cli.main import main
 from jboost.engine.errors import FailureError
-from jboost.export import aoti, packages, steps
+from jboost.export.compiled import aoti, packages, steps
 
 
 def lenient(check: Callable[..., Any], answer: Any) -> Callable[..., Any]:

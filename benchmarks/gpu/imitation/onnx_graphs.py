@@ -14,9 +14,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from jboost.engine.backends.onnx.gpu import OrtNetwork
+from jboost.engine.backends.onnx.graphs import checked_graph
 from jboost.engine.bundle import Bundle
-from jboost.engine.onnx import checked_graph
-from jboost.engine.onnx_cuda import OrtNetwork
 
 _STREAM = 0x5000  # of no meaning to an imitation, and easily found in its log
 

@@ -18,9 +18,8 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from jboost.export.graph.convolutions import Convolution, aten, per_channel, read_convolution
 from jboost.export.graph.rewriter import Rewriter, arguments
-
-from .convolutions import Convolution, aten, per_channel, read_convolution
 
 _MUL, _DIV, _ADD, _SUB = aten.mul.Tensor, aten.div.Tensor, aten.add.Tensor, aten.sub.Tensor
 

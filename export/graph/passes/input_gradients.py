@@ -15,9 +15,8 @@ from typing import Literal
 
 from torch import Tensor, fx
 
+from jboost.export.graph.convolutions import Convolution, aten, crop_and_add_bias, read_convolution
 from jboost.export.graph.rewriter import Rewriter, sizes
-
-from .convolutions import Convolution, aten, crop_and_add_bias, read_convolution
 
 #: How a strided input gradient is written: left as a transposed convolution, phase by phase, all phases in one convolution, or
 #: "cheapest": merged where that costs nothing, else phase by phase.

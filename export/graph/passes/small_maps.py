@@ -14,10 +14,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
+from jboost.export.graph.convolutions import Convolution, aten, read_convolution
+from jboost.export.graph.pixels import as_map, mix_pixels
 from jboost.export.graph.rewriter import Rewriter, sizes
-
-from .convolutions import Convolution, aten, read_convolution
-from .pixels import as_map, mix_pixels
 
 # A 1x1 convolution with this many output pixels an image or more fills the registers by itself. Measured on an AVX-512 core, oneDNN
 # against its own matrix product, batch 32: 2x2 pixels 2.0 to 2.9 times as long, 4x4 1.1 to 1.25 times (which what is fused into

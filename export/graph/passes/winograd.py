@@ -13,10 +13,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
+from jboost.export.graph.convolutions import Convolution, aten, crop_and_add_bias, read_convolution
+from jboost.export.graph.pixels import as_map, mix_pixels
 from jboost.export.graph.rewriter import Rewriter, sizes
-
-from .convolutions import Convolution, aten, crop_and_add_bias, read_convolution
-from .pixels import as_map, mix_pixels
 
 # Where the polynomials are evaluated, besides infinity; by the side of a tile. For tiles of four, 3/4 and 3/2 halve the rounding
 # that the usual 1 and 2 bring: relative errors of 9e-7 and 1.9e-6 in float32, 128 channels, against 3e-7 for tiles of two and

@@ -1,0 +1,141 @@
+"""What the runners share whose arrays follow the array API (numpy, torch): the images in flight are such arrays."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from jboost.engine.loop.flight import Finished, Look
+from jboost.engine.loop.runner import Evaluation
+from jboost.engine.method.arrays import Array, namespace, per_image
+from jboost.engine.method.step import Gradient, State, advance
+from jboost.engine.method.updates import Controls, l2_norm
+
+Numpy = np.ndarray[Any, Any]
+
+
+class ArrayRunner(ABC):
+    """A runner whose step is gradient and update on arrays of its own."""
+
+    @abstractmethod
+    def put(self, array: Numpy) -> Array:
+        """`array` on the runner's device."""
+
+    @abstractmethod
+    def get(self, array: Array) -> Numpy:
+        """`array` as numpy."""
+
+    @abstractmethod
+    def gradient(self, x: Array, y: Array, *, precise: bool = False) -> Gradient:
+        """One forward and backward pass; `precise` runs it in float32 whatever the runner's dtype."""
+
+    @abstractmethod
+    def evaluate(self, x: Array, y: Array) -> Evaluation:
+        """One forward pass: `x` float32 [B, C, H, W] in [0, 1], `y` int64 [B]."""
+
+    def step(self, kind: str, state: State, controls: Controls, *, precise: bool = False) -> State:
+        """Gradient and update, see `jboost.engine.method.step.advance`; here operator by operator."""
+        gradient = self.gradient(state.x, state.y, precise=precise)
+        return advance(kind, state, gradient, controls, precise)
+
+    def flight(self, kind: str, controls: Controls, count: int, shape: tuple[int, int, int]) -> ArrayFlight:
+        """`count` empty rows for images of `shape` (C, H, W), which move as `kind` and `controls` say."""
+        return ArrayFlight(self, kind, controls, count, shape)
+
+    def evaluate_images(self, images: Numpy, y: Numpy) -> Evaluation:
+        """What the model says of images uint8 [B, H, W, C] with classes `y` int64 [B], as numpy arrays."""
+        evaluation = self.evaluate(to_float(self.put(images)), self.put(y))
+        return Evaluation(*(self.get(a) for a in evaluation))
+
+
+class ArrayFlight:
+    """The images in flight as a `State` of arrays; see `jboost.engine.loop.flight.Flight`.
+
+    Args:
+        runner: computes the steps.
+        kind: of update, a key of `jboost.engine.method.updates.MOVES`.
+        controls: as numpy arrays.
+        count: B, the number of rows.
+        shape: (C, H, W) of an image.
+    """
+
+    look_every = 1
+
+    def __init__(self, runner: ArrayRunner, kind: str, controls: Controls, count: int, shape: tuple[int, int, int]):
+        self._runner, self._kind = runner, kind
+        self._controls = Controls(*map(runner.put, controls))
+        # Copies: rows are written in place when an image enters.
+        self.state = State(*(runner.put(a.copy()) for a in empty_state(count, shape)))
+
+    def admit(self, rows: Numpy, images: Numpy, y: Numpy, index: Numpy, limit: Numpy) -> None:
+        """Put images into rows; every field of these rows starts anew."""
+        put, n = self._put, len(rows)
+        where, x0 = put(rows), to_float(put(images))
+        no, zero = put(np.zeros(n, np.bool_)), put(np.zeros(n, np.int64))
+        entering = State(
+            x=x0, x0=x0, y=put(y), index=put(index), limit=put(limit), steps=zero, moving=put(limit > 0), stopped=no,
+            failed=no, waiting=no, retried=no, class_logit=put(np.zeros(n, np.float32)),
+            before_logit=put(np.full(n, np.nan, np.float32)), before_predicted=zero,
+        )  # fmt: skip
+        for array, new in zip(self.state, entering, strict=True):
+            array[where] = new
+
+    def step(self) -> None:
+        """One step of every moving row."""
+        self.state = self._runner.step(self._kind, self.state, self._controls)
+
+    def retry(self) -> None:
+        """One step in float32 for the rows that wait for it."""
+        self.state = self._runner.step(self._kind, self.state, self._controls, precise=True)
+
+    def look(self, *, fresh: bool) -> Look:
+        """The rows after the newest step."""
+        return Look(**self._get({f.name: getattr(self.state, f.name) for f in fields(Look)}))
+
+    def collect(self, rows: Numpy) -> Finished:
+        """What is in `rows`."""
+        where = self._put(rows)
+        s = State(*(array[where] for array in self.state))
+        xp = namespace(s.x)
+        # Images that never moved come back as they were, to the bit.
+        untouched = s.failed | (s.steps == 0)
+        images = to_uint8(xp.where(per_image(untouched, s.x), s.x0, s.x))
+        facts = {f.name: getattr(s, f.name) for f in fields(Finished) if f.name in State._fields}
+        steps = xp.where(s.failed, xp.zeros_like(s.steps), s.steps)
+        return Finished(
+            **self._get(facts | {"images": images, "steps": steps, "moved": l2_norm(to_float(images) - s.x0)})
+        )
+
+    def _put(self, array: Numpy) -> Array:
+        return self._runner.put(array)
+
+    def _get(self, arrays: dict[str, Array]) -> dict[str, Numpy]:
+        return {name: self._runner.get(array) for name, array in arrays.items()}
+
+
+def empty_state(count: int, shape: tuple[int, int, int]) -> State:
+    """`count` rows without images, which do not move, as numpy arrays that may share memory."""
+    images, integers, flags = (count, *shape), np.zeros(count, np.int64), np.zeros(count, np.bool_)
+    reals = np.zeros(count, np.float32)
+    return State(
+        x=np.zeros(images, np.float32), x0=np.zeros(images, np.float32), y=integers, index=integers, limit=integers,
+        steps=integers, moving=flags, stopped=flags, failed=flags, waiting=flags, retried=flags, class_logit=reals,
+        before_logit=reals, before_predicted=integers,
+    )  # fmt: skip
+
+
+def to_float(images: Any) -> Any:
+    """uint8 [N, H, W, C] in [0, 255] -> float32 [N, C, H, W] in [0, 1], on the same device."""
+    xp = namespace(images)
+    channels_first = xp.permute_dims(images, (0, 3, 1, 2))
+    return xp.astype(channels_first, xp.float32, copy=True) / 255.0
+
+
+def to_uint8(x: Any) -> Any:
+    """float32 [N, C, H, W] -> uint8 [N, H, W, C], clamped to [0, 1] (algorithm 3's last line) and rounded to nearest."""
+    xp = namespace(x)
+    levels = xp.round(xp.clip(x, 0.0, 1.0) * 255.0)
+    return xp.permute_dims(xp.astype(levels, xp.uint8), (0, 2, 3, 1))

@@ -1,0 +1,1 @@
+"""The compile engine: packages that AOTInductor compiled for this kind of machine."""

@@ -1,0 +1,113 @@
+"""The compile engine: a bundle's gradient graph as a package that AOTInductor compiled for this kind of machine."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from jboost.engine.backends.array_runner import ArrayFlight, ArrayRunner
+from jboost.engine.backends.eager import EagerRunner
+from jboost.engine.backends.torch_device import find_device
+from jboost.engine.bundle import Bundle
+from jboost.engine.errors import BadInputError
+from jboost.engine.loop.runner import Evaluation
+from jboost.engine.method.step import CHANGED, Gradient, State
+from jboost.engine.method.updates import Controls
+from jboost.engine.system.memory import keep_freed_memory
+
+from .captured import CapturedFlight
+from .packages import Packages, _kind, load_package, packages_of, why_unusable
+
+
+class CompiledRunner(ArrayRunner):
+    """Runs compiled packages: two units a step, gradient and update, with no word to the host between them.
+
+    Args:
+        bundle: an opened bundle; its packages are checked against the manifest's hashes.
+        objective: name of the objective.
+        l0: mean realness of real images; for objectives that need it, it must be what was compiled in.
+        resolution: image size in pixels.
+        device: ``"auto"`` (CUDA where there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        dtype: of the network inside the package. float32 is float32: TF32 is off.
+        packages: to run instead of the bundle's own.
+
+    Raises:
+        BadInputError: the bundle has no such package, or it was compiled for another machine.
+    """
+
+    name = "compile"
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        objective: str,
+        l0: float | None,
+        resolution: int,
+        device: str = "auto",
+        dtype: str = "fp32",
+        packages: Packages | None = None,
+    ):
+        self.device = find_device(device)
+        self._cuda = _kind(self.device) == "cuda"
+        if packages is None:
+            why = why_unusable(bundle, objective=objective, l0=l0, resolution=resolution, device=device, dtype=dtype)
+            if why is not None:
+                raise BadInputError(f"engine 'compile' cannot run this: {why}")
+            packages = packages_of(bundle, objective=objective, dtype=dtype, resolution=resolution, device=self.device)
+        if not self._cuda:
+            keep_freed_memory()
+        self.dtype, self.batch_size = dtype, packages.batch_size
+        self._packages = packages
+        self._gradient = load_package(packages.gradient, self.device)
+        self._forward = load_package(packages.forward, self.device)
+        self._steps: dict[str, Any] = {}
+        self._flags = {flag: torch.tensor(flag, device=self.device) for flag in (False, True)}
+        self._bundle, self._objective, self._l0 = bundle, objective, l0
+        self._precise: EagerRunner | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        del self._gradient, self._forward
+        self._steps.clear()
+        self._precise = None
+
+    def put(self, array: np.ndarray[Any, Any]) -> torch.Tensor:
+        """`array` as a tensor on the runner's device."""
+        return torch.from_numpy(array).to(self.device)
+
+    def get(self, array: torch.Tensor) -> np.ndarray[Any, Any]:
+        """A tensor as numpy."""
+        return array.cpu().numpy()
+
+    def flight(self, kind: str, controls: Controls, count: int, shape: tuple[int, int, int]) -> ArrayFlight:
+        """Rows for images in flight; on CUDA their step is one graph."""
+        rows = CapturedFlight if self._cuda else ArrayFlight
+        return rows(self, kind, controls, count, shape)
+
+    def gradient(self, x: torch.Tensor, y: torch.Tensor, *, precise: bool = False) -> Gradient:
+        """The objective's gradient for `x` float32 [B, C, H, W], classes `y` int64 [B], B being the package's batch size."""
+        if precise and self.dtype != "fp32":
+            self._precise = self._precise or EagerRunner(
+                self._bundle, objective=self._objective, l0=self._l0, device=self.device
+            )
+            return self._precise.gradient(x, y)
+        return Gradient(*self._gradient(x.contiguous(), y))
+
+    def step(self, kind: str, state: State, controls: Controls, *, precise: bool = False) -> State:
+        """Gradient and update: one step of every slot, see `jboost.engine.method.step.advance`."""
+        if kind not in self._steps:
+            self._steps[kind] = load_package(self._packages.step(kind), self.device)
+        gradient = self.gradient(state.x, state.y, precise=precise)
+        # A package reads memory as it was compiled for, without looking at strides.
+        gradient = gradient._replace(grad=gradient.grad.contiguous())
+        changed = self._steps[kind](*state, *gradient, *controls, self._flags[precise])
+        return state._replace(**dict(zip(CHANGED, changed, strict=True)))
+
+    def evaluate(self, x: torch.Tensor, y: torch.Tensor) -> Evaluation:
+        """Class logit and prediction for `x`: a forward pass."""
+        return Evaluation(*self._forward(x.contiguous(), y))

@@ -1,0 +1,149 @@
+"""The images in flight in a CUDA device's buffers: a step is the network and one kernel, captured once as one graph.
+
+Order of work. There are two streams. *compute* alone touches the rows: admissions, steps, looks and the gathering of results are
+queued on it in the order in which they are called, so each sees what came before it and no two overlap. *transfers* only copies
+between pinned host memory and staging buffers, beside the steps; events tie it to compute (see `Uploads` and `collect`). The host
+waits in `collect`, in the first look, in a fresh one and in one after a retry; else it stays at most one look ahead of the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+
+import numpy as np
+
+from jboost.engine.loop.flight import Finished, Look
+from jboost.engine.method.step import State
+from jboost.engine.method.updates import Controls
+
+from . import kernels
+from .buffers import RowBuffers, staging
+from .device import Device, Stream
+from .layout import Layout, Numpy
+from .network import Binding
+from .transfers import Mirror, Snapshot, Uploads
+
+
+class DeviceFlight:
+    """See `jboost.engine.loop.flight.Flight`.
+
+    Args:
+        device: where the rows are.
+        compute, transfers: streams of the device.
+        gradient: the network of an ordinary step.
+        precise: gives the network of a retry, of the same batch.
+        kind: of update, a key of `jboost.engine.method.updates.MOVES`.
+        controls: as numpy arrays.
+        count: B, the number of rows.
+        shape: (C, H, W) of an image.
+
+    Raises:
+        OutOfDeviceMemoryError: the rows do not fit.
+        FailureError: the step cannot be captured.
+    """
+
+    #: A look costs a copy of some kilobytes and a few calls; an image that has ended sits in its row until one shows it.
+    look_every = 4
+
+    def __init__(
+        self,
+        device: Device,
+        compute: Stream,
+        transfers: Stream,
+        gradient: Binding,
+        precise: Callable[[], Binding],
+        kind: str,
+        controls: Controls,
+        count: int,
+        shape: tuple[int, int, int],
+    ):
+        self._device, self._compute, self._transfers = device, compute, transfers
+        self._gradient, self._precise, self._step_kernel, self._count = gradient, precise, kernels.STEP[kind], count
+        channels, height, width = shape
+        self._form, self._size = [channels, height * width], channels * height * width
+        self._rows = RowBuffers(device, compute, controls, count, shape)
+        self._state = [self._rows.at[name] for name in State._fields]
+        self._uploads = Uploads(device, compute, transfers, staging(count, shape))
+        leaving = {"moved": (np.float32, (count,)), "images": (np.uint8, (count, height, width, channels))}
+        self._results = Mirror(device, Layout(leaving))
+        self._gathered = device.event()
+        self._snapshots = [Snapshot(device, self._rows.records, self._rows.records_address) for _ in range(2)]
+        self._earlier: Snapshot | None = None
+
+        # Once outside of a capture: a network may allocate or choose something when it first runs, and a kernel is loaded then. No
+        # row is moving yet, so it changes nothing.
+        self._ordinary_step()
+        compute.synchronize()
+        self._graph = device.capture(compute, self._ordinary_step) if gradient.network.capturable else None
+
+    def admit(self, rows: Numpy, images: Numpy, y: Numpy, index: Numpy, limit: Numpy) -> None:
+        """Put images into rows; every field of these rows starts anew. Does not wait for the device, unless it is two behind."""
+        with self._uploads.send(row=rows, y=y, index=index, limit=limit, images=images) as at:
+            arrived = [at[name] for name in ("row", "y", "index", "limit", "images")]
+            self._device.launch(kernels.ADMIT, len(rows), [*self._state, *arrived, *self._form], self._compute)
+
+    def step(self) -> None:
+        """Queue one step of every moving row."""
+        if self._graph is not None:
+            self._graph.launch(self._compute)
+        else:
+            self._ordinary_step()
+
+    def _ordinary_step(self) -> None:
+        self._gradient.enqueue(self._rows.tensors, self._compute)
+        self._update("no")
+
+    def retry(self) -> None:
+        """Queue one step with gradients in float32 for the rows that wait for it."""
+        self._precise().enqueue(self._rows.tensors, self._compute)
+        self._update("yes")
+        self._earlier = None  # it shows rows waiting that wait no more
+
+    def _update(self, precise: str) -> None:
+        at = self._rows.at
+        network = [at["grad"], at["network_class_logit"], at["network_predicted"]]
+        words = [*self._state, *network, at["controls"], at[precise], self._size]
+        self._device.launch(self._step_kernel, self._count, words, self._compute)
+
+    def look(self, *, fresh: bool) -> Look:
+        """The rows as of now, waiting for the device, if `fresh`; else as of the look before, if this one is still under way."""
+        seen = self._records(fresh=fresh)
+        return Look(**{field.name: seen[field.name].copy() for field in fields(Look)})
+
+    def _records(self, *, fresh: bool) -> dict[str, Numpy]:
+        # The pinned memory of the snapshot before the last is free: the last call returned a later one, or waited for it.
+        self._snapshots.reverse()
+        newest, seen = self._snapshots[0], self._earlier
+        # On the compute stream, so that no step changes the rows half-way through the copy.
+        newest.take(self._compute)
+        self._earlier = newest
+        if fresh or seen is None or newest.taken.done():
+            seen = newest
+        seen.taken.synchronize()
+        return seen.views
+
+    def collect(self, rows: Numpy) -> Finished:
+        """What is in `rows` after every step queued so far."""
+        n, results = len(rows), self._results
+        with self._uploads.send(row=rows) as sent:
+            words = [*self._state, sent["row"], results.at["images"], results.at["moved"], *self._form]
+            self._device.launch(kernels.COLLECT, n, words, self._compute)
+        self._gathered.record(self._compute)
+        self._transfers.wait(self._gathered)
+        results.download(self._transfers, results.layout.end("images", n))
+        record = {name: array[rows] for name, array in self._records(fresh=True).items()}
+        self._transfers.synchronize()
+        return Finished(
+            images=results.views["images"][:n].copy(), index=record["index"], y=record["y"],
+            steps=np.where(record["failed"], 0, record["steps"]), stopped=record["stopped"], failed=record["failed"],
+            retried=record["retried"], before_logit=record["before_logit"],
+            before_predicted=record["before_predicted"], moved=results.views["moved"][:n].copy(),
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Give the device's memory back; the flight is at its end."""
+        self._device.synchronize()
+        self._rows.free()
+        self._uploads.free()
+        self._results.free()

@@ -1,0 +1,301 @@
+// The images in flight on a CUDA device: one step of every row, images in and images out. One block an image; an image's result depends
+// on that image alone.
+//
+// The numbers are those of jboost.engine.method.step, updates and noise, line by line. Compile with -fmad=false and without -use_fast_math: then
+// every addition, multiplication, division and square root is rounded as IEEE 754 says, in numpy and here, and a host compiler gives the
+// same bits. A kernel that waits for memory loses nothing by it. Fast mathematics would cost more than time: __logf and __cosf are wrong by
+// up to 1e-4 near their zeros, and the noise must agree with numpy's to 1e-6.
+//
+// Sums and maxima are taken in a fixed order (each thread its own entries, then a binary tree), without atomics: the same block size gives
+// the same bits on every device and in every batch.
+//
+// No header is included, so that nvcc, NVRTC and a host compiler (with CUDA's few keywords defined) read the same text. Every kernel takes
+// one structure of 64-bit fields by value, which a launch passes as that many 64-bit words.
+
+typedef unsigned char uint8;
+typedef unsigned int uint32;
+typedef unsigned long long uint64;
+typedef long long int64;
+
+constexpr int MOST_THREADS = 1024;          // of a block
+constexpr float LARGEST = 3.402823466e+38f; // finite float32
+constexpr float TINY = 1e-30f;              // below it a gradient is zero: dividing by it would turn rounding into direction
+
+// The fields of jboost.engine.method.step.State, in its order: x and x0 [B, C, H, W], the others [B].
+struct Rows {
+  float *x, *x0;
+  int64 *y, *index, *limit, *steps;
+  uint8 *moving, *stopped, *failed, *waiting, *retried;
+  float *class_logit, *before_logit;
+  int64 *before_predicted;
+};
+
+// jboost.engine.method.updates.Controls, in device memory: a captured step serves any values.
+struct Controls {
+  float step_size, radius, noise, threshold;
+  int64 key[2];
+};
+
+struct StepArguments {
+  Rows rows;
+  const float *grad, *class_logit; // the network's: [B, C, H, W], [B]
+  const int64 *predicted;          // [B]
+  const Controls *controls;
+  const uint8 *precise; // 1: a step in float32 for the rows that wait for it; 0: an ordinary one for the others
+  int64 size;           // C * H * W
+};
+
+struct AdmitArguments {
+  Rows rows;
+  const int64 *row, *y, *index, *limit; // [n]; row: where each image goes
+  const uint8 *images;                  // [n, H, W, C]
+  int64 channels, pixels;               // C, H * W
+};
+
+struct CollectArguments {
+  Rows rows;
+  const int64 *row; // [n]
+  uint8 *images;    // [n, H, W, C]
+  float *moved;     // [n]
+  int64 channels, pixels;
+};
+
+struct ToFloatArguments {
+  const uint8 *images; // [n, H, W, C]
+  float *x;            // [n, C, H, W]
+  int64 channels, pixels;
+};
+
+// ---------------------------------------------------------------------------------------------------------------- reductions
+
+struct Add {
+  __device__ float operator()(float a, float b) const { return a + b; }
+};
+
+struct Larger { // of two; NaN if either is
+  __device__ float operator()(float a, float b) const { return a >= b || a != a ? a : b; }
+};
+
+__device__ float *scratch() {
+  __shared__ float values[MOST_THREADS];
+  return values;
+}
+
+// Combines every thread's value; all threads get the result. Every thread of the block must call it.
+template <class Combine> __device__ float reduce(float mine, Combine combine) {
+  float *value = scratch();
+  __syncthreads(); // the last call's result has been read
+  value[threadIdx.x] = mine;
+  __syncthreads();
+  for (uint32 left = blockDim.x; left > 1;) {
+    const uint32 half = (left + 1) / 2;
+    if (threadIdx.x + half < left) value[threadIdx.x] = combine(value[threadIdx.x], value[threadIdx.x + half]);
+    left = half;
+    __syncthreads();
+  }
+  return value[0];
+}
+
+// Euclidean norm of entry(0), ..., entry(size - 1), whose largest magnitude is `top`; squares neither overflow nor vanish.
+template <class Entry> __device__ float l2_norm(float top, int size, Entry entry) {
+  const float scale = top > TINY ? top : 1.0f;
+  float sum = 0.0f;
+  for (int i = threadIdx.x; i < size; i += blockDim.x) {
+    const float v = entry(i) / scale;
+    sum += v * v;
+  }
+  return scale * sqrtf(reduce(sum, Add()));
+}
+
+__device__ float clip(float v) { return fminf(fmaxf(v, 0.0f), 1.0f); }
+
+__device__ float sign(float v) { return (v > 0.0f) - (v < 0.0f); }
+
+// --------------------------------------------------------------------------------------------------------------------- noise
+
+// Philox 4x32-10 (Salmon, Moraes, Dror, Shaw, SC 2011), in place.
+__device__ void philox(uint32 c[4], uint32 k0, uint32 k1) {
+  for (int round = 0; round < 10; round++) {
+    const uint64 a = 0xD2511F53ull * c[0], b = 0xCD9E8D57ull * c[2];
+    const uint32 c1 = c[1], c3 = c[3];
+    c[0] = (uint32)(b >> 32) ^ c1 ^ k0;
+    c[1] = (uint32)b;
+    c[2] = (uint32)(a >> 32) ^ c3 ^ k1;
+    c[3] = (uint32)a;
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+}
+
+// Two standard normals from two words, of which the upper 24 bits are exact in float32.
+__device__ void box_muller(uint32 a, uint32 b, float *out) {
+  const float u = (float)((a >> 8) + 1) * 5.9604644775390625e-8f; // * 2^-24: (0, 1], the logarithm is finite
+  const float v = (float)(b >> 8) * 5.9604644775390625e-8f;       // [0, 1)
+  const float radius = sqrtf(-2.0f * logf(u)), angle = 6.283185307179586f * v;
+  out[0] = radius * cosf(angle);
+  out[1] = radius * sinf(angle);
+}
+
+// Entries 4 * block to 4 * block + 3 of an image's noise at a step.
+__device__ void normals(const int64 *key, int64 index, int64 step, uint32 block, float out[4]) {
+  uint32 c[4] = {block, (uint32)step, (uint32)index, (uint32)(index >> 32)};
+  philox(c, (uint32)key[0], (uint32)key[1]);
+  box_muller(c[0], c[1], out);
+  box_muller(c[2], c[3], out + 2);
+}
+
+// --------------------------------------------------------------------------------------------------------------------- moves
+
+// One row. A thread reads and writes the same entries of x throughout a move, so moves need no barrier of their own.
+struct Image {
+  float *x;
+  const float *x0, *grad;
+  int size;
+  float top; // the gradient's largest magnitude, finite
+  int64 index, step;
+};
+
+struct DescendL2 { // algorithm 1
+  __device__ void operator()(const Image &image, const Controls &how) const {
+    float *x = image.x;
+    const float *x0 = image.x0, *grad = image.grad;
+    const float norm = l2_norm(image.top, image.size, [=](int i) { return grad[i]; });
+    const float length = norm > TINY ? norm : 1.0f;
+    float top = 0.0f;
+    for (int i = threadIdx.x; i < image.size; i += blockDim.x) {
+      x[i] = clip(x[i] - how.step_size * (grad[i] / length));
+      top = Larger()(top, fabsf(x[i] - x0[i]));
+    }
+    if (!(how.radius <= LARGEST)) return; // no ball; the same for every thread
+    top = reduce(top, Larger());
+    const float distance = l2_norm(top, image.size, [=](int i) { return x[i] - x0[i]; });
+    if (!(distance > how.radius)) return;
+    // x0 lies in the cube, and the ball's points between x0 and x do too: projecting last breaks neither constraint.
+    const float shrink = how.radius / distance;
+    for (int i = threadIdx.x; i < image.size; i += blockDim.x) x[i] = x0[i] + (x[i] - x0[i]) * shrink;
+  }
+};
+
+struct DescendLinf { // the same with the sign of the gradient, and a cube as the ball
+  __device__ void operator()(const Image &image, const Controls &how) const {
+    for (int i = threadIdx.x; i < image.size; i += blockDim.x) {
+      const float x = clip(image.x[i] - how.step_size * sign(image.grad[i])), moved = x - image.x0[i];
+      image.x[i] = fabsf(moved) > how.radius ? image.x0[i] + sign(moved) * how.radius : x;
+    }
+  }
+};
+
+struct Langevin { // algorithm 3
+  __device__ void operator()(const Image &image, const Controls &how) const {
+    for (int block = threadIdx.x; 4 * block < image.size; block += blockDim.x) {
+      float noise[4];
+      normals(how.key, image.index, image.step, block, noise);
+      for (int i = 4 * block; i < image.size && i < 4 * block + 4; i++)
+        image.x[i] = image.x[i] - how.step_size * image.grad[i] + how.noise * noise[i - 4 * block];
+    }
+  }
+};
+
+// ---------------------------------------------------------------------------------------------------------------------- step
+
+// softplus, see jboost.engine.method.objectives; NaN stays NaN.
+__device__ float realness(float z) { return (z > 0.0f ? z : 0.0f) + log1pf(expf(-fabsf(z))); }
+
+// jboost.engine.method.step.advance for the row of this block.
+template <class Move> __device__ void advance(const StepArguments &s, Move move) {
+  const Rows &rows = s.rows;
+  const int row = blockIdx.x, size = (int)s.size;
+  const bool precise = *s.precise;
+  if (!rows.moving[row] || (rows.waiting[row] != 0) != precise) return; // the same for every thread
+
+  // What thread 0 writes below is read here, before the barriers of the first reduction.
+  const Controls how = *s.controls;
+  const int64 steps = rows.steps[row], index = rows.index[row];
+  const float class_logit = s.class_logit[row], *grad = s.grad + (int64)row * size;
+
+  float top = 0.0f;
+  for (int i = threadIdx.x; i < size; i += blockDim.x) top = Larger()(top, fabsf(grad[i]));
+  top = reduce(top, Larger());
+  const bool finite = top <= LARGEST; // false for NaN too
+  const bool wait = !finite && !precise;
+  // Of no account while it waits. An infinite threshold is none, even for a class logit that has overflowed.
+  const bool stopped = how.threshold <= LARGEST && realness(class_logit) >= how.threshold;
+  const bool go = finite && !stopped;
+
+  if (threadIdx.x == 0) {
+    rows.waiting[row] = wait;
+    if (wait) {
+      rows.retried[row] = 1;
+    } else {
+      if (steps == 0) {
+        rows.before_logit[row] = class_logit;
+        rows.before_predicted[row] = s.predicted[row];
+      }
+      rows.class_logit[row] = class_logit;
+      rows.steps[row] = steps + go;
+      rows.moving[row] = go && steps + 1 < rows.limit[row];
+      if (stopped) rows.stopped[row] = 1;
+      if (!finite && !stopped) rows.failed[row] = 1;
+    }
+  }
+  if (!go) return;
+  const int64 first = (int64)row * size;
+  move(Image{rows.x + first, rows.x0 + first, grad, size, top, index, steps}, how);
+}
+
+extern "C" __global__ void jboost_step_pgd_l2(StepArguments s) { advance(s, DescendL2()); }
+
+extern "C" __global__ void jboost_step_pgd_linf(StepArguments s) { advance(s, DescendLinf()); }
+
+extern "C" __global__ void jboost_step_sgld(StepArguments s) { advance(s, Langevin()); }
+
+// -------------------------------------------------------------------------------------------------------- images in and out
+
+// Where entry i of [n, C, H, W] stands in [n, H, W, C]; `size` is C * H * W.
+__device__ int64 channels_last(int64 image, int i, int64 channels, int64 pixels) {
+  return (image * pixels + i % pixels) * channels + i / pixels;
+}
+
+// Image n into row[n], all of whose fields start anew.
+extern "C" __global__ void jboost_admit(AdmitArguments a) {
+  const int64 n = blockIdx.x, row = a.row[n];
+  const int size = (int)(a.channels * a.pixels);
+  float *x = a.rows.x + row * size, *x0 = a.rows.x0 + row * size;
+  for (int i = threadIdx.x; i < size; i += blockDim.x)
+    x[i] = x0[i] = a.images[channels_last(n, i, a.channels, a.pixels)] / 255.0f;
+  if (threadIdx.x != 0) return;
+  a.rows.y[row] = a.y[n];
+  a.rows.index[row] = a.index[n];
+  a.rows.limit[row] = a.limit[n];
+  a.rows.steps[row] = 0;
+  a.rows.moving[row] = a.limit[n] > 0;
+  a.rows.stopped[row] = a.rows.failed[row] = a.rows.waiting[row] = a.rows.retried[row] = 0;
+  a.rows.class_logit[row] = 0.0f;
+  a.rows.before_logit[row] = nanf("");
+  a.rows.before_predicted[row] = 0;
+}
+
+// Row row[n] rounded to nearest into image n, and how far that is from the input. A row that never moved, or failed, as it came.
+extern "C" __global__ void jboost_collect(CollectArguments a) {
+  const int64 n = blockIdx.x, row = a.row[n];
+  const int size = (int)(a.channels * a.pixels);
+  const float *x0 = a.rows.x0 + row * size;
+  const float *x = a.rows.failed[row] || a.rows.steps[row] == 0 ? x0 : a.rows.x + row * size;
+  const auto level = [=](int i) { return rintf(clip(x[i]) * 255.0f); }; // half to even, as numpy rounds
+  const auto moved = [=](int i) { return level(i) / 255.0f - x0[i]; };
+  float top = 0.0f;
+  for (int i = threadIdx.x; i < size; i += blockDim.x) {
+    a.images[channels_last(n, i, a.channels, a.pixels)] = (uint8)level(i);
+    top = Larger()(top, fabsf(moved(i)));
+  }
+  const float distance = l2_norm(reduce(top, Larger()), size, moved);
+  if (threadIdx.x == 0) a.moved[n] = distance;
+}
+
+// uint8 [n, H, W, C] to float32 [n, C, H, W] in [0, 1].
+extern "C" __global__ void jboost_to_float(ToFloatArguments a) {
+  const int size = (int)(a.channels * a.pixels);
+  float *x = a.x + (int64)blockIdx.x * size;
+  for (int i = threadIdx.x; i < size; i += blockDim.x)
+    x[i] = a.images[channels_last(blockIdx.x, i, a.channels, a.pixels)] / 255.0f;
+}

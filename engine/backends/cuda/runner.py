@@ -1,0 +1,177 @@
+"""What the runners share whose images in flight are a CUDA device's buffers."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+import numpy as np
+
+from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.loop.runner import Evaluation
+from jboost.engine.method.step import Gradient
+from jboost.engine.method.updates import Controls
+
+from . import kernels
+from .device import Device, OutOfDeviceMemoryError, Stream, mebibytes
+from .flight import DeviceFlight
+from .layout import Layout
+from .network import Binding, Network
+from .transfers import Mirror
+
+Numpy = np.ndarray[Any, Any]
+
+
+class DeviceRunner:
+    """A runner on networks that read and write device memory; see `jboost.engine.loop.runner.Runner`.
+
+    Its arrays are numpy's: what stays on the device does so in a flight's buffers. All work is queued on one stream. A subclass
+    sets the attributes, and frees its networks before it leaves this context.
+
+    Args:
+        device: the runner closes it on leaving.
+        gradient: the objective's gradient graph.
+        forward: the forward pass.
+        precise: makes the gradient graph in float32, of the same batch; called when a gradient was not finite, if ever. None where
+            there is none, or `gradient` is it: then an image whose gradient is not finite fails.
+        compute: the stream that all networks are queued on; None for a new one.
+
+    Attributes:
+        name, device, dtype: as in `Runner`.
+        batch_size: the number of images that every call takes.
+    """
+
+    name: str
+    device: str
+    dtype: str
+    batch_size: int | None
+
+    def __init__(
+        self,
+        device: Device,
+        gradient: Network,
+        forward: Network,
+        precise: Callable[[], Network] | None = None,
+        *,
+        compute: Stream | None = None,
+    ):
+        self.batch_size = gradient.batch_size
+        self._device, self._compute, self._transfers = device, compute or device.stream(), device.stream()
+        self._gradient, self._forward = Binding(gradient), Binding(forward)
+        self._make_precise, self._precise = precise, None if precise else self._gradient
+        self._looks: dict[tuple[int, ...], _ForwardPass] = {}
+        self._flights: weakref.WeakSet[DeviceFlight] = weakref.WeakSet()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._device.synchronize()
+        for flight in self._flights:
+            flight.close()
+        for look in self._looks.values():
+            look.close()
+        self._looks.clear()
+        self._device.close()
+
+    def put(self, array: Numpy) -> Numpy:
+        """`array` itself."""
+        return array
+
+    def get(self, array: Numpy) -> Numpy:
+        """`array` itself."""
+        return array
+
+    def gradient(self, x: Numpy, y: Numpy, *, precise: bool = False) -> Gradient:
+        """The objective's gradient for `x` float32 [B, C, H, W], classes `y` int64 [B]; waits for the device."""
+        network = self._float32() if precise else self._gradient
+        self._check(len(x), network.network)
+        each = {"class_logit": (np.float32, y.shape), "loss": (np.float32, y.shape), "predicted": (np.int64, y.shape)}
+        images = (np.float32, x.shape)
+        with self._room(len(x)):
+            tensors = Mirror(self._device, Layout({"x": images, "y": (np.int64, y.shape), "grad": images, **each}))
+        tensors.views["x"][:], tensors.views["y"][:] = x, y
+        tensors.upload(self._compute)
+        network.enqueue(tensors.at, self._compute)
+        tensors.download(self._compute)
+        self._compute.synchronize()
+        answer = Gradient(*(tensors.views[name].copy() for name in Gradient._fields))
+        tensors.free()
+        return answer
+
+    def evaluate_images(self, images: Numpy, y: Numpy) -> Evaluation:
+        """One forward pass on images uint8 [B, H, W, C] with classes `y` int64 [B]; waits for the device."""
+        self._check(len(images), self._forward.network)
+        if images.shape not in self._looks:
+            with self._room(len(images)):
+                self._looks[images.shape] = _ForwardPass(self._device, images.shape)
+        look = self._looks[images.shape]
+        look.tensors.views["images"][:], look.tensors.views["y"][:] = images, y
+        look.tensors.upload(self._compute)
+        count, height, width, channels = images.shape
+        words = [look.at["images"], look.at["x"], channels, height * width]
+        self._device.launch(kernels.TO_FLOAT, count, words, self._compute)
+        self._forward.enqueue({name: look.at[name] for name in ("x", "y", "class_logit", "predicted")}, self._compute)
+        look.tensors.download(self._compute, look.tensors.layout.end("predicted", count))
+        self._compute.synchronize()
+        return Evaluation(*(look.tensors.views[name].copy() for name in Evaluation._fields))
+
+    def flight(self, kind: str, controls: Controls, count: int, shape: tuple[int, int, int]) -> DeviceFlight:
+        """`count` empty rows for images of `shape` (C, H, W), which move as `kind` and `controls` say."""
+        self._check(count, self._gradient.network)
+        with self._room(count):
+            flight = DeviceFlight(
+                self._device,
+                self._compute,
+                self._transfers,
+                self._gradient,
+                self._float32,
+                kind,
+                controls,
+                count,
+                shape,
+            )
+        self._flights.add(flight)
+        return flight
+
+    def _float32(self) -> Binding:
+        if self._precise is None:
+            assert self._make_precise is not None
+            network = self._make_precise()
+            self._check(self._gradient.network.batch_size, network)
+            self._precise = Binding(network)
+        return self._precise
+
+    def _check(self, count: int, network: Network) -> None:
+        if count != network.batch_size:
+            raise FailureError(f"a network for batches of {network.batch_size} was given {count} images")
+
+    @contextmanager
+    def _room(self, count: int) -> Iterator[None]:
+        try:
+            yield
+        except OutOfDeviceMemoryError as e:
+            raise BadInputError(
+                f"a batch of {count} images does not fit on {self._device.name}: {mebibytes(e.wanted)} more are needed and "
+                f"{mebibytes(e.free)} of {mebibytes(self._device.total_memory)} are free; use a smaller one: "
+                f"-b {max(1, count // 2)}"
+            ) from e
+
+
+class _ForwardPass:
+    """The buffers of a forward pass. The images come last and the answers first, so that these are a short copy."""
+
+    def __init__(self, device: Device, shape: tuple[int, ...]):
+        count, height, width, channels = shape
+        integers, reals = (np.int64, (count,)), (np.float32, (count,))
+        self.tensors = Mirror(
+            device, Layout({"class_logit": reals, "predicted": integers, "y": integers, "images": (np.uint8, shape)})
+        )
+        self._x = device.allocate(4 * count * height * width * channels)
+        self.at = {**self.tensors.at, "x": self._x.address}
+
+    def close(self) -> None:
+        self.tensors.free()
+        self._x.free()

@@ -1,0 +1,140 @@
+"""The onnx engine: a bundle's gradient graph in ONNX Runtime. Needs numpy and onnxruntime alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import onnxruntime as ort
+
+from jboost.engine.backends.array_runner import ArrayRunner
+from jboost.engine.bundle import Bundle
+from jboost.engine.errors import BadInputError, one_line
+from jboost.engine.loop.runner import Evaluation
+from jboost.engine.method.step import Gradient
+
+from .graphs import artefact_name, checked_graph, forward_name, session_options, why_unusable
+
+
+class OnnxRunner(ArrayRunner):
+    """Runs a bundle's ONNX gradient graph on the CPU, with inputs and outputs bound to buffers of its own.
+
+    Args:
+        bundle: an opened bundle; the graph and its weights are checked against the manifest's hashes.
+        objective: name of the objective.
+        l0: mean realness of real images; for objectives that need it, it must be what the graph was exported with.
+        resolution: image size in pixels.
+        device: ``"cpu"``.
+        dtype: of the network inside the graph.
+
+    Raises:
+        BadInputError: the bundle has no such graph.
+    """
+
+    name = "onnx"
+    device = "cpu"
+    batch_size: int | None = None
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        objective: str,
+        l0: float | None,
+        resolution: int,
+        device: str = "cpu",
+        dtype: str = "fp32",
+    ):
+        if device != "cpu":
+            raise BadInputError(f"this runner is for the CPU, not for {device!r}")
+        why = why_unusable(bundle, objective=objective, l0=l0, resolution=resolution, device=device, dtype=dtype)
+        if why is not None:
+            raise BadInputError(f"engine 'onnx' cannot run this: {why}")
+        self.dtype = dtype
+        self._bundle, self._objective, self._resolution = bundle, objective, resolution
+        self._checked: set[str] = set()
+        self._session = self._open(artefact_name(objective, dtype, resolution))
+        self._forward = self._open(forward_name(dtype, resolution))
+        self._precise: ort.InferenceSession | None = None
+        self._bindings: dict[tuple[int, ...], _Binding] = {}
+
+    def _open(self, name: str) -> ort.InferenceSession:
+        return open_session(checked_graph(self._bundle, name, self._checked))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._bindings.clear()
+        del self._session, self._forward
+        self._precise = None
+
+    def put(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """`array` itself: the device is the CPU."""
+        return array
+
+    def get(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """`array` itself."""
+        return array
+
+    def gradient(self, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], *, precise: bool = False) -> Gradient:
+        """The objective's gradient for `x` float32 [B, C, H, W], classes `y` int64 [B].
+
+        ``grad`` is a buffer that the next call overwrites. `precise` uses the bundle's float32 graph where it has one.
+        """
+        if precise and self.dtype != "fp32":
+            name = artefact_name(self._objective, "fp32", self._resolution)
+            if name not in self._bundle.config.artefacts:
+                return self.gradient(x, y)  # as it was: the loop then counts the image as failed
+            self._precise = self._precise or self._open(name)
+            grad, class_logit, loss, predicted = self._precise.run(None, {"x": x, "y": y})
+            return Gradient(grad, class_logit, loss, predicted)
+        if x.shape not in self._bindings:
+            self._bindings[x.shape] = _Binding(self._session, x.shape)
+        return self._bindings[x.shape].run(self._session, x, y)
+
+    def evaluate(self, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> Evaluation:
+        """Class logit and prediction for `x`."""
+        class_logit, predicted = self._forward.run(None, {"x": np.ascontiguousarray(x), "y": y})
+        return Evaluation(class_logit, predicted)
+
+
+class _Binding:
+    """Inputs and outputs at fixed addresses, so that a step allocates nothing."""
+
+    def __init__(self, session: ort.InferenceSession, shape: tuple[int, ...]):
+        batch = shape[0]
+        self.x, self.y = np.empty(shape, np.float32), np.empty(batch, np.int64)
+        self.grad = np.empty(shape, np.float32)
+        self.class_logit, self.loss = np.empty(batch, np.float32), np.empty(batch, np.float32)
+        self.predicted = np.empty(batch, np.int64)
+        self._io = session.io_binding()
+        for name in ("x", "y"):
+            array = getattr(self, name)
+            self._io.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        for name in Gradient._fields:
+            array = getattr(self, name)
+            self._io.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+
+    def run(self, session: ort.InferenceSession, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> Gradient:
+        np.copyto(self.x, x)
+        np.copyto(self.y, y)
+        session.run_with_iobinding(self._io)
+        # The loop keeps these beyond the next call; they are small.
+        return Gradient(self.grad, self.class_logit.copy(), self.loss.copy(), self.predicted.copy())
+
+
+def open_session(path: Path) -> ort.InferenceSession:
+    """An ONNX Runtime session on the CPU.
+
+    Raises:
+        BadInputError: ONNX Runtime cannot read or run the graph.
+    """
+    try:
+        return ort.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
+    except Exception as e:  # onnxruntime raises its own hierarchy, and RuntimeError
+        reason = one_line(e)
+        raise BadInputError(
+            f"ONNX Runtime {ort.__version__} cannot run {path} ({reason}); export the bundle again"
+        ) from e

@@ -1,0 +1,109 @@
+"""The ONNX graphs of a bundle: their names, whether one serves a run here, and how a session is set up."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import onnxruntime as ort
+
+from jboost.engine.backends.request import why_no_graph
+from jboost.engine.bundle import Bundle
+from jboost.engine.errors import BadInputError
+from jboost.engine.system.gpu import find_driver
+
+
+def artefact_name(objective: str, dtype: str, resolution: int) -> str:
+    """The name of a gradient graph in a bundle's manifest."""
+    return f"onnx/{objective}/{dtype}/{resolution}"
+
+
+def forward_name(dtype: str, resolution: int) -> str:
+    """The name of a graph of the forward pass alone in a bundle's manifest."""
+    return f"onnx/forward/{dtype}/{resolution}"
+
+
+def weights_name(graph: str) -> str:
+    """The name of a graph's weights in a bundle's manifest."""
+    return f"{graph}/weights"
+
+
+def why_unusable(
+    bundle: Bundle,
+    *,
+    objective: str,
+    l0: float | None,
+    resolution: int,
+    device: str,
+    dtype: str,
+    batch_size: int | None = None,
+) -> str | None:
+    """Why the bundle's graph, if any, cannot serve this run; None if it can."""
+    if _kind(device) == "cuda":
+        from .graphs import why_no_cuda
+
+        if (why := why_no_cuda()) is not None:
+            return why
+    name = artefact_name(objective, dtype, resolution)
+    return why_no_graph(bundle, name, "onnx", objective=objective, l0=l0, resolution=resolution, dtype=dtype)
+
+
+def _kind(device: str) -> str:
+    """``"cpu"`` or ``"cuda"``; ``"auto"`` is CUDA where ONNX Runtime can use it.
+
+    Raises:
+        BadInputError: neither.
+    """
+    if device == "auto":
+        from .graphs import why_no_cuda
+
+        return "cpu" if why_no_cuda() else "cuda"
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or not (number or "0").isdecimal():
+        raise BadInputError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N")
+    return kind
+
+
+def checked_graph(bundle: Bundle, name: str, known: set[str] | None = None) -> Path:
+    """Path of a graph that, like its weights, matches the manifest.
+
+    Args:
+        bundle: where it is.
+        name: in the manifest.
+        known: weights that need no second look, since hashing them takes as long as opening them; the graph's are added.
+
+    Raises:
+        BadInputError: one is missing or changed.
+    """
+    path, weights = bundle.checked_path(name), weights_name(name)
+    file = bundle.artefact(weights).file
+    if known is None or file not in known:
+        bundle.checked_path(weights)
+        if known is not None:
+            known.add(file)
+    return path
+
+
+def session_options() -> ort.SessionOptions:
+    """How every session runs: as many threads as torch takes, and errors alone are logged."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # warnings about a missing GPU are no news here
+    # By itself ONNX Runtime takes every core, which is what 0 means.
+    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)
+    return options
+
+
+_PROVIDER = "CUDAExecutionProvider"
+
+
+def why_no_cuda() -> str | None:
+    """Why ONNX Runtime cannot run on a GPU here, as far as can be told without trying; None if it may."""
+    if find_driver().problem is not None:
+        return find_driver().problem
+    if _PROVIDER not in ort.get_available_providers():
+        return f"onnxruntime {ort.__version__} is built without CUDA; install it: pip install onnxruntime-gpu"
+    for module, package in (("pycuda", "pycuda"), ("cuda", "cuda-python")):
+        if importlib.util.find_spec(module) is None:
+            return f"{package} is not installed; install it: pip install {package}"
+    return None

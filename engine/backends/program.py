@@ -1,0 +1,66 @@
+"""Reading ``forward.pt2``: the forward pass as a torch.export program, which needs no model code."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jboost.engine.errors import BadInputError
+
+
+def load_program(path: Path, device: str) -> torch.nn.Module:
+    """The forward pass stored in `path`, on `device`: float32 [B, C, H, W] in [0, 1] -> logits [B, num_classes].
+
+    Raises:
+        BadInputError: not a torch.export program, or one that carries pickled objects.
+    """
+    _refuse_pickles(path)
+    try:
+        with warnings.catch_warnings():
+            # torch 2.11 says so of what it reads itself, and nobody writes to it.
+            warnings.filterwarnings("ignore", "The given buffer is not writable")
+            program = torch.export.load(path)
+    except Exception as e:  # torch.export.load raises whatever its parser meets
+        raise BadInputError(
+            f"{path} cannot be read by torch {torch.__version__} ({type(e).__name__}: {first_line(e)}); export the bundle again "
+            "with this version of torch"
+        ) from e
+    return program.module().to(device).requires_grad_(False)
+
+
+def _refuse_pickles(path: Path) -> None:
+    """Refuse an archive in which torch.export.load would unpickle anything but plain tensors.
+
+    torch 2.13 loads sample inputs, tensor subclasses and script objects with ``weights_only=False``.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.namelist():
+                if entry.endswith(".pt") and archive.getinfo(entry).file_size:  # empty: no sample inputs
+                    torch.load(io.BytesIO(archive.read(entry)), weights_only=True)
+                elif entry.endswith("_config.json") and _uses_pickle(json.loads(archive.read(entry))):
+                    raise pickle.UnpicklingError(f"{entry} asks for pickle")
+    except pickle.UnpicklingError as e:
+        raise BadInputError(
+            f"{path} holds pickled objects, which jboost never runs ({first_line(e)}); export it again"
+        ) from e
+    except (zipfile.BadZipFile, ValueError, RuntimeError, EOFError) as e:
+        raise BadInputError(f"{path} is not a torch.export program ({first_line(e)}); export the bundle again") from e
+
+
+def _uses_pickle(config: Any) -> bool:
+    if isinstance(config, dict):
+        return bool(config.get("use_pickle")) or any(_uses_pickle(v) for v in config.values())
+    return isinstance(config, list) and any(_uses_pickle(v) for v in config)
+
+
+def first_line(e: BaseException) -> str:
+    """The first line of an exception's message, at most 200 characters."""
+    return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]

@@ -1,0 +1,40 @@
+"""torch's devices by name, and what float32 means on them."""
+
+from __future__ import annotations
+
+import torch
+
+from jboost.engine.errors import BadInputError
+
+
+def find_device(name: str) -> str:
+    """The torch device called `name`; ``"auto"`` is CUDA where there is one, else the CPU.
+
+    Raises:
+        BadInputError: no such device on this machine.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise BadInputError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise BadInputError(f"device {name!r} is not supported; use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            build = "is a CPU-only build" if torch.version.cuda is None else "finds no usable CUDA device"
+            raise BadInputError(
+                f"device {name!r} was asked for, but torch {torch.__version__} {build}; use --device cpu"
+            )
+        if device.index is not None and device.index >= torch.cuda.device_count():
+            raise BadInputError(
+                f"device {name!r} is not there: this machine has {torch.cuda.device_count()} CUDA device(s)"
+            )
+    return str(device)
+
+
+def set_tf32(allowed: bool) -> None:
+    """Whether CUDA may compute float32 products and convolutions in TF32, of 10 bits of mantissa."""
+    torch.backends.cudnn.allow_tf32 = allowed  # torch's default is to allow it here, and not for products
+    torch.backends.cuda.matmul.allow_tf32 = allowed

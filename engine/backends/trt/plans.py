@@ -1,0 +1,204 @@
+"""The plans of a bundle: what each is tied to, and which of them, if any, can serve a run on this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from jboost.engine.backends.request import export_command, why_no_graph
+from jboost.engine.bundle import Bundle
+from jboost.engine.errors import BadInputError
+from jboost.engine.system.gpu import Gpu, find_driver, sm_of
+
+from .variant import FLAVOURS, load_flavour
+
+
+@dataclass(frozen=True)
+class PlanKey:
+    """What a plan is tied to and what it was made of: its sidecar.
+
+    TensorRT tunes a plan for one model of GPU. TensorRT-RTX builds for a compute capability and leaves the rest to the machine that
+    runs the plan, so its plans name no GPU. Both read the plans of their own version alone.
+
+    Attributes:
+        flavour: the module that built it, ``"tensorrt"`` or ``"tensorrt_rtx"``.
+        version: of that module.
+        gpu: name of the GPU; None for any of the compute capability.
+        compute_capability: like ``"8.6"``.
+        dtype: of the network inside.
+        batch_size: images a call.
+        sources: SHA-256 of what it was built from, an ONNX graph and its weights, by name in the bundle's manifest.
+        bounds: what it may differ by from eager autograd, by figure; see `jboost.engine.backends.trt.check`.
+    """
+
+    flavour: str
+    version: str
+    gpu: str | None
+    compute_capability: str
+    dtype: str
+    batch_size: int
+    sources: dict[str, str]
+    bounds: dict[str, float]
+
+    @property
+    def machine(self) -> str:
+        """The kind of GPU in a file's name: ``"sm_86"`` or ``"nvidia-h200-sm_90"``."""
+        return machine_key(self.gpu, self.compute_capability)
+
+    @property
+    def target(self) -> str:
+        """What it runs on, for people and for the manifest."""
+        gpu = f"compute capability {self.compute_capability}"
+        if self.gpu is not None:
+            gpu = f"{self.gpu} ({gpu})"
+        return f"{gpu}, {FLAVOURS[self.flavour]} {self.version}"
+
+    def to_json(self) -> str:
+        """The text of the sidecar."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+def machine_key(gpu: str | None, capability: str) -> str:
+    """A kind of GPU as part of a file's name: ``"sm_86"``, or ``"nvidia-h200-sm_90"`` for one model."""
+    if gpu is None:
+        return sm_of(capability)
+    words = "".join(c if c.isalnum() else " " for c in gpu.lower()).split()
+    return "-".join((*words, sm_of(capability)))
+
+
+def artefact_name(objective: str, dtype: str, resolution: int, machine: str) -> str:
+    """The name of a gradient's plan in a bundle's manifest; `machine` is from `machine_key`."""
+    return f"{_prefix(objective, dtype, resolution)}{machine}"
+
+
+def forward_name(dtype: str, resolution: int, machine: str) -> str:
+    """The name of the plan of a forward pass in a bundle's manifest."""
+    return f"{_prefix('forward', dtype, resolution)}{machine}"
+
+
+def key_name(plan: str) -> str:
+    """The name of a plan's sidecar in a bundle's manifest."""
+    return f"{plan}/key"
+
+
+def check_name(resolution: int) -> str:
+    """The name of the images that plans are checked with, in a bundle's manifest."""
+    return f"trt/check/{resolution}"
+
+
+def _prefix(what: str, dtype: str, resolution: int) -> str:
+    return f"trt/{what}/{dtype}/{resolution}/"
+
+
+def read_key(bundle: Bundle, plan: str) -> PlanKey:
+    """The sidecar of the plan called `plan`.
+
+    Raises:
+        BadInputError: it is missing, changed or not a sidecar.
+    """
+    path = bundle.checked_path(key_name(plan))
+    try:
+        return PlanKey(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as e:
+        raise BadInputError(f"{path} does not say what its plan is for ({e}); export the bundle again") from e
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan of a bundle: its name in the manifest, and its sidecar."""
+
+    name: str
+    key: PlanKey
+
+
+def plans_of(bundle: Bundle, objective: str, dtype: str, resolution: int) -> Iterator[Plan]:
+    """A bundle's plans for a gradient, one a kind of GPU."""
+    prefix = _prefix(objective, dtype, resolution)
+    for name in bundle.config.artefacts:
+        if name.startswith(prefix) and not name.endswith("/key"):
+            yield Plan(name, read_key(bundle, name))
+
+
+def find_gpu(device: str) -> Gpu:
+    """The GPU called `device`, ``"auto"``, ``"cuda"`` or ``"cuda:N"``.
+
+    Raises:
+        BadInputError: there is none of that number, or no GPU at all.
+    """
+    kind, _, number = device.partition(":")
+    if kind not in ("auto", "cuda") or not (number or "0").isdecimal():
+        raise BadInputError(f"it runs on NVIDIA GPUs, not on {device!r}; use --device cuda, or another engine")
+    driver = find_driver()
+    if driver.problem is not None:
+        raise BadInputError(f"{driver.problem}; use --engine onnx, compile or eager")
+    if int(number or 0) >= len(driver.gpus):
+        raise BadInputError(f"device {device!r} is not there: this machine has {len(driver.gpus)} GPU(s)")
+    return driver.gpus[int(number or 0)]
+
+
+def find_plan(
+    bundle: Bundle,
+    *,
+    objective: str,
+    l0: float | None,
+    resolution: int,
+    device: str,
+    dtype: str,
+    batch_size: int | None = None,
+) -> Plan:
+    """The bundle's plan for a run on this machine.
+
+    Raises:
+        BadInputError: it has none that can serve it; the message says why, and what to type.
+    """
+    gpu = find_gpu(device)
+    plans = list(plans_of(bundle, objective, dtype, resolution))
+    name = plans[0].name if plans else artefact_name(objective, dtype, resolution, gpu.sm)
+    why = why_no_graph(bundle, name, "trt", objective=objective, l0=l0, resolution=resolution, dtype=dtype)
+    if why is not None:
+        raise BadInputError(why)
+    refusals = [(_refusal(bundle, plan, gpu, resolution, batch_size), plan) for plan in plans]
+    for refusal, plan in refusals:
+        if refusal is None:
+            return plan
+    # Of several plans, the one that came furthest is the one that was meant.
+    _, why = max(refusal for refusal, _ in refusals if refusal is not None)
+    rebuild = export_command("trt", objective=objective, dtype=dtype, resolution=resolution, batch_size=batch_size)
+    raise BadInputError(f"{why} build it here with: {rebuild}")
+
+
+def why_unusable(bundle: Bundle, **run: Any) -> str | None:
+    """Why none of the bundle's plans, if any, can serve a run, given as to `find_plan`; None if one can."""
+    try:
+        find_plan(bundle, **run)
+    except BadInputError as e:
+        return str(e)
+    return None
+
+
+def _refusal(bundle: Bundle, plan: Plan, gpu: Gpu, resolution: int, batch_size: int | None) -> tuple[int, str] | None:
+    """Why `plan` cannot serve a run on `gpu`, with the number of the check that says so; None if it can."""
+    key = plan.key
+    if key.compute_capability != gpu.capability or key.gpu not in (None, gpu.name):
+        return 0, f"the plan was built for {key.target}, this GPU is {gpu};"
+    try:
+        flavour = load_flavour(key.flavour)
+    except BadInputError as e:
+        return 1, f"the plan is for {FLAVOURS[key.flavour]} {key.version}: {e}; or"
+    if flavour.version != key.version:
+        return 2, f"the plan was built by {FLAVOURS[key.flavour]} {key.version}, {flavour.version} is installed;"
+    forward = forward_name(key.dtype, resolution, key.machine)
+    for name in (plan.name, forward):
+        changed = [
+            source
+            for source, sha256 in read_key(bundle, name).sources.items()
+            if bundle.artefact(source).sha256 != sha256
+        ]
+        if changed:
+            file = bundle.artefact(changed[0]).file
+            return 3, f"{bundle.artefact(name).file} was built from another {file} than the bundle's;"
+    if batch_size not in (None, key.batch_size):
+        return 4, f"the plan takes batches of {key.batch_size}, not {batch_size}; leave -b out, or"
+    return None

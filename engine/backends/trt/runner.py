@@ -1,0 +1,130 @@
+"""The trt engine: a bundle's TensorRT plans on the GPU, each checked against eager autograd before it serves anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from jboost.engine.backends.cuda.network import Network
+from jboost.engine.backends.cuda.pycuda_device import open_device
+from jboost.engine.backends.cuda.runner import DeviceRunner
+from jboost.engine.bundle import Bundle
+from jboost.engine.errors import BadInputError
+
+from .check import Check, Reference, check_forward, check_gradient
+from .network import FORWARD, GRADIENT, Tensor, TensorRTNetwork, network_run
+from .on_host import HostNetwork
+from .plans import Plan, check_name, find_plan, forward_name, read_key
+from .variant import load_flavour
+
+
+class TrtRunner(DeviceRunner):
+    """Runs a bundle's plans; everything of a step happens on the GPU.
+
+    Args:
+        bundle: an opened bundle; plans are checked against the manifest's hashes.
+        objective: name of the objective.
+        l0: mean realness of real images; for objectives that need it, it must be what the plan was built with.
+        resolution: image size in pixels.
+        device: ``"auto"``, ``"cuda"`` or ``"cuda:N"``.
+        dtype: of the network inside the plan.
+
+    Raises:
+        BadInputError: the bundle has no plan for this run on this machine, or something that it needs is missing.
+        FailureError: a plan does not compute on this GPU what eager autograd does.
+    """
+
+    name = "trt"
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        objective: str,
+        l0: float | None,
+        resolution: int,
+        device: str = "auto",
+        dtype: str = "fp32",
+    ):
+        self._run: dict[str, Any] = {"objective": objective, "l0": l0, "resolution": resolution, "device": device}
+        try:
+            plan = find_plan(bundle, dtype=dtype, **self._run)
+        except BadInputError as e:
+            raise BadInputError(f"engine 'trt' cannot run this: {e}") from e
+        self.dtype, self.device = dtype, "cuda" if device == "auto" else device
+        self._bundle, self._shape = bundle, (bundle.config.in_channels, resolution, resolution)
+        self._reference = Reference.read(bundle.checked_path(check_name(resolution)), objective)
+        self._networks: list[TensorRTNetwork] = []
+        self._opened = open_device(int(device.partition(":")[2] or 0))
+        try:
+            gradient = self._gradient_network(plan)
+            forward = self._forward_network(forward_name(dtype, resolution, plan.key.machine))
+            super().__init__(self._opened, gradient, forward, self._precise_network(plan))
+        except BaseException:
+            self._free()
+            self._opened.close()
+            raise
+
+    def __exit__(self, *exc: object) -> None:
+        self._opened.synchronize()
+        self._free()
+        super().__exit__(*exc)
+
+    def _free(self) -> None:
+        for network in self._networks:
+            network.close()
+        self._networks.clear()
+
+    def _checked(self, plan: Plan, tensors: tuple[Tensor, ...], check: Check) -> Network:
+        network = self._open(plan, tensors)
+        with network_run(self._opened, network, tensors, self._shape) as run:
+            check(run, self._reference, plan.key.batch_size, plan.key.bounds, self._file(plan))
+        network.settle(self._opened.stream().handle)
+        return network
+
+    def _gradient_network(self, plan: Plan) -> Network:
+        return self._checked(plan, GRADIENT, check_gradient)
+
+    def _forward_network(self, name: str) -> Network:
+        return self._checked(Plan(name, read_key(self._bundle, name)), FORWARD, check_forward)
+
+    def _file(self, plan: Plan) -> str:
+        return self._bundle.artefact(plan.name).file
+
+    def _open(self, plan: Plan, tensors: tuple[Tensor, ...]) -> TensorRTNetwork:
+        content = self._bundle.checked_path(plan.name).read_bytes()
+        network = TensorRTNetwork(
+            content,
+            load_flavour(plan.key.flavour),
+            tensors,
+            batch_size=plan.key.batch_size,
+            shape=self._shape,
+            name=self._file(plan),
+            cache=f"tensorrt_rtx/{self._bundle.artefact(plan.name).sha256[:32]}.kernels",
+        )
+        self._networks.append(network)
+        return network
+
+    def _precise_network(self, plan: Plan) -> Callable[[], Network] | None:
+        """The gradient in float32: the bundle's float32 plan, else its ONNX graph, on the CPU; None where it has neither."""
+        if self.dtype == "fp32":
+            return None
+        try:
+            precise = find_plan(self._bundle, dtype="fp32", batch_size=plan.key.batch_size, **self._run)
+        except BadInputError:
+            return self._onnx_network(plan.key.batch_size)
+        return lambda: self._gradient_network(precise)
+
+    def _onnx_network(self, batch_size: int) -> Callable[[], Network] | None:
+        from jboost.engine.backends.onnx.cpu import OnnxRunner
+        from jboost.engine.backends.onnx.graphs import why_unusable as why_no_onnx
+
+        run = self._run | {"device": "cpu"}
+        if why_no_onnx(self._bundle, dtype="fp32", **run) is not None:
+            return None
+        return lambda: HostNetwork(
+            self._opened,
+            OnnxRunner(self._bundle, dtype="fp32", **run),
+            batch_size,
+            self._shape,
+        )

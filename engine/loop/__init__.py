@@ -1,0 +1,1 @@
+"""Running a set: slots, flights, reading ahead and writing behind."""

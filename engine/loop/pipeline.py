@@ -1,0 +1,126 @@
+"""Reading ahead and writing behind: two threads, so that the device does not wait for the disk.
+
+Both queues are bounded, so memory is bounded by the batch. Decoding, file access, numpy's copies and the backends release Python's
+global lock, so the threads do overlap.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+
+import numpy as np
+
+from jboost.engine.results.store import Store
+
+Numpy = np.ndarray[Any, Any]
+
+#: Reads images uint8 [n, H, W, C] at ascending indices.
+Reader = Callable[[Numpy], Numpy]
+
+_AHEAD = 2  # chunks read ahead
+_BEHIND = 4  # results that wait to be written
+_END = None
+
+
+class ReadAhead:
+    """Chunks of a sample set, read by a thread while earlier ones are in use. A context manager and an iterator.
+
+    Args:
+        read: gives the images; called by the thread alone.
+        indices: int64 [n], ascending: which images.
+        chunk: how many at a time.
+    """
+
+    def __init__(self, read: Reader, indices: Numpy, chunk: int):
+        self._read, self._chunks = read, [indices[i : i + chunk] for i in range(0, len(indices), chunk)]
+        self._queue: queue.Queue[Any] = queue.Queue(_AHEAD)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="jboost-read", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        while self._thread.is_alive():  # it may be waiting for room
+            _drain(self._queue)
+            self._thread.join(0.01)
+
+    def _work(self) -> None:
+        try:
+            for indices in self._chunks:
+                if self._stop.is_set():
+                    return
+                self._queue.put((indices, self._read(indices)))
+            self._queue.put(_END)
+        except BaseException as e:  # raised again where the chunk was wanted
+            self._queue.put(e)
+
+    def __iter__(self) -> Iterator[tuple[Numpy, Numpy]]:
+        """(indices, images) in order.
+
+        Raises:
+            Exception: whatever reading raised.
+        """
+        while (item := self._queue.get()) is not _END:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+
+class WriteBehind:
+    """Puts results into a store from a thread. A context manager: leaving it without an error waits until all are written.
+
+    Args:
+        store: takes the results; used by the thread alone until the end.
+    """
+
+    def __init__(self, store: Store):
+        self._store = store
+        self._queue: queue.Queue[Any] = queue.Queue(_BEHIND)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="jboost-write", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._queue.put(_END)  # what was handed in before an error is finished work: it is written too
+        self._thread.join()
+        if self._error is not None and exc[0] is None:
+            raise self._error
+
+    def put(self, indices: Numpy, images: Numpy, records: Numpy, step: int | None = None) -> None:
+        """Hand in results in any order, or a snapshot after `step` steps. They are written in the order of these calls.
+
+        See `jboost.engine.results.store.Store.put`.
+
+        Raises:
+            Exception: what writing earlier ones raised.
+        """
+        if self._error is not None:
+            raise self._error
+        order = np.argsort(indices)
+        self._queue.put((step, indices[order], images[order], records[order]))
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not _END:
+            if self._error is None:
+                try:
+                    step, *results = item
+                    (self._store if step is None else self._store.snapshots[step]).put(*results)
+                except BaseException as e:  # raised again by the next `put`, or at the end
+                    self._error = e
+
+
+def _drain(waiting: queue.Queue[Any]) -> None:
+    while True:
+        try:
+            waiting.get_nowait()
+        except queue.Empty:
+            return

@@ -1,0 +1,149 @@
+"""Named settings with the paper's values (table 5: number of steps x step size), and the resolution of what a run does.
+
+A preset only gives defaults: whatever the user states wins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jboost.engine.errors import BadInputError
+
+from .objectives import LABEL_FREE, NEEDS_L0, resolve_objective
+from .updates import PGD, SGLD, Update
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Defaults for a generator. `objective` and `early_stop` of None follow the run's own defaults."""
+
+    steps: int
+    step_size: float
+    update: str = "pgd"
+    noise: float | None = None
+    objective: str | None = None
+    early_stop: bool | None = None
+    about: str = ""
+
+
+PRESETS: dict[str, Preset] = {
+    "ct1": Preset(35, 0.1, about="consistency training, 1 step"),
+    "ct2": Preset(25, 0.1, about="consistency training, 2 steps"),
+    "cd1": Preset(15, 0.15, about="consistency distillation, 1 step"),
+    "cd2": Preset(7, 0.14, about="consistency distillation, 2 steps"),
+    "adm": Preset(7, 0.14, about="ADM (guided diffusion)"),
+    "biggan": Preset(15, 0.1, about="BigGAN"),
+    "iddpm": Preset(7, 0.14, about="improved DDPM"),
+    "released-sgld": Preset(
+        15,
+        0.002,
+        update="sgld",
+        noise=1e-4,
+        objective="logit",
+        early_stop=False,
+        about="the released script: its 0.2 averaged over its batch of 100",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run does to each image; with the bundle and the input it determines the output.
+
+    Attributes:
+        update: how the iterate moves.
+        objective: name of what a step minimises.
+        l0: mean realness of real images (eq. 13), if known.
+        early_stop: leave an image alone once its realness has reached l0.
+        seed: the noise's seed.
+    """
+
+    update: Update
+    objective: str
+    l0: float | None
+    early_stop: bool
+    seed: int
+
+
+def find_preset(name: str | None) -> Preset | None:
+    """The preset called `name`; None for None.
+
+    Raises:
+        BadInputError: there is no such preset.
+    """
+    if name is None:
+        return None
+    if name not in PRESETS:
+        raise BadInputError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def make_update(
+    preset: Preset | None = None,
+    *,
+    update: str | None = None,
+    steps: int | None = None,
+    step_size: float | None = None,
+    eps: float | None = None,
+    norm: str | None = None,
+    noise: float | None = None,
+) -> PGD | SGLD:
+    """The update from stated values, then the preset's, then the defaults of `PGD` or `SGLD`.
+
+    Raises:
+        BadInputError: unknown update, a value out of range, or an option of the other update.
+    """
+    name = update or (preset.update if preset else "pgd")
+    # A preset for the other update keeps its meaning only in the number of steps: step sizes are not comparable.
+    same = preset is not None and preset.update == name
+    given: dict[str, float | str] = {}
+    if preset is not None:
+        given["steps"] = preset.steps
+    if preset is not None and same:
+        given["step_size"] = preset.step_size
+        if preset.noise is not None:
+            given["noise"] = preset.noise
+    stated = {"steps": steps, "step_size": step_size, "eps": eps, "norm": norm, "noise": noise}
+    given |= {key: value for key, value in stated.items() if value is not None}
+    if name == "pgd":
+        if "noise" in given:
+            raise BadInputError("--noise belongs to SGLD; add --update sgld or leave it out")
+        return PGD(**given)  # type: ignore[arg-type]
+    if name == "sgld":
+        for option in ("eps", "norm"):
+            if option in given:
+                raise BadInputError(f"--{option} belongs to PGD; leave it out or use --update pgd")
+        return SGLD(**given)  # type: ignore[arg-type]
+    raise BadInputError(f"unknown update {name!r}; choose one of pgd, sgld")
+
+
+def resolve_settings(
+    update: Update,
+    *,
+    objective: str | None,
+    l0: float | None,
+    early_stop: bool | None,
+    seed: int,
+    preset: Preset | None = None,
+) -> Settings:
+    """Settle the objective and early stopping (default: on for objectives that aim at l0).
+
+    Raises:
+        BadInputError: unknown objective, early stopping or an objective that needs l0 without one, a seed out of range.
+    """
+    objective = resolve_objective(objective or (preset.objective if preset else None), l0)
+    if early_stop is None:
+        early_stop = preset.early_stop if preset and preset.early_stop is not None else objective in NEEDS_L0
+    if early_stop and l0 is None:
+        raise BadInputError(
+            "early stopping compares with l0, the mean realness of real images, which is unknown; "
+            "pass --l0 V or --no-early-stop"
+        )
+    if not 0 <= seed < 2**64:
+        raise BadInputError(f"seed must lie in [0, 2^64), got {seed}")
+    return Settings(update=update, objective=objective, l0=l0, early_stop=early_stop, seed=seed)
+
+
+def ignores_labels(objective: str) -> bool:
+    """Whether the objective pays no heed to the label."""
+    return objective in LABEL_FREE

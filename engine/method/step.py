@@ -1,0 +1,110 @@
+"""One step of algorithms 1 to 3 for the images in flight, given the gradient: one unit, without a word to the host.
+
+Written against the array API: eager PyTorch, numpy and Inductor run the same lines. An image's row depends on that image alone:
+nothing below mixes rows.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .arrays import Array, namespace, per_image
+from .objectives import realness
+from .updates import MOVES, Controls
+
+
+class Gradient(NamedTuple):
+    """The objective's input gradient and what fell out on the way.
+
+    Attributes:
+        grad: float32 [B, C, H, W], the gradient of the sum of `loss` with respect to the input.
+        class_logit: float32 [B], f_c at the input.
+        loss: float32 [B], the objective per image.
+        predicted: int64 [B], argmax of the logits.
+    """
+
+    grad: Array
+    class_logit: Array
+    loss: Array
+    predicted: Array
+
+
+class State(NamedTuple):
+    """The slots: row i of every array is what slot i's image is at.
+
+    Attributes:
+        x, x0: float32 [B, C, H, W], the iterate and the input in [0, 1].
+        y: int64 [B], the class.
+        index: int64 [B], the image's position in its set, which keys its noise.
+        limit: int64 [B], the most steps it may take.
+        steps: int64 [B], steps taken.
+        moving: bool [B], whether it takes part in the next step; False: finished, or an empty slot.
+        stopped: bool [B], ended because its realness reached the threshold.
+        failed: bool [B], ended because its gradient was not finite.
+        waiting: bool [B], its gradient was not finite and is to be computed again in float32 before it moves.
+        retried: bool [B], it has waited so.
+        class_logit: float32 [B], f_c where the gradient was last computed.
+        before_logit: float32 [B], f_c at the input; NaN until it is known.
+        before_predicted: int64 [B], the predicted class at the input.
+    """
+
+    x: Array
+    x0: Array
+    y: Array
+    index: Array
+    limit: Array
+    steps: Array
+    moving: Array
+    stopped: Array
+    failed: Array
+    waiting: Array
+    retried: Array
+    class_logit: Array
+    before_logit: Array
+    before_predicted: Array
+
+
+#: What a step changes, in the order in which a compiled step returns it.
+CHANGED = (
+    "x", "steps", "moving", "stopped", "failed", "waiting", "retried", "class_logit", "before_logit", "before_predicted",
+)  # fmt: skip
+
+
+def advance(kind: str, state: State, gradient: Gradient, controls: Controls, precise: Array | bool) -> State:
+    """The state after one step.
+
+    Args:
+        kind: of update, a key of `MOVES`.
+        state: the slots.
+        gradient: of the objective at ``state.x``.
+        controls: step size and the like.
+        precise: bool, or 0-d. False: an ordinary step, for the images that are moving; one whose gradient is not finite is set
+            waiting. True: a step with gradients in float32, for those that wait; one whose gradient is not finite has failed.
+    """
+    xp = namespace(state.x)
+    here = state.moving & (state.waiting == precise)
+    finite = xp.all(xp.reshape(xp.isfinite(gradient.grad), (state.x.shape[0], -1)), axis=1)
+    waiting = here & ~finite & (precise ^ True)  # not precise, whether a bool or an array
+    here = here & ~waiting
+
+    first = here & (state.steps == 0)
+    # An infinite threshold is none, even for a class logit that has overflowed.
+    stopped = here & (realness(gradient.class_logit) >= controls.threshold) & (controls.threshold < xp.inf)
+    failed = here & ~finite & ~stopped
+    go = here & ~stopped & ~failed
+    # Zeros for what is not finite: nobody moves by it, and numpy need not warn of it.
+    grad = xp.where(per_image(finite, gradient.grad), gradient.grad, xp.zeros_like(gradient.grad))
+    moved = MOVES[kind](state.x, state.x0, grad, state.index, state.steps, controls)
+    steps = state.steps + xp.astype(go, state.steps.dtype)
+    return state._replace(
+        x=xp.where(per_image(go, state.x), moved, state.x),
+        steps=steps,
+        moving=xp.where(here, go & (steps < state.limit), state.moving),
+        stopped=state.stopped | stopped,
+        failed=state.failed | failed,
+        waiting=xp.where(here, xp.zeros_like(waiting), state.waiting | waiting),
+        retried=state.retried | waiting,
+        class_logit=xp.where(here, gradient.class_logit, state.class_logit),
+        before_logit=xp.where(first, gradient.class_logit, state.before_logit),
+        before_predicted=xp.where(first, gradient.predicted, state.before_predicted),
+    )

@@ -1,0 +1,1 @@
+"""The machine: processor, GPUs, memory, and jboost's cache on it."""

@@ -1,0 +1,1 @@
+"""From whatever checkpoint a user has to a joint model."""

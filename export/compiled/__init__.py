@@ -1,0 +1,1 @@
+"""Writing what `jboost.engine.backends.compiled` loads."""

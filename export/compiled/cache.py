@@ -1,0 +1,73 @@
+"""Compiled packages that a bundle does not hold, kept on this machine: compile once, load ever after."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import jboost.engine
+import jboost.export
+from jboost.engine.bundle import sha256_file
+from jboost.engine.errors import FailureError
+from jboost.engine.system.cache import cache_folder
+
+
+def cached(
+    key: dict[str, Any], make: Callable[[Path], dict[str, float]], *, say: Callable[[], object]
+) -> tuple[Path, dict[str, float]]:
+    """The package for `key`, made if it is not there.
+
+    Args:
+        key: everything that the package depends on, as JSON values; the sources that it is made with are added.
+        make: writes and verifies the package at a path, and returns the figures.
+        say: called before something is made.
+
+    Returns:
+        The package and its figures. A package whose contents do not match their hash is made again.
+
+    Raises:
+        FailureError: the cache's folder cannot be written, or whatever `make` raises.
+    """
+    text = json.dumps(key | {"sources": _sources()}, sort_keys=True)
+    folder = cache_folder()
+    package = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.pt2"
+    note = package.with_suffix(".json")
+    try:
+        known = json.loads(note.read_text())
+        if sha256_file(package) == known["sha256"]:
+            return package, known["errors"]
+    except (OSError, ValueError, KeyError):
+        pass
+    say()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder) as aside:
+            new = Path(aside) / package.name
+            errors = make(new)
+            content = {"sha256": sha256_file(new), "errors": errors, "key": key}
+            # The package first: a note without its package is no harm, nor is a package that its note does not fit.
+            new.replace(package)
+            new.with_suffix(".json").write_text(json.dumps(content, indent=2))
+            new.with_suffix(".json").replace(note)
+    except OSError as e:
+        raise FailureError(
+            f"the cache of compiled packages, {folder}, cannot be written ({e.strerror or e}); "
+            "set JBOOST_CACHE to a folder that can"
+        ) from e
+    return package, errors
+
+
+@cache
+def _sources() -> str:
+    """A hash of the code that decides what a package computes."""
+    digest = hashlib.sha256()
+    for package in (jboost.engine, jboost.export):
+        for folder in package.__path__:
+            for file in sorted(Path(folder).rglob("*.py")):
+                digest.update(file.read_bytes())
+    return digest.hexdigest()

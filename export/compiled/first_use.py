@@ -1,0 +1,108 @@
+"""Compiling what a bundle does not hold, when the compile engine is first asked for it; later runs find it in the cache."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import nn
+
+from jboost.engine.backends.compiled.packages import Packages, machine_target
+from jboost.engine.backends.program import load_program
+from jboost.engine.bundle import Bundle
+from jboost.engine.method.objectives import NEEDS_L0
+from jboost.export.verification.gradient import tolerance
+
+from .aoti import check_compiler
+from .cache import cached
+from .packages import Compiler
+from .steps import step_package
+
+
+class Program(nn.Module):
+    """A forward program as a module that can be told to evaluate, which torch.export's refuse (torch 2.13)."""
+
+    def __init__(self, program: nn.Module):
+        super().__init__()
+        self.program = program
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The logits."""
+        logits: torch.Tensor = self.program(x)
+        return logits
+
+    def train(self, mode: bool = True) -> Self:
+        """Nothing to switch: the program was traced in evaluation mode."""
+        return self
+
+
+def model_of(bundle: Bundle) -> nn.Module:
+    """A bundle's forward program, float32 [B, C, H, W] in [0, 1] -> logits [B, num_classes], as a module on the CPU.
+
+    Raises:
+        BadInputError: the file is missing, changed or unreadable.
+    """
+    # Copying an exported module makes torch 2.13 use a class of its own that it has deprecated.
+    warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`", FutureWarning)
+    return Program(load_program(bundle.checked_path("forward"), "cpu"))
+
+
+def compile_on_first_use(
+    bundle: Bundle,
+    *,
+    objective: str,
+    l0: float | None,
+    resolution: int,
+    dtype: str,
+    batch_size: int,
+    device: str,
+    say: Callable[[str], object],
+) -> Packages:
+    """The packages of a run, from this machine's cache or compiled and verified now.
+
+    Args:
+        bundle: its forward program is what is differentiated.
+        objective, l0, dtype: of the gradient.
+        resolution: image size in pixels, one of the bundle's.
+        batch_size: images a call.
+        device: torch device string.
+        say: told what is being compiled.
+
+    Raises:
+        BadInputError: there is no C++ compiler, or for a GPU no headers of CUDA.
+        FailureError: a package cannot be compiled or does not match autograd.
+    """
+    shape = (bundle.config.in_channels, resolution, resolution)
+
+    @cache
+    def compiler() -> Compiler:  # not made where the cache has everything
+        check_compiler(device)
+        return Compiler(model_of(bundle), shape, batch_size, l0, device)
+
+    def note(what: str) -> Callable[[], object]:
+        return lambda: say(f"compiling {what} for this machine, once; -b {batch_size}, kept in the cache")
+
+    bound = tolerance(dtype, None, None)
+    key = {
+        "forward": bundle.artefact("forward").sha256, "dtype": dtype, "shape": shape, "batch": batch_size,
+        "target": machine_target(device),
+    }  # fmt: skip
+    gradient, _ = cached(
+        key | {"objective": objective, "l0": l0 if objective in NEEDS_L0 else None},
+        lambda path: compiler().gradient(path, objective, dtype, bound),
+        say=note(f"the gradient of {objective}, {dtype}"),
+    )
+    forward, _ = cached(
+        key | {"objective": None},
+        lambda path: compiler().forward(path, dtype, bound),
+        say=note(f"the forward pass, {dtype}"),
+    )
+
+    def step(kind: str) -> Path:
+        return step_package(kind, batch_size, shape, device, say=note(f"the step of {kind}"))[0]
+
+    return Packages(gradient, forward, step, batch_size)

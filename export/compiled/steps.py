@@ -1,0 +1,128 @@
+"""Compiled steps: update, noise, early stopping and bookkeeping as one AOTInductor package a kind of update.
+
+A step does not know the model: it takes the gradient. So one serves every objective and dtype of a size, and what stands in the
+bundle is two units that run one after the other without a word to the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from jboost.engine.backends.compiled.packages import load_package, machine_target
+from jboost.engine.errors import FailureError
+from jboost.engine.method.step import CHANGED, Gradient, State, advance
+from jboost.engine.method.updates import Controls
+
+from .aoti import compile_package
+from .cache import cached
+
+# Two float32 computations of the same lines; an iterate is of order 1.
+_TOLERANCE = 2e-6
+
+
+class _Step(nn.Module):
+    """`advance` on a flat list of tensors: the state's, the gradient's, the controls', `precise`."""
+
+    def __init__(self, kind: str):
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        state, gradient, controls, precise = unflatten(tensors)
+        after = advance(self.kind, state, gradient, controls, precise)
+        return tuple(getattr(after, name) for name in CHANGED)
+
+
+def unflatten(arrays: Any) -> tuple[State, Gradient, Controls, Any]:
+    """The inverse of what `CompiledRunner.step` hands to a package."""
+    a, b = len(State._fields), len(State._fields) + len(Gradient._fields)
+    return State(*arrays[:a]), Gradient(*arrays[a:b]), Controls(*arrays[b:-1]), arrays[-1]
+
+
+def example(batch: int, shape: tuple[int, int, int], seed: int) -> list[np.ndarray[Any, Any]]:
+    """A state in which every branch is taken by some image, its gradient and controls, as numpy arrays."""
+    rng = np.random.default_rng(seed)
+    images = (batch, *shape)
+
+    def real(size: tuple[int, ...]) -> Any:
+        return rng.random(size, dtype=np.float32)
+
+    def flag(share: float) -> Any:
+        return rng.random(batch) < share
+
+    steps = rng.integers(0, 6, batch)
+    state = State(
+        x=real(images), x0=real(images), y=rng.integers(0, 10, batch), index=rng.integers(0, 2**40, batch),
+        limit=steps + rng.integers(0, 3, batch), steps=steps, moving=flag(0.8), stopped=flag(0.1), failed=flag(0.1),
+        waiting=flag(0.3), retried=flag(0.3), class_logit=real((batch,)), before_logit=real((batch,)),
+        before_predicted=rng.integers(0, 10, batch),
+    )  # fmt: skip
+    grad = rng.standard_normal(images).astype(np.float32)
+    grad[::5, 0, 0, 0] = np.nan
+    logit = rng.normal(2.0, 2.0, batch).astype(np.float32)
+    gradient = Gradient(grad, logit, -logit, rng.integers(0, 10, batch))
+    step_size, ball, noise, stop = (np.array(v, np.float32) for v in (0.3, 4.0 if seed % 2 else np.inf, 0.1, 2.0))
+    controls = Controls(step_size, ball, noise, stop, np.array([seed, 7], np.int64))
+    return [*state, *gradient, *controls, np.array(seed % 3 == 0)]
+
+
+def step_package(
+    kind: str, batch_size: int, shape: tuple[int, int, int], device: str, *, say: Callable[[], object] = lambda: None
+) -> tuple[Path, dict[str, float]]:
+    """The compiled step of a kind of update, from this machine's cache or compiled and verified now.
+
+    Args:
+        kind: a key of `MOVES`.
+        batch_size: images a call.
+        shape: (C, H, W).
+        device: torch device string.
+        say: called before something is compiled.
+
+    Returns:
+        The package, and its largest difference from numpy's step.
+
+    Raises:
+        FailureError: the step cannot be compiled, or differs from numpy's.
+    """
+
+    def make(path: Path) -> dict[str, float]:
+        arguments = tuple(torch.from_numpy(np.asarray(a)) for a in example(batch_size, shape, 0))
+        with torch.no_grad():
+            program = torch.export.export(_Step(kind), arguments)
+        compile_package(program, path, device)
+        return {"worst": verify_step(path, kind, batch_size, shape, device)}
+
+    key = {"step": kind, "batch": batch_size, "shape": shape, "target": machine_target(device)}
+    return cached(key, make, say=say)
+
+
+def verify_step(path: Path, kind: str, batch_size: int, shape: tuple[int, int, int], device: str) -> float:
+    """Reload a compiled step and compare it with numpy's on states that it was not traced with.
+
+    Returns:
+        The largest difference of any real number.
+
+    Raises:
+        FailureError: it is above float32's rounding, or an integer or a flag differs.
+    """
+    package, worst = load_package(path, device), 0.0
+    for seed in (1, 2, 3):
+        arrays = example(batch_size, shape, seed)
+        got = [o.cpu() for o in package(*(torch.from_numpy(np.asarray(a)).to(device) for a in arrays))]
+        after = advance(kind, *unflatten(arrays))
+        for name, a in zip(CHANGED, got, strict=True):
+            want = getattr(after, name)
+            if want.dtype != np.float32:
+                if not np.array_equal(a.numpy(), want):
+                    raise FailureError(f"{path.name}: {name} differs from numpy's; do not use what this compiler makes")
+                continue
+            worst = max(worst, float(np.abs(a.numpy() - want).max()))
+    if not worst <= _TOLERANCE:
+        raise FailureError(f"{path.name} differs from numpy's step by {worst:.2g} (bound {_TOLERANCE:g})")
+    return worst

@@ -1,0 +1,110 @@
+"""Writing a bundle's ONNX graphs: traced once per image size, lowered per dtype; a gradient per objective, and the forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from torch import nn
+
+from jboost.engine.backends.onnx.graphs import artefact_name, forward_name, weights_name
+from jboost.engine.bundle import Artefact, artefact_of
+from jboost.export.graph import attach_objective, lower, optimize, trace_trunk
+from jboost.export.graph.forward import OUTPUTS as READOUT
+from jboost.export.graph.forward import forward_of
+from jboost.export.request import Wanted
+from jboost.export.verification.forward import verify_readout
+from jboost.export.verification.gradient import PROBE_SEED, check_images, tolerance
+
+from .lowering import DEFAULT_OPSET, to_onnx
+from .verify import onnx_run, verify_onnx
+from .weights import share_weights
+
+
+def write_gradients(
+    folder: Path,
+    model: nn.Module,
+    wanted: Wanted,
+    *,
+    in_channels: int,
+    l0: float | None,
+    metadata: dict[str, str],
+    say: Callable[[str], None],
+) -> dict[str, tuple[Artefact, float]]:
+    """Write and verify every graph that is wanted.
+
+    Args:
+        folder: where to.
+        model: float32 [B, C, H, W] in [0, 1] -> logits [B, num_classes], in eval mode.
+        wanted: which graphs.
+        in_channels: C.
+        l0: mean realness of real images; becomes a constant of the graphs whose objective needs it.
+        metadata: kept inside each file, beside what it computes.
+        say: told what is being done.
+
+    Returns:
+        By name in the manifest: the entry, and the seconds that it took.
+
+    Raises:
+        BadInputError: the model has an operator without a rule, or cannot be lowered.
+        FailureError: a graph that does not match autograd.
+    """
+    written: dict[str, tuple[Artefact, float]] = {}
+    opset = wanted.opset or DEFAULT_OPSET
+    for size in wanted.resolutions:
+        shape = (in_channels, size, size)
+        say(f"tracing the gradient at {size}x{size}")
+        start = perf_counter()
+        trunk = trace_trunk(model, torch.rand(2, *shape), dynamic_batch=True)
+        optimize(trunk, "onnx")
+        tracing = perf_counter() - start
+        for dtype in wanted.dtypes:
+            lowered = lower(trunk, dtype, check_images(4, shape, PROBE_SEED))
+            low = lowered.trunk
+            files = [a.file for name, (a, _) in written.items() if name.endswith("/weights")]
+            common = {"dtype": dtype, "resolution": size}
+            for objective in wanted.objectives:
+                start = perf_counter() - tracing  # the first graph of a size pays for its tracing
+                tracing = 0.0
+                say(f"gradient of {objective}, {dtype}, {size}x{size}")
+                path = folder / f"gradient.{objective}.{size}.{dtype}.onnx"
+                says = {"objective": objective, "l0": str(l0), "dtype": dtype, "loss_scale": str(lowered.loss_scale)}
+                gradient = attach_objective(low, objective, l0)
+                to_onnx(gradient, path, opset=wanted.opset, metadata=metadata | says)
+                files.append(share_weights(path, files))
+                figures = verify_onnx(
+                    path,
+                    model,
+                    objective,
+                    shape,
+                    l0=l0,
+                    dtype=dtype,
+                    tolerance=tolerance(dtype, wanted.atol, wanted.rtol),
+                )
+                name = artefact_name(objective, dtype, size)
+                graph = artefact_of(
+                    folder,
+                    path.name,
+                    opset=opset,
+                    errors=figures.as_dict() | lowered.figures(),
+                    objective=objective,
+                    **common,
+                )
+                written[name] = graph, perf_counter() - start
+                written[weights_name(name)] = artefact_of(folder, files[-1], dtype=dtype), 0.0
+            start = perf_counter()
+            say(f"forward pass, {dtype}, {size}x{size}")
+            path = folder / f"forward.{size}.{dtype}.onnx"
+            to_onnx(
+                forward_of(gradient), path, opset=wanted.opset, metadata=metadata | {"dtype": dtype}, outputs=READOUT
+            )
+            files.append(share_weights(path, files))
+            run, _ = onnx_run(path)
+            bound = tolerance(dtype, wanted.atol, wanted.rtol)
+            errors = verify_readout(run, model, shape, tolerance=bound, fixed_batch=None, name=path.name)
+            name = forward_name(dtype, size)
+            written[name] = artefact_of(folder, path.name, opset=opset, errors=errors, **common), perf_counter() - start
+            written[weights_name(name)] = artefact_of(folder, files[-1], dtype=dtype), 0.0
+    return written

@@ -1,0 +1,144 @@
+"""A gradient graph as ONNX: operator forms that ONNX Runtime and TensorRT read, weights beside the model, same bytes each time."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir
+import torch
+from onnxscript import opset18 as op
+from torch import fx
+
+from jboost.engine.backends.program import first_line
+from jboost.engine.errors import BadInputError, FailureError
+from jboost.export.graph.operators import relu_mask  # noqa: F401  (registers the operator)
+from jboost.export.graph.program import export_program
+from jboost.export.graph.trace import OUTPUTS
+
+#: Opset unless told otherwise: read in full by TensorRT 10 and later and by ONNX Runtime 1.17 and later.
+DEFAULT_OPSET = 20
+
+#: The first opset whose convolutions take bfloat16.
+BFLOAT16_OPSET = 22
+
+# The least opset of torch's exporter.
+_LEAST_OPSET = 18
+
+# A ReLU's output times this, clipped to [0, 1], is its mask: the smallest normal float32 is above 1 / _STEEP.
+_STEEP = 3e38
+
+
+def _relu_mask(y: Any) -> Any:
+    # HardSigmoid(y) = clip(steep * y, 0, 1): one vectorised, threaded pass that ONNX Runtime also runs in its blocked layout and
+    # fuses into convolutions. Where, Greater and Cast are two or three passes, each behind a change of layout.
+    if y.dtype == onnx_ir.DataType.FLOAT:
+        return op.HardSigmoid(y, alpha=_STEEP, beta=0.0)
+    return op.Sign(y)  # no slope that fits half precision is steep enough for the smallest activations
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's progress lines and its remarks on torchvision."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def to_onnx(
+    module: fx.GraphModule,
+    path: Path,
+    *,
+    opset: int | None = None,
+    metadata: Mapping[str, str] | None = None,
+    outputs: Sequence[str] = OUTPUTS,
+) -> list[Path]:
+    """Write a gradient graph as ``path`` with its weights in one file beside it (``path`` + ``.data``).
+
+    Args:
+        module: what `attach_objective` or `trace_gradient` returned, after `optimize`.
+        path: the model file. A file that is there is overwritten.
+        opset: ONNX opset version, 18 or later; unless given 20, or 22 for a bfloat16 graph.
+        metadata: goes into the model's ``metadata_props``: the objective, l0, versions. Nothing that changes from run to run (a
+            date, a path) belongs there, since exporting twice must give the same bytes.
+        outputs: names of what the graph returns.
+
+    Returns:
+        The files written, the model first.
+
+    Raises:
+        BadInputError: an opset that cannot be written, or an operator that ONNX has no form for.
+        FailureError: the model that was written fails onnx.checker.
+    """
+    bfloat16 = any(b.dtype is torch.bfloat16 for b in module.buffers())
+    opset = opset or (BFLOAT16_OPSET if bfloat16 else DEFAULT_OPSET)
+    if bfloat16 and opset < BFLOAT16_OPSET:
+        raise BadInputError(
+            f"opset {opset} has no bfloat16 convolutions; choose {BFLOAT16_OPSET} or later, or --dtype fp16"
+        )
+    newest = onnx.defs.onnx_opset_version()
+    if not _LEAST_OPSET <= opset <= newest:
+        raise BadInputError(
+            f"opset {opset} cannot be written; choose one from {_LEAST_OPSET} to {newest} (default {DEFAULT_OPSET})"
+        )
+    program = export_program(module)
+    try:
+        with _quiet():
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=opset,
+                input_names=["x", "y"],
+                output_names=list(outputs),
+                custom_translation_table={torch.ops.jboost.relu_mask.default: _relu_mask},
+                verbose=False,
+            )
+    except Exception as e:
+        cause: BaseException = e
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise BadInputError(
+            f"the gradient graph has no ONNX form at opset {opset}: {first_line(cause)}; replace the layer, or add a rule with "
+            "jboost.export.graph.decompositions.register that writes its operator in others"
+        ) from e
+    assert exported is not None
+    model = exported.model
+    _clean(model, dict(metadata or {}))
+    data = path.with_name(path.name + ".data")
+    data.unlink(missing_ok=True)  # the writer would append to it
+    onnx_ir.save(model, path, external_data=data.name)
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as e:
+        raise FailureError(f"{path.name} was written but is not a valid ONNX model: {first_line(e)}") from e
+    return [path, data] if data.exists() else [path]
+
+
+def _clean(model: Any, metadata: dict[str, str]) -> None:
+    """Drop what torch notes about where each node came from (file names, lines: they differ between machines); add `metadata`."""
+    model.doc_string = None
+    model.graph.doc_string = None
+    model.graph.name = "gradient"
+    model.graph.metadata_props.clear()
+    for value in [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]:
+        value.metadata_props.clear()
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    model.metadata_props.clear()
+    model.metadata_props.update({key: metadata[key] for key in sorted(metadata)})
+    model.producer_name, model.producer_version = "jboost", ""

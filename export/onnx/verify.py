@@ -1,0 +1,67 @@
+"""An ONNX graph in ONNX Runtime, compared with autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from jboost.engine.errors import BadInputError
+from jboost.export.verification.gradient import TOLERANCES, Figures, Run, Tolerance, judge, measure
+
+
+def onnx_run(path: Path, threads: int = 0) -> tuple[Run, int | None]:
+    """An ONNX artefact in ONNX Runtime on the CPU: (run, its fixed batch size or None).
+
+    Raises:
+        BadInputError: ONNX Runtime's CPU provider cannot load it (it has no bfloat16 convolutions, for one).
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    try:
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as e:
+        raise BadInputError(f"ONNX Runtime cannot load {path.name} on the CPU: {str(e).strip().splitlines()[0]}") from e
+    batch = session.get_inputs()[0].shape[0]
+
+    def run(x: NDArray[np.float32], y: NDArray[np.int64]) -> Sequence[NDArray[np.generic]]:
+        outputs: Sequence[NDArray[np.generic]] = session.run(None, {"x": x, "y": y})
+        return outputs
+
+    return run, batch if isinstance(batch, int) else None
+
+
+def verify_onnx(
+    path: Path,
+    model: nn.Module,
+    objective: str,
+    shape: tuple[int, int, int],
+    *,
+    l0: float | None = None,
+    batch_sizes: Sequence[int] = (4, 2),
+    dtype: str = "fp32",
+    tolerance: Tolerance | None = None,
+) -> Figures:
+    """Reload an ONNX artefact, compare it with autograd, and raise where it is off.
+
+    Args:
+        path, model, objective, shape, l0: what was exported.
+        batch_sizes: numbers of images to compare at a time; larger than a fixed batch becomes the fixed batch.
+        dtype: fp32, fp16 or bf16, for the default tolerance.
+        tolerance: instead of the default.
+
+    Raises:
+        BadInputError: the file cannot be loaded.
+        FailureError: a figure is above its tolerance; the message says which.
+    """
+    run, fixed = onnx_run(path)
+    used = sorted({min(b, fixed) if fixed else b for b in batch_sizes}, reverse=True)
+    figures = measure(run, model, objective, shape, l0=l0, batch_sizes=used, fixed_batch=fixed)
+    judge(figures, tolerance or TOLERANCES[dtype], path.name)
+    return figures

@@ -1,0 +1,45 @@
+"""Which gradient graphs an export is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jboost.engine.backends.registry import DTYPES
+from jboost.engine.errors import BadInputError
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which gradient graphs to write.
+
+    Attributes:
+        objectives, dtypes, resolutions: one graph for each combination.
+        opset: ONNX opset; None for the default.
+        atol, rtol: see `tolerance`; None for the dtype's own.
+    """
+
+    objectives: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    resolutions: tuple[int, ...]
+    opset: int | None = None
+    atol: float | None = None
+    rtol: float | None = None
+
+
+def check_dtypes(dtypes: Sequence[str], formats: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The dtypes to write as ONNX, and a remark on those that are not.
+
+    Raises:
+        BadInputError: an unknown dtype, or nothing but bf16 for ONNX alone, which ONNX Runtime's CPU provider cannot run.
+    """
+    for dtype in dtypes:
+        if dtype not in DTYPES:
+            raise BadInputError(f"unknown dtype {dtype!r}; choose from {', '.join(DTYPES)}")
+    why = "ONNX Runtime has no bf16 convolutions on a CPU, so a bf16 graph could not be verified"
+    kept = tuple(dtype for dtype in dict.fromkeys(dtypes) if dtype != "bf16")
+    if "onnx" not in formats or "bf16" not in dtypes:
+        return kept, ()
+    if not kept and "compile" not in formats:
+        raise BadInputError(f"{why}; export --dtype fp16 or fp32, or --format compile")
+    return kept, (f"bf16: not written as ONNX, nor as a TensorRT plan ({why})",)

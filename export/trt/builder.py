@@ -1,0 +1,113 @@
+"""Calling TensorRT's builder: an ONNX graph in, a plan out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jboost.engine.backends.trt.variant import Flavour, first_line, new_log, said
+from jboost.engine.errors import FailureError
+from jboost.engine.system.cache import read_cached, write_cached
+from jboost.engine.system.gpu import sm_of
+
+# Builder flags, where a version knows them. 0 times infinity stays not finite, so that the loop sees it and computes the gradient
+# again in float32; and no memory is allocated while a step runs, so that a CUDA graph can record it (TensorRT-RTX).
+_FLAGS = ("STRICT_NANS", "REQUIRE_USER_ALLOCATION")
+
+
+def build_plan(
+    path: Path,
+    flavour: Flavour,
+    *,
+    capability: str | None,
+    batch: int | tuple[int, int],
+    timings: str | None = None,
+) -> bytes:
+    """Build a plan that computes in the dtypes of an ONNX graph.
+
+    float32 means float32: TF32 would carry 10 bits of mantissa through the products that a graph keeps in float32 for a reason.
+
+    Args:
+        path: the graph; its weights lie beside it.
+        flavour: what builds.
+        capability: compute capability to build for, like ``"8.6"``, with TensorRT-RTX; None for the GPU at hand, with TensorRT.
+        batch: the batch size; or the least and the most, tuned for the most. A graph that is fixed to one size keeps that.
+        timings: name in jboost's cache of what TensorRT measured of its kernels, which makes the next build faster.
+
+    Returns:
+        The serialised engine.
+
+    Raises:
+        FailureError: TensorRT cannot parse or build it.
+    """
+    trt = flavour.trt
+    log = new_log(trt)
+    where = "on this GPU" if capability is None else f"for {sm_of(capability)}"
+
+    def failed(what: str, why: str) -> FailureError:
+        return FailureError(
+            f"{flavour} cannot {what} {path.name} {where} ({why}); build for another GPU, or leave trt out of --format"
+        )
+
+    try:
+        builder = trt.Builder(log)
+    except TypeError as e:  # the binding's word for a null pointer
+        raise failed("start to build", said(log)) from e
+    network = builder.create_network(_strongly_typed(trt))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(path)):
+        why = first_line(parser.get_error(0).desc()) if parser.num_errors else said(log)
+        raise failed("parse", why)
+    config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)
+    for name in _FLAGS:
+        if hasattr(trt.BuilderFlag, name):
+            config.set_flag(getattr(trt.BuilderFlag, name))
+    if capability is not None:
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, sm_of(capability).replace("sm_", "SM")), 0)
+    _set_batch(builder, network, config, batch)
+    with _timing_cache(config, timings):
+        plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise failed("build", said(log))
+    return bytes(memoryview(plan))
+
+
+def _strongly_typed(trt: Any) -> int:
+    """Flags of a network whose tensors have the dtypes that the graph says; TensorRT 11 and TensorRT-RTX know no other."""
+    flag = getattr(getattr(trt, "NetworkDefinitionCreationFlag", None), "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
+def _set_batch(builder: Any, network: Any, config: Any, batch: int | tuple[int, int]) -> None:
+    inputs = [network.get_input(i) for i in range(network.num_inputs)]
+    free = [value for value in inputs if value.shape[0] == -1]
+    if isinstance(batch, int):
+        for value in free:
+            # Rather than a profile of one size: every shape is known when kernels are chosen, and none is asked for at run time.
+            value.shape = (batch, *tuple(value.shape)[1:])
+    elif free:
+        least, most = batch
+        profile = builder.create_optimization_profile()
+        for value in free:
+            rest = tuple(value.shape)[1:]
+            profile.set_shape(value.name, (least, *rest), (most, *rest), (most, *rest))
+        config.add_optimization_profile(profile)
+
+
+@contextmanager
+def _timing_cache(config: Any, name: str | None) -> Iterator[None]:
+    """Build with the timings that are kept under `name`, and keep what the build adds to them."""
+    if name is None:
+        yield
+        return
+    # TensorRT itself tells whether they were measured by this version on such a GPU.
+    cache = config.create_timing_cache(read_cached(name))
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, ignore_mismatch=False)
+    yield
+    write_cached(name, bytes(memoryview(config.get_timing_cache().serialize())))

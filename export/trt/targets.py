@@ -1,0 +1,106 @@
+"""What TensorRT plans are built for: the GPU at hand, or a kind of GPU that need not be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jboost.engine.backends.trt.plans import PlanKey, machine_key
+from jboost.engine.backends.trt.variant import FLAVOURS, INSTALL, Flavour, found_flavours, load_flavour
+from jboost.engine.errors import BadInputError
+from jboost.engine.system.gpu import Gpu, find_driver, sm_of
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to build for.
+
+    Attributes:
+        flavour: what builds.
+        capability: like ``"8.6"``.
+        gpu: the GPU at hand, if it is of that capability: plans are then run and verified on it.
+        index: its number.
+    """
+
+    flavour: Flavour
+    capability: str
+    gpu: Gpu | None
+    index: int
+
+    @property
+    def model(self) -> str | None:
+        """The model of GPU that a plan is tied to; None where its compute capability is all that matters."""
+        return None if self.gpu is None or self.flavour.name == "tensorrt_rtx" else self.gpu.name
+
+    @property
+    def machine(self) -> str:
+        """The kind of GPU in names of files."""
+        return machine_key(self.model, self.capability)
+
+
+def find_targets(names: Sequence[str] = (), device: str = "auto") -> tuple[Target, ...]:
+    """What to build for: the GPU at hand, or those named like ``"sm_86"``, which need not be here.
+
+    Args:
+        names: compute capabilities, for TensorRT-RTX.
+        device: which GPU is the one at hand: the first, unless this is ``"cuda:N"``.
+
+    Raises:
+        BadInputError: no GPU, no TensorRT, or none that builds for these GPUs here.
+    """
+    index = int(device.partition(":")[2] or 0)
+    if not names:
+        return (_target_here(index),)
+    try:
+        rtx = load_flavour("tensorrt_rtx")
+    except BadInputError as e:
+        raise BadInputError(f"--gpu builds with TensorRT-RTX: {e}") from e
+    here, targets = find_driver().gpus[index : index + 1], []
+    for name in dict.fromkeys(names):
+        found = re.fullmatch(r"sm_(\d+)(\d)", name)
+        if found is None:
+            raise BadInputError(f"unknown GPU {name!r}; give its compute capability, e.g. --gpu sm_86 for 8.6")
+        capability = f"{found[1]}.{found[2]}"
+        if capability not in rtx.capabilities:
+            known = ", ".join(map(sm_of, rtx.capabilities))
+            raise BadInputError(
+                f"{rtx} does not build for {name} (it does for {known}); build on a machine with such a GPU and TensorRT "
+                f"({INSTALL['tensorrt']}), without --gpu"
+            )
+        targets.append(Target(rtx, capability, here[0] if here and here[0].capability == capability else None, index))
+    return tuple(targets)
+
+
+def _target_here(index: int) -> Target:
+    driver = find_driver()
+    if driver.problem is not None:
+        raise BadInputError(
+            f"a TensorRT plan is built on the GPU that it is for, and {driver.problem}; to build with TensorRT-RTX all the same, "
+            "name the kind of GPU, e.g. --gpu sm_86, or leave trt out of --format"
+        )
+    if index >= len(driver.gpus):
+        raise BadInputError(f"device 'cuda:{index}' is not there: this machine has {len(driver.gpus)} GPU(s)")
+    gpu, why = driver.gpus[index], []
+    for name in found_flavours():
+        try:
+            flavour = load_flavour(name)
+        except BadInputError as e:
+            why.append(str(e))
+            continue
+        if not flavour.capabilities or gpu.capability in flavour.capabilities:
+            return Target(flavour, gpu.capability, gpu, index)
+        why.append(f"{flavour} does not build for the {gpu}; install TensorRT: {INSTALL['tensorrt']}")
+    raise BadInputError("; ".join(why) or f"no {' or '.join(FLAVOURS.values())} is here; {INSTALL['tensorrt']}")
+
+
+def target_here(key: PlanKey) -> Target | None:
+    """What the plan of `key` needs, where this machine's first GPU and installed TensorRT are that; else None."""
+    gpus = find_driver().gpus[:1]
+    if not gpus or gpus[0].capability != key.compute_capability or key.gpu not in (None, gpus[0].name):
+        return None
+    try:
+        flavour = load_flavour(key.flavour)
+    except BadInputError:
+        return None
+    return Target(flavour, key.compute_capability, gpus[0], 0) if flavour.version == key.version else None

@@ -1,0 +1,1 @@
+"""Comparing exported graphs with autograd."""

@@ -1,0 +1,59 @@
+"""The forward pass alone, out of a gradient graph: what the model says of an image, at half the price of a step."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from torch import nn
+
+from jboost.engine.errors import FailureError
+
+from .gradient import Run, Tolerance, check_images, readout_errors
+
+
+def verify_readout(
+    run: Run,
+    model: nn.Module,
+    shape: tuple[int, int, int],
+    *,
+    tolerance: Tolerance,
+    fixed_batch: int | None,
+    name: str,
+    seed: int = 1,
+) -> dict[str, float]:
+    """Compare a forward graph in its runtime with `model` in float64.
+
+    Args:
+        run: the artefact in its own runtime, (x, y) -> (class_logit, predicted).
+        model: float32 [B, C, H, W] in [0, 1] -> logits, in evaluation mode.
+        shape: (C, H, W).
+        tolerance: ``logits`` bounds the class logit's error relative to the spread of an image's logits.
+        fixed_batch: the artefact's batch size where it is fixed.
+        name: what to call it in an error.
+        seed: of the images; not the one that any graph was traced or scaled with.
+
+    Returns:
+        ``logits_worst``, and ``predicted_wrong``: images whose predicted class differs, near-ties aside.
+
+    Raises:
+        FailureError: a figure is above its bound.
+    """
+    reference = copy.deepcopy(model).double().eval()
+    worst, wrong = 0.0, 0
+    for batch in (fixed_batch,) if fixed_batch else (4, 2):
+        for x in check_images(batch, shape, seed):
+            with torch.no_grad():
+                logits = reference(x.double())
+            y = torch.randint(0, logits.shape[1], (batch,), generator=torch.Generator().manual_seed(seed + 100))
+            f_c, predicted = (torch.from_numpy(np.asarray(o)) for o in run(x.numpy(), y.numpy()))
+            error, others = readout_errors(f_c, predicted, logits, y)
+            worst = max(worst, float(error.max()))
+            wrong += others
+    if not worst <= tolerance.logits or wrong:
+        raise FailureError(
+            f"{name} does not match the model: class logit error {worst:.3g} (bound {tolerance.logits:.3g}), {wrong} images with "
+            "another predicted class; nothing that fails this check should be used"
+        )
+    return {"logits_worst": worst, "predicted_wrong": float(wrong)}

@@ -1,0 +1,271 @@
+"""Hold an exported gradient against autograd of the model it came from, on images that tracing never saw."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.method.objectives import OBJECTIVES, class_logit, resolve_objective
+
+#: (x float32 [B, C, H, W], y int64 [B]) -> the four outputs of a gradient graph, as numpy arrays.
+Run = Callable[[NDArray[np.float32], NDArray[np.int64]], Sequence[NDArray[np.generic]]]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What an artefact may differ by from autograd in float64.
+
+    A float32 network has kinks (a ReLU whose input rounding turns round) and some networks amplify rounding a great deal, so each
+    bound is also met by being within `slack` times what eager float32 autograd itself is off by.
+
+    Attributes:
+        median: bound on the median over images of the gradient's relative L2 error.
+        worst: bound on the largest.
+        cosine: bound from below on the smallest cosine.
+        logits: bound on the class logit's error, relative to the spread (standard deviation) of the reference logits of an image.
+    """
+
+    median: float
+    worst: float
+    cosine: float
+    logits: float
+    slack: float = 4.0
+
+
+#: By dtype name. The half-precision ones are three times what a robust model shows.
+TOLERANCES = {
+    "fp32": Tolerance(median=1e-4, worst=1e-2, cosine=0.9999, logits=1e-4),
+    "fp16": Tolerance(median=0.06, worst=0.5, cosine=0.9, logits=0.02),
+    "bf16": Tolerance(median=0.25, worst=0.7, cosine=0.8, logits=0.1),
+}
+
+
+#: Loss scale and precision are chosen on images of this seed; verification draws others.
+PROBE_SEED = 1000
+
+
+def tolerance(dtype: str, atol: float | None, rtol: float | None) -> Tolerance:
+    """The dtype's tolerance, with `atol` bounding a class logit's error and `rtol` the worst image's relative gradient error."""
+    chosen = TOLERANCES[dtype]
+    if atol is not None:
+        chosen = replace(chosen, logits=atol)
+    if rtol is not None:
+        # An error of r leaves a cosine of at least sqrt(1 - r^2).
+        cosine = math.sqrt(1 - rtol**2) if rtol < 1 else -1.0
+        chosen = replace(chosen, worst=rtol, median=min(chosen.median, rtol), cosine=min(chosen.cosine, cosine))
+    return chosen
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How far an artefact is from autograd, over all check images.
+
+    Attributes:
+        images: how many images were compared.
+        grad_median, grad_worst: relative L2 error per image against float64.
+        cosine_worst: smallest cosine against float64.
+        logits_worst: largest error of the class logit, relative to the spread of the image's logits.
+        loss_worst: largest error of the loss, relative to max(1, |loss|).
+        predicted_wrong: images whose predicted class differs, near-ties aside.
+        eager_median, eager_worst: the same as the first two between the artefact and eager autograd in the model's own precision.
+        floor_median, floor_worst: what eager float32 autograd itself is off by, against float64 (the worst of three runs per
+            image, two of them with the input's last bit stirred).
+    """
+
+    images: int
+    grad_median: float
+    grad_worst: float
+    cosine_worst: float
+    logits_worst: float
+    loss_worst: float
+    predicted_wrong: int
+    eager_median: float
+    eager_worst: float
+    floor_median: float
+    floor_worst: float
+
+    def as_dict(self) -> dict[str, float | int]:
+        """For a bundle's ``config.json``."""
+        return asdict(self)
+
+
+def check_images(batch: int, shape: tuple[int, int, int], seed: int = 1) -> tuple[Tensor, Tensor]:
+    """(random, smooth) images float32 [batch, C, H, W] in [0, 1]; smooth ones have the spectrum that photographs have, roughly."""
+    C, H, W = shape
+    g = torch.Generator().manual_seed(seed)
+    noisy = torch.rand((batch, C, H, W), generator=g)
+    smooth = torch.zeros((batch, C, H, W))
+    for size, weight in ((3, 0.6), (7, 0.3), (15, 0.15)):
+        coarse = torch.randn((batch, C, size, size), generator=g)
+        smooth += weight * nn.functional.interpolate(coarse, size=(H, W), mode="bicubic", align_corners=True)
+    return noisy, (0.5 + 0.25 * smooth).clamp(0, 1)
+
+
+def autograd(
+    model: nn.Module, objective: str, x: Tensor, y: Tensor, l0: float | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(grad [B, C, H, W], logits [B, K], class_logit [B], loss [B]) by eager autograd."""
+    x = x.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        logits = model(x)
+        loss = OBJECTIVES[objective](logits, y, 0.0 if l0 is None else l0)
+        (grad,) = torch.autograd.grad(loss.sum(), x)
+    f_c: Tensor = class_logit(logits, y)
+    return grad.detach(), logits.detach(), f_c.detach(), loss.detach()
+
+
+def relative_error(a: Tensor, b: Tensor) -> Tensor:
+    """||a - b||_2 / ||b||_2 per image [B], float64, for [B, ...] of any float dtype."""
+    a, b = a.double().flatten(1), b.double().flatten(1)
+    error: Tensor = (a - b).norm(dim=1) / b.norm(dim=1).clamp_min(1e-30)
+    return error
+
+
+def readout_errors(f_c: Tensor, predicted: Tensor, logits: Tensor, y: Tensor) -> tuple[Tensor, int]:
+    """Errors of a class logit [B] relative to the spread of the reference `logits` [B, K] of its image, and how many of the
+    `predicted` classes [B] are others than the reference's, near-ties aside."""
+    spread = logits.std(dim=1).clamp_min(1e-12)
+    error: Tensor = (f_c.double() - class_logit(logits, y)).abs() / spread
+    known = (predicted >= 0) & (predicted < logits.shape[1])  # a program that is wrong may say anything
+    short = logits.amax(1) - logits.gather(1, torch.where(known, predicted, 0)[:, None]).squeeze(1)
+    return error, int((~known | (short > 4 * error.max() * spread + 1e-6 * spread)).sum())
+
+
+def measure(
+    run: Run,
+    model: nn.Module,
+    objective: str,
+    shape: tuple[int, int, int],
+    *,
+    l0: float | None = None,
+    batch_sizes: Sequence[int] = (4,),
+    fixed_batch: int | None = None,
+    seed: int = 1,
+) -> Figures:
+    """Compare `run` with autograd of `model` on random and smooth images.
+
+    Args:
+        run: the artefact in its own runtime.
+        model: the original model, float32, in evaluation mode. It is copied to float64 for the reference.
+        objective: what was exported.
+        shape: (C, H, W).
+        l0: for objectives that need it.
+        batch_sizes: how many images at a time; two different ones show that the batch does not matter.
+        fixed_batch: the artefact's batch size where it is fixed; smaller batches are padded with unrelated images.
+        seed: of the images; not the one that any graph was traced or scaled with.
+
+    Raises:
+        BadInputError: unknown objective, or a batch larger than the fixed one.
+        FailureError: the artefact returns the wrong shapes or something that is not finite.
+    """
+    resolve_objective(objective, l0)
+    reference = copy.deepcopy(model).double().eval()
+    rows: list[tuple[Tensor, ...]] = []
+    wrong = 0
+    for number, batch in enumerate(batch_sizes):
+        full = fixed_batch or batch
+        if batch > full:
+            raise BadInputError(f"{batch} check images do not fit into the fixed batch of {full}")
+        for x in check_images(full, shape, seed + number):
+            g = torch.Generator().manual_seed(seed + 100 + number)
+            with torch.no_grad():
+                classes = model(x[:1]).shape[1]
+            y = torch.randint(0, classes, (full,), generator=g)
+            outputs = [torch.from_numpy(np.asarray(o)) for o in run(x.numpy(), y.numpy())]
+            _check_outputs(outputs, x)
+            grad, f_c, loss, predicted = (o[:batch] for o in outputs)
+            xs, ys = x[:batch], y[:batch]
+            want, logits, _, want_loss = autograd(reference, objective, xs.double(), ys, l0)
+            eager = autograd(model, objective, xs, ys, l0)[0]
+            floor = _floor(model, objective, xs, ys, l0, want, eager, g)
+            cosine = nn.functional.cosine_similarity(grad.double().flatten(1), want.flatten(1), dim=1, eps=1e-60)
+            loss_error = (loss.double() - want_loss).abs() / want_loss.abs().clamp_min(1.0)
+            f_error, others = readout_errors(f_c, predicted, logits, ys)
+            rows.append((relative_error(grad, want), cosine, f_error, loss_error, relative_error(grad, eager), floor))
+            wrong += others
+    error, cosine, f_error, loss_error, to_eager, floor = (torch.cat(column) for column in zip(*rows, strict=True))
+    return Figures(
+        images=len(error),
+        grad_median=float(error.median()),
+        grad_worst=float(error.max()),
+        cosine_worst=float(cosine.min()),
+        logits_worst=float(f_error.max()),
+        loss_worst=float(loss_error.max()),
+        predicted_wrong=wrong,
+        eager_median=float(to_eager.median()),
+        eager_worst=float(to_eager.max()),
+        floor_median=float(floor.median()),
+        floor_worst=float(floor.max()),
+    )
+
+
+def _floor(
+    model: nn.Module,
+    objective: str,
+    x: Tensor,
+    y: Tensor,
+    l0: float | None,
+    want: Tensor,
+    eager: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    """What float32 can be held to, per image [B]: the worst error of eager autograd, plain or with the last bit of x stirred.
+
+    Whether one run's rounding happens to turn a ReLU round is luck; three runs tell how much an image suffers from it.
+    """
+    worst = relative_error(eager, want)
+    for _ in range(2):
+        stirred = x * (1 + 1.2e-7 * torch.randn(x.shape, generator=generator))
+        worst = torch.maximum(worst, relative_error(autograd(model, objective, stirred, y, l0)[0], want))
+    return worst
+
+
+def _check_outputs(outputs: Sequence[Tensor], x: Tensor) -> None:
+    batch = [x.shape[0]]
+    wanted = [list(x.shape), batch, batch, batch]
+    if [list(o.shape) for o in outputs] != wanted:
+        raise FailureError(f"the artefact returns shapes {[list(o.shape) for o in outputs]} instead of {wanted}")
+    for name, o in zip(("gradient", "class logit", "loss"), outputs[:3], strict=True):
+        if not bool(o.isfinite().all()):
+            raise FailureError(
+                f"the artefact's {name} is not finite on the check images; for fp16 that is overflow: export --dtype bf16 instead"
+            )
+
+
+def judge(figures: Figures, tolerance: Tolerance, name: str = "the artefact") -> None:
+    """Raise where `figures` are above `tolerance`.
+
+    Raises:
+        FailureError: names each figure that is too large, with its bound.
+    """
+    slack = tolerance.slack
+    bounds = [
+        ("median gradient error", figures.grad_median, max(tolerance.median, slack * figures.floor_median)),
+        ("worst gradient error", figures.grad_worst, max(tolerance.worst, slack * figures.floor_worst)),
+        ("1 - worst cosine", 1 - figures.cosine_worst, max(1 - tolerance.cosine, (slack * figures.floor_worst) ** 2)),
+        ("class logit error", figures.logits_worst, tolerance.logits),
+        ("images with another predicted class", float(figures.predicted_wrong), 0.0),
+    ]
+    over = [f"{what} {value:.3g} (bound {bound:.3g})" for what, value, bound in bounds if not value <= bound]
+    if over:
+        raise FailureError(
+            f"{name} does not match autograd: {', '.join(over)}; nothing that fails this check should be used"
+        )
+
+
+def graph_run(module: torch.fx.GraphModule) -> Run:
+    """A gradient graph in eager torch, for formats whose own runtime is not at hand."""
+
+    def run(x: NDArray[np.float32], y: NDArray[np.int64]) -> Sequence[NDArray[np.generic]]:
+        with torch.no_grad():
+            return [o.numpy() for o in module(torch.from_numpy(x), torch.from_numpy(y))]
+
+    return run

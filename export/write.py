@@ -1,0 +1,157 @@
+"""The files of a bundle: weights, the forward program, gradient graphs of every kind, and the manifest."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from safetensors.torch import save
+
+from jboost.engine.backends.registry import DEFAULT_BATCH, ENGINES, time_engines
+from jboost.engine.bundle import CONFIG, Artefact, Bundle, BundleConfig, Timing, artefact_of
+from jboost.engine.errors import one_line
+from jboost.engine.system.machine import machine_name
+
+from .checkpoints.load import LoadedCheckpoint
+from .compiled.packages import write_packages
+from .forward import FORWARD_ATOL, FORWARD_RTOL, save_forward, verify_forward
+from .onnx.graphs import write_gradients
+from .request import Wanted
+from .trt.plans import write_plans
+from .trt.targets import Target
+
+_PACKAGES = ("jboost", "torch", "numpy", "safetensors", "onnx", "onnxscript")
+
+
+def write_artefacts(
+    folder: Path,
+    loaded: LoadedCheckpoint,
+    source: str,
+    wanted: Wanted,
+    *,
+    l0: float | None,
+    formats: tuple[str, ...],
+    onnx_dtypes: tuple[str, ...],
+    targets: tuple[Target, ...],
+    batch_size: int | None,
+    device: str,
+    say: Callable[[str], None],
+) -> dict[str, float]:
+    """Write everything that is wanted into `folder`, each verified, and the manifest last.
+
+    Args:
+        folder: an empty one.
+        loaded: the checkpoint.
+        source: the name of its file.
+        wanted: which gradient graphs.
+        l0: mean realness of real images; None where it is not known.
+        formats: ``"onnx"``, ``"compile"``, ``"trt"``; what plans are built from is among them.
+        onnx_dtypes: of `wanted`'s, those that are written as ONNX.
+        targets: what TensorRT plans are built for.
+        batch_size: of packages and plans; None for the device's own.
+        device: that packages are compiled for, a torch device string.
+        say: told what is being done.
+
+    Returns:
+        Seconds, by name in the manifest.
+
+    Raises:
+        BadInputError: the model has an operator without a rule.
+        FailureError: an artefact that does not compute what the model does.
+        OSError: it cannot be written.
+    """
+    info, model, sizes = loaded.info, loaded.model, wanted.resolutions
+    seconds: dict[str, float] = {}
+    artefacts: dict[str, Artefact] = {}
+
+    start = perf_counter()
+    say("writing model.safetensors")
+    # Contiguous copies: safetensors refuses views and shared storage, both of which checkpoints may hold.
+    state = {k: v.detach().clone().contiguous() for k, v in model.state_dict().items()}
+    # Not save_file, whose file only its owner may read (safetensors 0.8): a bundle is meant to be passed on.
+    (folder / "model.safetensors").write_bytes(save(state))
+    artefacts["weights"] = artefact_of(folder, "model.safetensors")
+    seconds["weights"] = perf_counter() - start
+
+    start = perf_counter()
+    say("tracing and verifying forward.pt2")
+    save_forward(model, folder / "forward.pt2", in_channels=info.in_channels, resolutions=sizes)
+    errors = verify_forward(
+        model,
+        folder / "forward.pt2",
+        in_channels=info.in_channels,
+        resolutions=sizes,
+        atol=FORWARD_ATOL if wanted.atol is None else wanted.atol,
+        rtol=FORWARD_RTOL if wanted.rtol is None else wanted.rtol,
+    )
+    artefacts["forward"] = artefact_of(folder, "forward.pt2", errors=errors)
+    seconds["forward"] = perf_counter() - start
+
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    # The manifest says more; these are for whoever meets the file alone. Nothing that changes from run to run.
+    metadata = {"architecture": info.arch, "checkpoint_sha256": loaded.sha256, "jboost": versions["jboost"]}
+    common: dict[str, Any] = {"in_channels": info.in_channels, "l0": l0, "say": say}
+    graphs: dict[str, tuple[Artefact, float]] = {}
+    here, on_gpu = batch_size or DEFAULT_BATCH[device.split(":")[0]], batch_size or DEFAULT_BATCH["cuda"]
+    if "onnx" in formats:
+        graphs |= write_gradients(folder, model, replace(wanted, dtypes=onnx_dtypes), metadata=metadata, **common)
+    if "trt" in formats:
+        plans, onnx = replace(wanted, dtypes=onnx_dtypes), {name: artefact for name, (artefact, _) in graphs.items()}
+        graphs |= write_plans(folder, model, plans, onnx, targets=targets, batch_size=on_gpu, **common)
+    if "compile" in formats:
+        graphs |= write_packages(folder, model, wanted, batch_size=here, device=device, **common)
+    artefacts |= {name: artefact for name, (artefact, _) in graphs.items()}
+    seconds |= {name: taken for name, (_, taken) in graphs.items()}
+
+    config = BundleConfig(
+        architecture=info.arch,
+        num_classes=info.num_classes,
+        in_channels=info.in_channels,
+        resolutions=sizes,
+        mean=tuple(info.mean),
+        std=tuple(info.std),
+        l0=l0,
+        class_names=None if info.class_names is None else tuple(info.class_names),
+        source={"file": source, "sha256": loaded.sha256},
+        versions=versions,
+        artefacts=artefacts,
+    )
+    (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
+    if graphs:
+        say("timing the engines")
+        config = replace(config, timings=_timings(Bundle(folder), wanted, here))
+        (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
+    return seconds
+
+
+def _timings(bundle: Bundle, wanted: Wanted, batch_size: int) -> tuple[Timing, ...]:
+    """Every engine that can run what was just exported, for a moment each. The objective makes no difference to the time."""
+    config, found = bundle.config, []
+    machine = machine_name()
+
+    def skip(name: str, e: Exception) -> None:
+        logging.getLogger("jboost").warning("engine %s is not timed: %s: %s", name, type(e).__name__, one_line(e))
+
+    for size in wanted.resolutions:
+        for dtype in wanted.dtypes:
+            run: dict[str, Any] = {
+                "objective": wanted.objectives[0], "l0": config.l0, "resolution": size, "device": "auto", "dtype": dtype,
+            }  # fmt: skip
+            engines = [
+                engine
+                for engine in ENGINES.values()
+                if engine.probe().available and engine.why_unusable(bundle, batch_size=None, **run) is None
+            ]
+            # What was exported and verified is no worse for an engine that fails.
+            runners, times = time_engines(bundle, engines, batch_size=batch_size, on_failure=skip, **run)
+            for name, runner in runners.items():
+                if name in times:
+                    count = runner.batch_size or batch_size
+                    found.append(Timing(machine, name, dtype, size, count, times[name]))
+                runner.__exit__(None, None, None)
+    return tuple(found)

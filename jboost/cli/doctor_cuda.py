@@ -1,0 +1,136 @@
+"""What of NVIDIA's software is on this machine, and what to type to get the rest."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import re
+import subprocess
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from jboost.engine.backends.cuda.compiler import find_nvcc
+from jboost.engine.backends.trt.variant import INSTALL, load_flavour
+from jboost.engine.errors import BadInputError
+from jboost.engine.system.gpu import find_driver
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something that an engine needs on a GPU.
+
+    Attributes:
+        found: its version, and what else is to be said of it; None where it is missing or does not work.
+        needed_by: for what.
+        remedy: what to type where it is missing.
+        why: why it does not work, where it is there and does not.
+    """
+
+    found: str | None
+    needed_by: str
+    remedy: str
+    why: str | None = None
+
+
+def cuda_facts() -> dict[str, Any]:
+    """Driver, GPUs and the parts that engines need, as JSON values."""
+    driver = find_driver()
+    return {
+        "driver": driver.version,
+        "driver_cuda": driver.cuda,
+        "gpus": [asdict(gpu) for gpu in driver.gpus],
+        "problem": driver.problem,
+        "parts": {name: asdict(part) for name, part in _parts(driver.cuda).items()},
+    }
+
+
+def cuda_rows(facts: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """What `cuda_facts` found, as a table."""
+    newest = facts["driver_cuda"]
+    driver = newest and f"{facts['driver'] or 'of unknown version'}, runs CUDA {newest}"
+    rows = [
+        ("driver", driver or "missing", "every engine on a GPU", "" if driver else "install it: nvidia.com/drivers")
+    ]
+    for number, gpu in enumerate(facts["gpus"]):
+        about = f"{gpu['name']}, compute capability {gpu['capability']}, {gpu['memory'] / 2**30:.0f} GiB"
+        rows.append((f"GPU {number}", about, "", ""))
+    if facts["problem"] is not None:
+        rows.append(("GPU", f"none: {facts['problem']}", "", ""))
+    for name, part in facts["parts"].items():
+        missing = part["found"] is None
+        rows.append(
+            (name, part["found"] or part["why"] or "missing", part["needed_by"], part["remedy"] if missing else "")
+        )
+    return rows
+
+
+def _parts(driver_cuda: str | None) -> dict[str, Part]:
+    return {
+        "PyTorch": _torch(driver_cuda),
+        "cuDNN": Part(_cudnn(), "compile, eager, onnx", "pip install nvidia-cudnn-cu13"),
+        "nvcc": Part(_nvcc(), "onnx and trt, unless cuda-python brings NVRTC", "apt-get install nvidia-cuda-toolkit"),
+        "TensorRT": _tensorrt("tensorrt", "trt"),
+        "TensorRT-RTX": _tensorrt("tensorrt_rtx", "trt on RTX cards, export --format trt --gpu"),
+        "pycuda": Part(_version("pycuda"), "onnx, trt", "pip install pycuda"),
+        "cuda-python": Part(_version("cuda-bindings"), "onnx, trt", "pip install cuda-python"),
+        "triton": Part(_version("triton"), "compile", "pip install triton"),
+        "ONNX Runtime": _onnxruntime(),
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _torch(driver_cuda: str | None) -> Part:
+    needed_by, remedy = "compile, eager", "install a build for CUDA: pytorch.org/get-started/locally"
+    try:
+        import torch
+    except Exception as e:  # a shared library that it lacks, as much as the package itself
+        return Part(None, needed_by, remedy, None if isinstance(e, ModuleNotFoundError) else str(e))
+    built_for = torch.version.cuda
+    if built_for is None:
+        return Part(None, needed_by, remedy, f"{torch.__version__}, which is built without CUDA")
+    if driver_cuda is not None and int(built_for.split(".")[0]) > int(driver_cuda.split(".")[0]):
+        why = f"{torch.__version__}, built for CUDA {built_for}, for which the driver is too old"
+        return Part(None, needed_by, "update the driver: nvidia.com/drivers", why)
+    return Part(f"{torch.__version__}, built for CUDA {built_for}", needed_by, remedy)
+
+
+def _tensorrt(module: str, needed_by: str) -> Part:
+    try:
+        return Part(load_flavour(module).version, needed_by, INSTALL[module])
+    except BadInputError as e:
+        why = str(e).rpartition("; ")[0]  # the remedy has its own column
+        return Part(None, needed_by, INSTALL[module], None if why.endswith("is not installed") else why)
+
+
+def _onnxruntime() -> Part:
+    needed_by, remedy = "onnx; on a GPU its CUDAExecutionProvider", "pip install onnxruntime-gpu"
+    try:
+        import onnxruntime
+    except Exception as e:  # a shared library that it lacks, as much as the package itself
+        return Part(None, needed_by, remedy, None if isinstance(e, ModuleNotFoundError) else str(e))
+    providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
+    return Part(f"{onnxruntime.__version__}, built for {providers}", needed_by, remedy)
+
+
+def _cudnn() -> str | None:
+    """The version of the library that is loaded, or would be; else of NVIDIA's package."""
+    try:
+        number: int = ctypes.CDLL("libcudnn.so.9").cudnnGetVersion()
+    except (OSError, AttributeError):
+        return _version("nvidia-cudnn-cu13") or _version("nvidia-cudnn-cu12")
+    return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
+
+
+def _nvcc() -> str | None:
+    path = find_nvcc()
+    if path is None:
+        return None
+    said = subprocess.run([path, "--version"], capture_output=True, text=True).stdout
+    release = re.search(r"release ([\d.]+)", said)
+    return f"{release[1] if release else 'of unknown version'} at {path}"

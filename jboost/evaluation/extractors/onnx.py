@@ -1,0 +1,90 @@
+"""Extractors that ONNX Runtime runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from jboost.engine.backends.onnx.graphs import session_options
+from jboost.engine.bundle import sha256_file
+from jboost.engine.errors import BadInputError, one_line
+
+from .base import OUTPUTS, Extractor, Identity, Numpy, Outputs, fix_batch, read_outputs
+
+
+def open_onnx(path: Path, device: str) -> Extractor:
+    """The extractor in an ONNX file; one of a fixed batch size gets batches of that size.
+
+    Raises:
+        BadInputError: see `OnnxExtractor`.
+    """
+    extractor = OnnxExtractor(path, device)
+    return fix_batch(extractor, extractor.batch)
+
+
+class OnnxExtractor:
+    """An ONNX file with one input, float32 [B, C, H, W] in [0, 1].
+
+    Outputs are found by their names (see `read_outputs`); where none of them is known, the first one is the features.
+
+    Args:
+        path: the file.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; a GPU needs ONNX Runtime's CUDA provider.
+
+    Raises:
+        BadInputError: ONNX Runtime cannot run it, or it takes something else than images.
+    """
+
+    def __init__(self, path: Path, device: str = "auto"):
+        self._session = _open(path, device)
+        self.identity = Identity("ONNX", "onnx", str(path), sha256_file(path))
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type != "tensor(float)":
+            found = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
+            raise BadInputError(
+                f"--features {path} must take one input, float32 [B, C, H, W] in [0, 1]; it takes {found}"
+            )
+        self._input: str = inputs[0].name
+        self._shape: list[Any] = inputs[0].shape
+        self.batch: int | None = self._shape[0] if isinstance(self._shape[0], int) else None
+        names = [o.name for o in self._session.get_outputs()]
+        self._outputs = [name for name in names if name in OUTPUTS] or names[:1]
+
+    def __call__(self, images: Numpy) -> Outputs:
+        """Features of `images` uint8 [B, H, W, C]."""
+        x = np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32) / np.float32(255)
+        for axis, what in ((1, "channels"), (2, "rows"), (3, "columns")):
+            if isinstance(self._shape[axis], int) and self._shape[axis] != x.shape[axis]:
+                raise BadInputError(
+                    f"the extractor {self.identity.source} takes images of {self._shape[axis]} {what}, these have {x.shape[axis]}"
+                )
+        try:
+            found = self._session.run(self._outputs, {self._input: x})
+        except Exception as e:  # onnxruntime raises its own hierarchy, and RuntimeError
+            reason = one_line(e)
+            raise BadInputError(
+                f"the extractor {self.identity.source} failed on images {list(x.shape)} ({reason})"
+            ) from e
+        named = dict(zip(self._outputs, found, strict=True))
+        return read_outputs(named if set(OUTPUTS) & set(named) else found[0], self.identity, len(images))
+
+
+def _open(path: Path, device: str) -> Any:
+    wanted: list[Any] = ["CPUExecutionProvider"]
+    if device != "cpu" and "CUDAExecutionProvider" in ort.get_available_providers():
+        index = int(device.partition(":")[2] or 0)
+        wanted.insert(0, ("CUDAExecutionProvider", {"device_id": index}))
+    try:
+        session = ort.InferenceSession(path, session_options(), providers=wanted)
+    except Exception as e:
+        reason = one_line(e)
+        raise BadInputError(f"ONNX Runtime {ort.__version__} cannot run --features {path} ({reason})") from e
+    # It falls back to the CPU without raising.
+    if device.startswith("cuda") and session.get_providers()[0] != "CUDAExecutionProvider":
+        raise BadInputError(
+            f"ONNX Runtime {ort.__version__} cannot use {device} here (its CUDA libraries are missing); use --device cpu"
+        )
+    return session

@@ -1,0 +1,39 @@
+"""Opening the extractor that ``--features`` names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jboost.engine.errors import BadInputError
+
+from .base import INCEPTION_URL, Extractor
+
+
+def open_extractor(spec: str, device: str = "auto") -> Extractor:
+    """The extractor that ``--features`` names.
+
+    Args:
+        spec: Inception's weights, an ONNX, TorchScript or torch.export file, ``package.module:factory``, a bundle's folder, or
+            ``bundle:DIR``.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+
+    Raises:
+        BadInputError: nothing of that kind is there, or it cannot be used.
+    """
+    from . import torch as torch_kinds
+
+    path = Path(spec.removeprefix("bundle:"))
+    if spec.startswith("bundle:") or path.is_dir():
+        return torch_kinds.open_bundle(path, spec, device)
+    if not path.exists():
+        if ":" in spec:
+            return torch_kinds.open_factory(spec, device)
+        raise BadInputError(
+            f"--features {spec} does not exist; give Inception's weights ({INCEPTION_URL}), an .onnx, TorchScript or .pt2 file, "
+            "package.module:factory, or a bundle's folder"
+        )
+    if path.suffix.lower() == ".onnx":
+        from .onnx import open_onnx
+
+        return open_onnx(path, device)
+    return torch_kinds.open_file(path, device)

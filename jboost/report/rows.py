@@ -1,0 +1,143 @@
+"""A run's settings and figures as rows of text."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from jboost.engine.results.run_file import RunFile
+
+from .inputs import Material
+
+_MOST_CLASSES = 100
+_MOST_LISTED = 20
+
+
+def number(value: float | None, form: str = ".3f") -> str:
+    """A figure, or a dash where there is none."""
+    return "–" if value is None or not math.isfinite(value) else format(value, form)
+
+
+def settings_rows(run: RunFile) -> list[tuple[str, str]]:
+    """What was asked for, and of which model."""
+    s = run.summary
+    objective = s["objective"] + (f", l0 {s['l0']:.4f}" if s["l0"] is not None else "")
+    return [
+        ("engine", f"{s['engine']}, {s['dtype']}, {s['device']}"),
+        ("batch size", f"{s['batch_size']:,}"),
+        ("update", f"{s['update']}, {s['steps']} steps of {s['step_size']:g}{_update_details(s)}"),
+        ("objective", objective),
+        ("early stopping", "on" if s["early_stop"] else "off"),
+        ("seed", str(s["seed"])),
+        ("labels", s["labels"]),
+        ("model", run.model.get("architecture", "unknown")),
+        ("checkpoint", f"SHA-256 {run.model.get('sha256', 'unknown')[:16]}"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in run.versions.items())),
+    ]
+
+
+def _update_details(summary: dict[str, Any]) -> str:
+    details = [summary["norm"]] if summary["norm"] else []
+    if summary["eps"] is not None:
+        details.append(f"within {summary['eps']:g}")
+    if summary["noise"] is not None:
+        details.append(f"noise {summary['noise']:g}")
+    return f" ({', '.join(details)})" if details else ""
+
+
+def figure_rows(run: RunFile) -> list[tuple[str, str]]:
+    """What came of it, besides realness and accuracy."""
+    s, l2 = run.summary, run.records["l2"].astype(np.float64)
+    rows = [
+        ("steps used", f"{s['steps_used']:.2f} of {s['steps']} on average"),
+        (
+            "stopped early",
+            f"{s['stopped_early']:,} ({s['stopped_early'] / s['images']:.1%})" if s["early_stop"] else "off",
+        ),
+        ("L2 moved", f"{s['l2_moved']:.3f} on average, median {np.median(l2):.3f}, at most {l2.max():.3f}"),
+        ("time", f"{s['seconds']:.1f} s, {s['images_per_second']:.1f} images/s"),
+        ("retried in fp32", f"{s['fallbacks']:,}"),
+        ("failed, left unchanged", f"{s['unchanged_after_failure']:,}"),
+    ]
+    if s["peak_memory"] is not None:
+        rows.insert(4, ("peak memory", f"{s['peak_memory'] / 2**20:,.0f} MiB"))
+    return rows
+
+
+def judgement_rows(run: RunFile) -> list[tuple[str, str, str, str]]:
+    """What the model itself says: name, before, after, change."""
+    s = run.summary
+    before, after = s["realness_before"], s["realness_after"]
+    rows = [("realness, mean", number(before), number(after), number(after - before, "+.3f"))]
+    if s["accuracy_before"] is not None:
+        before, after = s["accuracy_before"], s["accuracy_after"]
+        rows.append(
+            (
+                "accuracy",
+                number(before, ".1%"),
+                number(after, ".1%"),
+                number(100 * (after - before), "+.1f") + " points",
+            )
+        )
+    return rows
+
+
+def class_rows(material: Material) -> list[tuple[str, ...]] | None:
+    """A line a class: name, images, realness before and after, accuracy before and after, steps, L2; None without labels, or with
+    too many classes.
+    """
+    labels, records = material.labels, material.run.records
+    if labels is None or len(classes := np.unique(labels)) > _MOST_CLASSES:
+        return None
+    rows = []
+    for c in classes.tolist():
+        own = records[labels == c]
+
+        def mean(field: str, form: str, own: Any = own) -> str:
+            return number(float(own[field].astype(np.float64).mean()), form)
+
+        rows.append(
+            (
+                material.class_name(c),
+                f"{len(own):,}",
+                *(mean(f"realness_{when}", ".3f") for when in ("before", "after")),
+                *(mean(f"correct_{when}", ".1%") for when in ("before", "after")),
+                mean("steps", ".2f"),
+                mean("l2", ".3f"),
+            )
+        )
+    return rows
+
+
+def remarks(material: Material) -> list[str]:
+    """What a reader of the page must know of the run: failures, retries, labels."""
+    run, out = material.run, []
+    records = run.records
+    failed = np.flatnonzero(records["failed"])
+    retried = np.flatnonzero(records["retried"] & ~records["failed"])
+    if len(failed):
+        out.append(
+            f"{_images(failed)}: the gradient was not finite, not even in float32; returned as {_it(failed)} came."
+        )
+    if len(retried):
+        out.append(f"{_images(retried)}: the gradient was not finite in {run.summary['dtype']}; retried in float32.")
+    still = int(((records["l2"] == 0) & ~records["failed"]).sum())
+    if still:
+        out.append(f"{still:,} of {len(records):,} images did not move.")
+    if material.labels is None:
+        out.append("The samples have no labels: each image's class is the model's prediction.")
+    elif (classes := len(np.unique(material.labels))) > _MOST_CLASSES:
+        out.append(f"No table by class: there are {classes:,} classes.")
+    return out
+
+
+def _it(indices: np.ndarray[Any, Any]) -> str:
+    return "it" if len(indices) == 1 else "they"
+
+
+def _images(indices: np.ndarray[Any, Any]) -> str:
+    listed = ", ".join(str(i) for i in indices[:_MOST_LISTED])
+    more = ", …" if len(indices) > _MOST_LISTED else ""
+    return f"{len(indices):,} image{'' if len(indices) == 1 else 's'} ({listed}{more})"

@@ -1,0 +1,131 @@
+"""Images before, after and their difference, as PNGs inside the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .inputs import Images, Material
+
+#: Pictures beyond this many bytes in all are drawn smaller.
+BUDGET = 3_500_000
+_GREY = 128
+_FACTORS = (32, 16, 8, 4, 2, 1)
+
+Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One image of the report.
+
+    Attributes:
+        index: in the set.
+        before, after, difference: ``data:`` URIs of PNGs.
+        label: its class in words, or None.
+        realness_before, realness_after, steps, l2: of its record.
+        remarks: what else its record says.
+    """
+
+    index: int
+    before: str
+    after: str
+    difference: str
+    label: str | None
+    realness_before: float
+    realness_after: float
+    steps: int
+    l2: float
+    remarks: list[str]
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """The images drawn.
+
+    Attributes:
+        by_index: each once.
+        width, height: of the pictures, pixels.
+        shrunk: by which whole factor they are smaller than the images.
+        amplified: by which factor the differences are drawn larger than they are.
+    """
+
+    by_index: dict[int, Tile]
+    width: int
+    height: int
+    shrunk: int
+    amplified: int
+
+
+def draw_tiles(material: Material, indices: Indices) -> Tiles:
+    """Draw the images at `indices` (in any order, repeated or not); no others are read.
+
+    Raises:
+        BadInputError: the sets are damaged or not those of the run.
+    """
+    unique = np.unique(indices)
+    before, after = material.read(unique)
+    difference = after.astype(np.int16) - before
+    amplified = amplification(difference)
+    shrunk = 1
+    while True:
+        triples = [
+            (_png(shrink(b, shrunk)), _png(shrink(a, shrunk)), _png(signed_grey(shrink(d, shrunk), amplified)))
+            for b, a, d in zip(before, after, difference, strict=True)
+        ]
+        if sum(len(uri) for triple in triples for uri in triple) <= BUDGET or min(before.shape[1:3]) < 4 * shrunk:
+            break
+        shrunk *= 2
+    tiles = {int(i): _tile(material, int(i), triple) for i, triple in zip(unique, triples, strict=True)}
+    height, width = shrink(before[0], shrunk).shape[:2]
+    return Tiles(tiles, width, height, shrunk, amplified)
+
+
+def amplification(difference: np.ndarray[Any, Any]) -> int:
+    """The largest of 1, 2, 4, ... 32 by which 99.5% of the differences (in units of 1/255) can be multiplied without being cut."""
+    large = float(np.quantile(np.abs(difference), 0.995))
+    return next((factor for factor in _FACTORS if factor * large < _GREY), 1)
+
+
+def signed_grey(difference: np.ndarray[Any, Any], factor: int) -> Images:
+    """No difference as mid-grey, brighter pixels brighter, darker ones darker; uint8, cut at black and white."""
+    grey: Images = np.rint(_GREY + factor * difference.astype(np.float64)).clip(0, 255).astype(np.uint8)
+    return grey
+
+
+def shrink(image: np.ndarray[Any, Any], factor: int) -> np.ndarray[Any, Any]:
+    """[H, W, C] with squares of `factor` pixels averaged, of the same dtype; pixels left over at the far edges are dropped."""
+    if factor == 1:
+        return image
+    h, w, c = (image.shape[0] // factor, image.shape[1] // factor, image.shape[2])
+    blocks = image[: h * factor, : w * factor].reshape(h, factor, w, factor, c)
+    averaged: np.ndarray[Any, Any] = np.rint(blocks.mean((1, 3))).astype(image.dtype)
+    return averaged
+
+
+def _png(image: Images) -> str:
+    out = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(out, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode("ascii")
+
+
+def _tile(material: Material, index: int, uris: tuple[str, str, str]) -> Tile:
+    record = material.run.records[index]
+    remarks = [text for field, text in (("stopped", "stopped early"), ("retried", "retried in fp32")) if record[field]]
+    if record["failed"]:
+        remarks = ["failed, left unchanged"]
+    return Tile(
+        index,
+        *uris,
+        label=None if material.labels is None else material.class_name(int(material.labels[index])),
+        realness_before=float(record["realness_before"]),
+        realness_after=float(record["realness_after"]),
+        steps=int(record["steps"]),
+        l2=float(record["l2"]),
+        remarks=remarks,
+    )
