@@ -13,6 +13,7 @@ from typing import Any
 from safetensors.torch import save
 
 from jboost.engine.backends.registry import DEFAULT_BATCH, ENGINES, time_engines
+from jboost.engine.backends.request import RunRequest
 from jboost.engine.bundle import CONFIG, Artefact, Bundle, BundleConfig, Timing, artefact_of
 from jboost.engine.errors import one_line
 from jboost.engine.system.machine import machine_name
@@ -139,16 +140,14 @@ def _timings(bundle: Bundle, wanted: Wanted, batch_size: int) -> tuple[Timing, .
 
     for size in wanted.resolutions:
         for dtype in wanted.dtypes:
-            run: dict[str, Any] = {
-                "objective": wanted.objectives[0], "l0": config.l0, "resolution": size, "device": "auto", "dtype": dtype,
-            }  # fmt: skip
+            request = RunRequest(wanted.objectives[0], config.l0, size, dtype=dtype)
             engines = [
                 engine
                 for engine in ENGINES.values()
-                if engine.probe().available and engine.why_unusable(bundle, batch_size=None, **run) is None
+                if engine.probe().available and engine.why_unusable(bundle, request) is None
             ]
             # What was exported and verified is no worse for an engine that fails.
-            runners, times = time_engines(bundle, engines, batch_size=batch_size, on_failure=skip, **run)
+            runners, times = time_engines(bundle, engines, request, batch_size=batch_size, on_failure=skip)
             for name, runner in runners.items():
                 if name in times:
                     count = runner.batch_size or batch_size

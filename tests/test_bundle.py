@@ -14,8 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from jboost.engine.backends.eager import EagerRunner
+from jboost.engine.backends.eager.runner import EagerRunner
 from jboost.engine.backends.program import load_program
+from jboost.engine.backends.request import RunRequest
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError, FailureError
 from jboost.engine.samples import open_samples
@@ -71,7 +72,7 @@ def test_a_changed_l0_is_noticed(copy) -> None:
 def test_a_missing_file_and_a_foreign_folder_are_named(copy, tmp_path) -> None:
     (copy / "forward.pt2").unlink()
     with pytest.raises(BadInputError, match=r"forward\.pt2 is missing"):
-        EagerRunner(Bundle(copy), objective="bce", l0=None)
+        EagerRunner(Bundle(copy), RunRequest("bce", None, 16))
     with pytest.raises(BadInputError, match="jboost export"):
         Bundle(tmp_path)
 

@@ -15,7 +15,9 @@ from torch._inductor import metrics
 import jboost
 from jboost.engine.backends.compiled.packages import artefact_name, machine_target
 from jboost.engine.backends.compiled.runner import CompiledRunner
-from jboost.engine.backends.eager import EagerRunner
+from jboost.engine.backends.eager.runner import EagerRunner
+from jboost.engine.backends.registry import ENGINES, open_engine
+from jboost.engine.backends.request import RunRequest
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import FailureError
 from jboost.engine.method.objectives import OBJECTIVES
@@ -76,9 +78,9 @@ def gradient(runner, images, labels) -> torch.Tensor:
 
 def test_bf16_points_the_same_way_and_falls_back_to_float32(compiled, images, labels) -> None:
     bundle = Bundle(compiled)
-    with EagerRunner(bundle, objective="joint", l0=3.0, device="cpu") as runner:
+    with EagerRunner(bundle, RunRequest("joint", 3.0, 16, device="cpu")) as runner:
         want = gradient(runner, images, labels)
-    with CompiledRunner(bundle, objective="joint", l0=3.0, resolution=16, dtype="bf16") as runner:
+    with CompiledRunner(bundle, RunRequest("joint", 3.0, 16, dtype="bf16")) as runner:
         got = gradient(runner, images, labels)
         x = runner.put(images[:BATCH].transpose(0, 3, 1, 2).astype(np.float32) / 255)
         precise = runner.gradient(x, runner.put(labels[:BATCH]), precise=True).grad.flatten(1)
@@ -145,7 +147,11 @@ def test_auto_goes_by_the_times_of_the_export_or_by_a_trial(compiled, images, la
 )
 def test_what_the_bundle_lacks_is_named(compiled, options, remedy) -> None:
     with pytest.raises(jboost.BadInputError, match=remedy) as e:
-        CompiledRunner(Bundle(compiled), **{"objective": "joint", "l0": 3.0, "resolution": 16} | options)
+        open_engine(
+            ENGINES["compile"],
+            Bundle(compiled),
+            replace(RunRequest("joint", 3.0, 16), **options),
+        )
     assert "\n" not in str(e.value)
 
 
@@ -230,7 +236,7 @@ def test_a_package_from_another_kind_of_machine_is_refused(compiled, tmp_path) -
     foreign = replace(config.artefacts[name], target="cpu SVE256, torch 2.13.0")
     (copy / "config.json").write_text(replace(config, artefacts=config.artefacts | {name: foreign}).to_json())
     with pytest.raises(jboost.BadInputError, match=r"SVE256.*this machine is"):
-        CompiledRunner(Bundle(copy), objective="joint", l0=3.0, resolution=16)
+        open_engine(ENGINES["compile"], Bundle(copy), RunRequest("joint", 3.0, 16))
     assert config.artefacts[name].file not in verify_bundle(Bundle(copy))
 
 
@@ -240,7 +246,7 @@ def test_a_flipped_byte_is_refused(compiled, tmp_path) -> None:
     content = package.read_bytes()
     package.write_bytes(content[:5000] + bytes([content[5000] ^ 1]) + content[5001:])
     with pytest.raises(jboost.BadInputError, match="SHA-256"):
-        CompiledRunner(Bundle(copy), objective="joint", l0=3.0, resolution=16)
+        open_engine(ENGINES["compile"], Bundle(copy), RunRequest("joint", 3.0, 16))
 
 
 def test_figures_are_kept_and_repeated(compiled) -> None:

@@ -17,7 +17,8 @@ import torch
 import jboost
 from jboost.engine.backends.onnx.cpu import OnnxRunner
 from jboost.engine.backends.onnx.graphs import artefact_name
-from jboost.engine.backends.onnx.open import open_runner
+from jboost.engine.backends.registry import ENGINES, open_engine
+from jboost.engine.backends.request import RunRequest
 from jboost.engine.bundle import Bundle, artefact_of
 from jboost.engine.method.objectives import OBJECTIVES
 from jboost.engine.system.gpu import Driver
@@ -64,7 +65,7 @@ def test_results_do_not_depend_on_the_batch_size(whole, images, labels) -> None:
 
 
 def test_class_logit_survives_the_next_call(whole, images, labels) -> None:
-    with OnnxRunner(Bundle(whole), objective="joint", l0=3.0, resolution=16) as runner:
+    with OnnxRunner(Bundle(whole), RunRequest("joint", 3.0, 16)) as runner:
         x = images.transpose(0, 3, 1, 2).astype(np.float32) / 255
         first = runner.gradient(x, labels)
         kept = first.class_logit.copy()
@@ -76,7 +77,7 @@ def test_fp16_points_the_same_way_and_falls_back_to_fp32(half, images, labels) -
     x = images.transpose(0, 3, 1, 2).astype(np.float32) / 255
     runs = {}
     for dtype in ("fp32", "fp16"):
-        with OnnxRunner(Bundle(half), objective="joint", l0=3.0, resolution=16, dtype=dtype) as runner:
+        with OnnxRunner(Bundle(half), RunRequest("joint", 3.0, 16, dtype=dtype)) as runner:
             runs[dtype] = torch.from_numpy(runner.gradient(x, labels).grad.copy()).flatten(1)
             if dtype == "fp16":
                 precise = torch.from_numpy(runner.gradient(x, labels, precise=True).grad).flatten(1)
@@ -156,7 +157,7 @@ def test_one_flipped_byte_of_a_graph_or_its_weights_is_refused(half, tmp_path) -
         content = file.read_bytes()
         file.write_bytes(content[:2000] + bytes([content[2000] ^ 1]) + content[2001:])
         with pytest.raises(jboost.BadInputError, match="SHA-256"):
-            OnnxRunner(Bundle(copy), objective="joint", l0=3.0, resolution=16)
+            OnnxRunner(Bundle(copy), RunRequest("joint", 3.0, 16))
         file.write_bytes(content)
 
 
@@ -175,7 +176,7 @@ def test_what_the_bundle_lacks_is_named(half, options, remedy, monkeypatch) -> N
         "jboost.engine.backends.onnx.graphs.find_driver", lambda: Driver(None, None, (), "no NVIDIA driver was found")
     )
     with pytest.raises(jboost.BadInputError, match=remedy) as e:
-        open_runner(Bundle(half), **{"objective": "joint", "l0": 3.0, "resolution": 16} | options)
+        open_engine(ENGINES["onnx"], Bundle(half), replace(RunRequest("joint", 3.0, 16), **options))
     assert "\n" not in str(e.value)
 
 

@@ -16,6 +16,7 @@ import jboost as public
 from jboost.cli.doctor_cuda import cuda_rows
 from jboost.engine.backends import registry
 from jboost.engine.backends.onnx.cpu import OnnxRunner
+from jboost.engine.backends.request import RunRequest
 from jboost.engine.backends.trt import probe
 from jboost.engine.backends.trt import variant as flavour
 from jboost.engine.backends.trt.check import Reference, check_forward, check_gradient
@@ -102,7 +103,7 @@ def test_the_reference_is_eager_autograd_and_a_graph_meets_its_bounds(exported) 
     np.testing.assert_allclose(reference.grad, grad.numpy(), rtol=0, atol=1e-4 * np.abs(reference.grad).max())
     for dtype in ("fp32", "fp16"):
         key = read_key(bundle, artefact_name("joint", dtype, SIZE, "sm_86"))
-        with OnnxRunner(bundle, objective="joint", l0=3.0, resolution=SIZE, dtype=dtype) as runner:
+        with OnnxRunner(bundle, RunRequest("joint", 3.0, SIZE, dtype=dtype)) as runner:
             for batch in (BATCH, 3, 32):  # one call, a part at the end, and one that is filled up
                 check_gradient(runner.gradient, reference, batch, key.bounds, "the graph")
                 check_forward(runner.evaluate, reference, batch, key.bounds, "the graph")

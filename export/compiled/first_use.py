@@ -13,6 +13,7 @@ from torch import nn
 
 from jboost.engine.backends.compiled.packages import Packages, machine_target
 from jboost.engine.backends.program import load_program
+from jboost.engine.backends.request import RunRequest
 from jboost.engine.bundle import Bundle
 from jboost.engine.method.objectives import NEEDS_L0
 from jboost.export.verification.gradient import tolerance
@@ -51,32 +52,24 @@ def model_of(bundle: Bundle) -> nn.Module:
     return Program(load_program(bundle.checked_path("forward"), "cpu"))
 
 
-def compile_on_first_use(
-    bundle: Bundle,
-    *,
-    objective: str,
-    l0: float | None,
-    resolution: int,
-    dtype: str,
-    batch_size: int,
-    device: str,
-    say: Callable[[str], object],
-) -> Packages:
-    """The packages of a run, from this machine's cache or compiled and verified now.
+def compile_on_first_use(bundle: Bundle, request: RunRequest, *, say: Callable[[str], object]) -> Packages:
+    """The packages for a request, from this machine's cache or compiled and verified now.
 
     Args:
         bundle: its forward program is what is differentiated.
-        objective, l0, dtype: of the gradient.
-        resolution: image size in pixels, one of the bundle's.
-        batch_size: images a call.
-        device: torch device string.
+        request: what to compute; its device is a torch device string, its batch size the number of images a call.
         say: told what is being compiled.
 
     Raises:
         BadInputError: there is no C++ compiler, or for a GPU no headers of CUDA.
         FailureError: a package cannot be compiled or does not match autograd.
     """
-    shape = (bundle.config.in_channels, resolution, resolution)
+    objective, l0, dtype, device, batch_size = (
+        request.objective, request.l0, request.dtype, request.device, request.batch_size,
+    )  # fmt: skip
+    if batch_size is None:
+        raise ValueError("packages are compiled for a batch size: the request must name it")
+    shape = (bundle.config.in_channels, request.resolution, request.resolution)
 
     @cache
     def compiler() -> Compiler:  # not made where the cache has everything

@@ -10,6 +10,7 @@ import numpy as np
 
 from jboost.engine.backends.array_runner import to_uint8
 from jboost.engine.backends.registry import DTYPES, ENGINES
+from jboost.engine.backends.request import RunRequest
 from jboost.engine.backends.trial import endless_flight
 from jboost.engine.bundle import Bundle, BundleConfig
 from jboost.engine.errors import BadInputError
@@ -43,6 +44,10 @@ class Work:
     resolution: int
     batch_size: int
     device: str
+
+    def request(self, dtype: str) -> RunRequest:
+        """What an engine is asked for, with the network in `dtype`."""
+        return RunRequest(self.objective, self.l0, self.resolution, self.device, dtype, self.batch_size)
 
     def inputs(self, config: BundleConfig) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Images float32 [B, C, H, W], uniform in [0, 1], and classes int64 [B]; the same at every call."""
@@ -150,7 +155,7 @@ def line_up(
             skipped.append(Skipped(name, None, f"{found.why}; {found.remedy}"))
             continue
         for dtype in dtypes:
-            why = engine.why_unusable(bundle, batch_size=work.batch_size, **_run(work, dtype))
+            why = engine.why_unusable(bundle, work.request(dtype))
             if why is None:
                 field.append(Contestant(name, dtype))
             else:
@@ -189,7 +194,7 @@ class Entrant:
                 channels_last=contestant.name == CHANNELS_LAST,
             )
         else:
-            self._runner = ENGINES[contestant.name].open(bundle, **_run(work, contestant.dtype))
+            self._runner = ENGINES[contestant.name].open(bundle, work.request(contestant.dtype))
         self._bare = contestant.kind == "baseline"
         x, y = work.inputs(bundle.config)
         self._inputs = self._runner.put(x), self._runner.put(y)
@@ -209,14 +214,3 @@ class Entrant:
     def close(self) -> None:
         """Free the backend's memory."""
         self._runner.__exit__(None, None, None)
-
-
-def _run(work: Work, dtype: str) -> dict[str, Any]:
-    """What an engine is asked for."""
-    return {
-        "objective": work.objective,
-        "l0": work.l0,
-        "resolution": work.resolution,
-        "device": work.device,
-        "dtype": dtype,
-    }

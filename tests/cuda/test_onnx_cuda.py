@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -13,12 +15,13 @@ from jboost.engine.backends.onnx import gpu as onnx_cuda
 from jboost.engine.backends.onnx.cpu import OnnxRunner
 from jboost.engine.backends.onnx.gpu import OnnxCudaRunner
 from jboost.engine.backends.onnx.graphs import artefact_name, checked_graph
+from jboost.engine.backends.request import RunRequest
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError, FailureError
 from jboost.export.bundle import export_bundle
 
 SIZE = 16
-RUN = {"objective": "joint", "resolution": SIZE}
+REQUEST = RunRequest("joint", 3.0, SIZE)
 
 
 class Session:
@@ -93,7 +96,7 @@ def world(emulator, monkeypatch, request) -> World:
 
 
 def opened(bundle, dtype="fp32") -> OnnxCudaRunner:
-    return OnnxCudaRunner(Bundle(bundle), **RUN, device="cuda:1", dtype=dtype)
+    return OnnxCudaRunner(Bundle(bundle), replace(REQUEST, device="cuda:1", dtype=dtype))
 
 
 @pytest.mark.parametrize("graphs", [True, False])
@@ -101,7 +104,7 @@ def opened(bundle, dtype="fp32") -> OnnxCudaRunner:
 def test_images_are_those_of_the_cpu_provider(bundle, world, images, labels, update, graphs) -> None:
     world.graphs = graphs
     got = boosted(bundle, opened(bundle), images, labels, update, batch_size=6)
-    want = boosted(bundle, OnnxRunner(Bundle(bundle), **RUN, l0=3.0), images, labels, update, batch_size=6)
+    want = boosted(bundle, OnnxRunner(Bundle(bundle), REQUEST), images, labels, update, batch_size=6)
     a, b = got.images.astype(int), want.images.astype(int)
     assert (a == b).mean() > 0.999
     assert np.abs(a - b).max() <= 1
@@ -116,7 +119,7 @@ def test_images_are_those_of_the_cpu_provider(bundle, world, images, labels, upd
 def test_any_batch_size_one_after_the_other(bundle, world, images, labels) -> None:
     """A captured graph is replayed for its own addresses alone."""
     x = images.transpose(0, 3, 1, 2).astype(np.float32) / 255
-    with OnnxRunner(Bundle(bundle), **RUN, l0=3.0) as reference, opened(bundle) as runner:
+    with OnnxRunner(Bundle(bundle), REQUEST) as reference, opened(bundle) as runner:
         for count in (5, 23, 1, 5, 23):
             got, want = runner.gradient(x[:count], labels[:count]), reference.gradient(x[:count], labels[:count])
             np.testing.assert_allclose(got.grad, want.grad, rtol=1e-4, atol=1e-6)
@@ -152,7 +155,7 @@ def test_a_gradient_that_overflows_is_computed_again_in_float32(half, world, ima
     assert not got.records["failed"].any()
     precise = checked_graph(Bundle(half), artefact_name("joint", "fp32", SIZE))
     assert [session.path for session in world.sessions[2:]] == [precise]
-    want = boosted(half, OnnxRunner(Bundle(half), **RUN, l0=3.0), images, labels, jboost.PGD(3, 0.2), batch_size=6)
+    want = boosted(half, OnnxRunner(Bundle(half), REQUEST), images, labels, jboost.PGD(3, 0.2), batch_size=6)
     apart = np.abs(got.images.astype(int) - want.images.astype(int))
     assert apart.max() <= 3  # half of its steps are fp16's
 

@@ -17,6 +17,7 @@ from stand_in_trt import DataType, RuntimeCache, TensorFormat, TensorIOMode, Ten
 
 import jboost
 from jboost.engine.backends.onnx.cpu import OnnxRunner
+from jboost.engine.backends.request import RunRequest
 from jboost.engine.backends.trt import plans, runner
 from jboost.engine.backends.trt.network import FORWARD, GRADIENT, TensorRTNetwork, network_run
 from jboost.engine.backends.trt.plans import PlanKey, artefact_name, forward_name, key_name, why_unusable
@@ -32,7 +33,7 @@ from jboost.export.trt.plans import check_name, write_reference
 
 BATCH, SIZE, VERSION = 4, 16, "1.2.3"
 CARD = Gpu("NVIDIA RTX A4000", "8.6", 16 << 30)
-RUN = {"objective": "joint", "l0": 3.0, "resolution": SIZE}
+REQUEST = RunRequest("joint", 3.0, SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +89,8 @@ def world(planned, emulator, monkeypatch) -> World:
 def test_images_are_those_of_the_onnx_engine(planned, world, images, labels, update, dynamic) -> None:
     world.dynamic = dynamic
     bundle = Bundle(planned)
-    got = boosted(planned, TrtRunner(bundle, **RUN), images, labels, update, BATCH)
-    want = boosted(planned, OnnxRunner(bundle, **RUN), images, labels, update, BATCH)
+    got = boosted(planned, TrtRunner(bundle, REQUEST), images, labels, update, BATCH)
+    want = boosted(planned, OnnxRunner(bundle, REQUEST), images, labels, update, BATCH)
     a, b = got.images.astype(int), want.images.astype(int)
     assert (a == b).mean() > 0.999
     assert np.abs(a - b).max() <= 1
@@ -104,7 +105,7 @@ def test_images_are_those_of_the_onnx_engine(planned, world, images, labels, upd
 
 def test_what_cannot_be_captured_is_run_step_by_step(planned, world, images, labels) -> None:
     world.capturable = False
-    boosted(planned, TrtRunner(Bundle(planned), **RUN), images, labels, jboost.PGD(2, 0.2), BATCH)
+    boosted(planned, TrtRunner(Bundle(planned), REQUEST), images, labels, jboost.PGD(2, 0.2), BATCH)
     assert world.device.graphs == 0
 
 
@@ -117,7 +118,7 @@ def test_a_gradient_that_overflows_is_computed_again(planned, world, images, lab
         kept = {n: a for n, a in bundle.config.artefacts.items() if not n.startswith("trt/joint/fp32")}
         write_config(copy, bundle, kept)
         bundle = Bundle(copy)
-    opened = TrtRunner(bundle, **RUN, dtype="fp16")
+    opened = TrtRunner(bundle, dataclasses.replace(REQUEST, dtype="fp16"))
     half = world.engines[0].contexts[0]
     checks = half.runs
 
@@ -130,7 +131,7 @@ def test_a_gradient_that_overflows_is_computed_again(planned, world, images, lab
     got = boosted(planned, opened, images, labels, jboost.PGD(3, 0.2), BATCH)
     assert got.records["retried"][0]
     assert not got.records["failed"].any()
-    want = boosted(planned, OnnxRunner(Bundle(planned), **RUN), images, labels, jboost.PGD(3, 0.2), BATCH)
+    want = boosted(planned, OnnxRunner(Bundle(planned), REQUEST), images, labels, jboost.PGD(3, 0.2), BATCH)
     assert np.abs(got.images.astype(int) - want.images.astype(int)).max() <= 1
     assert len(world.engines) == (3 if has_plan else 2)
 
@@ -148,7 +149,7 @@ def test_a_gradient_that_overflows_is_computed_again(planned, world, images, lab
 def test_a_plan_that_computes_something_else_is_not_served(planned, world, tensor, spoil, figure) -> None:
     world.spoil = lambda name, output, context: spoil(output) if name == tensor else output
     with pytest.raises(FailureError, match=figure) as e:
-        TrtRunner(Bundle(planned), **RUN)
+        TrtRunner(Bundle(planned), REQUEST)
     assert "joint.fp32.plan" in str(e.value)
     assert "\n" not in str(e.value)
     assert world.device.closed
@@ -160,17 +161,17 @@ def test_the_forward_pass_is_checked_too(planned, world) -> None:
 
     world.spoil = spoil
     with pytest.raises(FailureError, match=r"forward\.fp32\.plan does not match"):
-        TrtRunner(Bundle(planned), **RUN)
+        TrtRunner(Bundle(planned), REQUEST)
 
 
 def test_compiled_kernels_are_kept(planned, world) -> None:
     for file in cache_folder().glob("tensorrt_rtx/*"):
         file.unlink()
-    with TrtRunner(Bundle(planned), **RUN):
+    with TrtRunner(Bundle(planned), REQUEST):
         kept = list(cache_folder().glob("tensorrt_rtx/*.kernels"))
     assert [file.read_bytes() for file in kept] == [RuntimeCache.valid] * 2
     kept[0].write_bytes(b"of another driver")
-    with TrtRunner(Bundle(planned), **RUN):
+    with TrtRunner(Bundle(planned), REQUEST):
         pass
     assert kept[0].read_bytes() == RuntimeCache.valid
 
@@ -235,7 +236,7 @@ def test_a_network_as_a_function(planned, world, images, labels) -> None:
     x = images[:BATCH].transpose(0, 3, 1, 2).astype(np.float32) / 255
     with network_run(world.device, network, FORWARD, (3, SIZE, SIZE)) as run:
         class_logit, predicted = run(x, labels[:BATCH])
-    want = OnnxRunner(Bundle(planned), **RUN).evaluate(x, labels[:BATCH])
+    want = OnnxRunner(Bundle(planned), REQUEST).evaluate(x, labels[:BATCH])
     np.testing.assert_allclose(class_logit, want.class_logit, rtol=1e-5)
     np.testing.assert_array_equal(predicted, want.predicted)
 
@@ -260,8 +261,8 @@ def test_a_network_as_a_function(planned, world, images, labels) -> None:
 def test_why_a_plan_cannot_serve(planned, world, options, cards, complaint, monkeypatch) -> None:
     driver = Driver(None, None, tuple(cards), None if cards else "no GPU today")
     monkeypatch.setattr(plans, "find_driver", lambda: driver)
-    run = {**RUN, "device": "auto", "dtype": "fp32", **options}
-    why = why_unusable(Bundle(planned), **run)
+    request = dataclasses.replace(REQUEST, **options)
+    why = why_unusable(Bundle(planned), request)
     assert why is not None
     assert "\n" not in why
     with pytest.raises(BadInputError, match=complaint):
@@ -270,7 +271,12 @@ def test_why_a_plan_cannot_serve(planned, world, options, cards, complaint, monk
 
 def test_of_the_right_card_version_and_batch_it_can(planned, world) -> None:
     for batch_size in (None, BATCH):
-        assert why_unusable(Bundle(planned), **RUN, device="cuda:0", dtype="fp16", batch_size=batch_size) is None
+        assert (
+            why_unusable(
+                Bundle(planned), dataclasses.replace(REQUEST, device="cuda:0", dtype="fp16", batch_size=batch_size)
+            )
+            is None
+        )
 
 
 def rekeyed(planned, copy, **changes) -> Bundle:
@@ -304,7 +310,7 @@ def rekeyed(planned, copy, **changes) -> Bundle:
 def test_stale_plans_are_named(planned, world, tmp_path, changes, complaint) -> None:
     bundle = rekeyed(planned, tmp_path / "bundle", **changes)
     with pytest.raises(BadInputError, match=complaint) as e:
-        TrtRunner(bundle, **RUN)
+        TrtRunner(bundle, REQUEST)
     assert "\n" not in str(e.value)
 
 
@@ -312,7 +318,7 @@ def test_a_changed_plan_is_refused(planned, world, tmp_path) -> None:
     copy = Path(shutil.copytree(planned, tmp_path / "bundle"))
     (copy / "trt/joint.fp32.plan").write_bytes(b"the plan of joint in fp3!")
     with pytest.raises(BadInputError, match="SHA-256"):
-        TrtRunner(Bundle(copy), **RUN)
+        TrtRunner(Bundle(copy), REQUEST)
     assert world.device.closed
 
 

@@ -13,6 +13,7 @@ import jboost
 from jboost.engine.backends.array_runner import ArrayFlight
 from jboost.engine.backends.compiled.captured import CapturedFlight
 from jboost.engine.backends.compiled.runner import CompiledRunner
+from jboost.engine.backends.request import RunRequest
 from jboost.engine.bundle import Bundle
 from jboost.engine.loop.run import run_set
 from jboost.engine.method.noise import normal
@@ -74,7 +75,7 @@ def test_a_captured_step_is_the_plain_one(compiled, images, labels, update, monk
     limits = np.arange(len(images)) % 7
     for rows in (ArrayFlight, CapturedFlight):
         monkeypatch.setattr("jboost.engine.backends.compiled.runner.CapturedFlight", rows)
-        with CompiledRunner(Bundle(compiled), objective=objective, l0=3.0, resolution=16, device="cuda") as runner:
+        with CompiledRunner(Bundle(compiled), RunRequest(objective, 3.0, 16, device="cuda")) as runner:
             for seed in (1, 2):
                 store = MemoryStore(images.shape)
                 how = Settings(update=update, objective=objective, l0=3.0, early_stop=True, seed=seed)

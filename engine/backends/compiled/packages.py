@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from jboost.engine.backends.request import export_command, why_no_graph
+from jboost.engine.backends.request import RunRequest, export_command, why_no_graph
 from jboost.engine.backends.torch_device import find_device, set_tf32
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError, one_line
@@ -66,13 +66,14 @@ class Packages:
     batch_size: int
 
 
-def packages_of(bundle: Bundle, *, objective: str, dtype: str, resolution: int, device: str) -> Packages:
-    """A bundle's own packages for a kind of device, checked against the manifest's hashes.
+def packages_of(bundle: Bundle, request: RunRequest, device: str) -> Packages:
+    """A bundle's own packages for a request, checked against the manifest's hashes; `device` is a torch device string.
 
     Raises:
         BadInputError: one is missing or changed.
     """
-    name = artefact_name(objective, dtype, resolution, device)
+    dtype, resolution = request.dtype, request.resolution
+    name = artefact_name(request.objective, dtype, resolution, device)
     return Packages(
         bundle.checked_path(name),
         bundle.checked_path(forward_name(dtype, resolution, device)),
@@ -81,27 +82,18 @@ def packages_of(bundle: Bundle, *, objective: str, dtype: str, resolution: int, 
     )
 
 
-def why_unusable(
-    bundle: Bundle,
-    *,
-    objective: str,
-    l0: float | None,
-    resolution: int,
-    device: str,
-    dtype: str,
-    batch_size: int | None = None,
-) -> str | None:
-    """Why the bundle's package, if any, cannot serve this run; None if it can.
+def why_unusable(bundle: Bundle, request: RunRequest) -> str | None:
+    """Why the bundle's package, if any, cannot serve a request; None if it can.
 
     Raises:
         BadInputError: no such device on this machine.
     """
-    device = find_device(device)
-    name = artefact_name(objective, dtype, resolution, device)
-    why = why_no_graph(bundle, name, "compile", objective=objective, l0=l0, resolution=resolution, dtype=dtype)
+    device, batch_size = find_device(request.device), request.batch_size
+    name = artefact_name(request.objective, request.dtype, request.resolution, device)
+    why = why_no_graph(bundle, name, "compile", request)
     if why is not None:
         return why
-    rebuild = f"export it with: {export_command('compile', objective=objective, dtype=dtype, resolution=resolution)}"
+    rebuild = f"export it with: {export_command('compile', request)}"
     artefact, here = bundle.config.artefacts[name], machine_target(device)
     if artefact.target != here:
         return f"the package was compiled for {artefact.target}, this machine is {here}; {rebuild}"

@@ -17,6 +17,7 @@ import onnxruntime as ort
 from jboost.engine.backends.cuda.flight import DeviceFlight
 from jboost.engine.backends.cuda.pycuda_device import PycudaDevice
 from jboost.engine.backends.cuda.runner import DeviceRunner
+from jboost.engine.backends.request import RunRequest
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError, FailureError, one_line
 from jboost.engine.loop.runner import Evaluation
@@ -35,10 +36,8 @@ class OnnxCudaRunner(DeviceRunner):
 
     Args:
         bundle: an opened bundle; the graph and its weights are checked against the manifest's hashes.
-        objective: name of the objective.
-        resolution: image size in pixels.
-        device: ``"cuda"`` or ``"cuda:N"``.
-        dtype: of the network inside the graph. float32 is float32: TF32 is off.
+        request: what to compute; the bundle's graphs serve it. Its device is ``"auto"``, ``"cuda"`` or ``"cuda:N"``. float32 is
+            float32: TF32 is off.
 
     Raises:
         BadInputError: the graph is missing or changed, or ONNX Runtime does not run all of it on the GPU.
@@ -46,9 +45,11 @@ class OnnxCudaRunner(DeviceRunner):
 
     name = "onnx"
 
-    def __init__(self, bundle: Bundle, *, objective: str, resolution: int, device: str, dtype: str):
-        number = int(device.partition(":")[2] or 0)
-        self.device, self.dtype = device, dtype
+    def __init__(self, bundle: Bundle, request: RunRequest):
+        objective, resolution, dtype = request.objective, request.resolution, request.dtype
+        self.device = "cuda" if request.device == "auto" else request.device
+        self.dtype = dtype
+        number = int(self.device.partition(":")[2] or 0)
         shape = (bundle.config.in_channels, resolution, resolution)
         self._networks: list[OrtNetwork] = []
         opened = PycudaDevice(number)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from jboost.engine.backends.request import why_no_graph
+from jboost.engine.backends.request import RunRequest, why_no_graph
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError
 from jboost.engine.system.gpu import find_driver
@@ -29,27 +29,18 @@ def weights_name(graph: str) -> str:
     return f"{graph}/weights"
 
 
-def why_unusable(
-    bundle: Bundle,
-    *,
-    objective: str,
-    l0: float | None,
-    resolution: int,
-    device: str,
-    dtype: str,
-    batch_size: int | None = None,
-) -> str | None:
-    """Why the bundle's graph, if any, cannot serve this run; None if it can."""
-    if _kind(device) == "cuda":
+def why_unusable(bundle: Bundle, request: RunRequest) -> str | None:
+    """Why the bundle's graph, if any, cannot serve a request; None if it can."""
+    if device_kind(request.device) == "cuda":
         from .graphs import why_no_cuda
 
         if (why := why_no_cuda()) is not None:
             return why
-    name = artefact_name(objective, dtype, resolution)
-    return why_no_graph(bundle, name, "onnx", objective=objective, l0=l0, resolution=resolution, dtype=dtype)
+    name = artefact_name(request.objective, request.dtype, request.resolution)
+    return why_no_graph(bundle, name, "onnx", request)
 
 
-def _kind(device: str) -> str:
+def device_kind(device: str) -> str:
     """``"cpu"`` or ``"cuda"``; ``"auto"`` is CUDA where ONNX Runtime can use it.
 
     Raises:

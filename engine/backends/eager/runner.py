@@ -8,16 +8,16 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from jboost.engine.backends.array_runner import ArrayRunner
+from jboost.engine.backends.program import load_program
+from jboost.engine.backends.request import RunRequest
+from jboost.engine.backends.torch_device import find_device
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError
 from jboost.engine.loop.runner import Evaluation
 from jboost.engine.method.objectives import OBJECTIVES, class_logit
 from jboost.engine.method.step import Gradient
 from jboost.engine.system.memory import keep_freed_memory
-
-from .array_runner import ArrayRunner
-from .program import load_program
-from .torch_device import find_device
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Scales the loss under fp16 so that small gradients stay above the format's least subnormal, 6e-8; undone afterwards. The
@@ -30,11 +30,8 @@ class EagerRunner(ArrayRunner):
 
     Args:
         bundle: an opened bundle; its forward program is checked against the manifest's hash.
-        objective: name of the objective.
-        l0: mean realness of real images, for objectives that need it.
-        resolution: not needed: the forward program takes every size of the bundle.
-        device: a torch device string; ``"auto"`` takes CUDA where there is one.
-        dtype: ``"fp32"``, or ``"fp16"`` or ``"bf16"`` for autocast.
+        request: what to compute. The forward program takes every image size of the bundle, and any batch; ``"fp16"`` and
+            ``"bf16"`` are autocast.
 
     Raises:
         BadInputError: the device is not there, or the dtype is unknown.
@@ -43,24 +40,15 @@ class EagerRunner(ArrayRunner):
     name = "eager"
     batch_size: int | None = None
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        *,
-        objective: str,
-        l0: float | None,
-        resolution: int | None = None,
-        device: str = "auto",
-        dtype: str = "fp32",
-    ):
-        if dtype not in _DTYPES:
-            raise BadInputError(f"unknown dtype {dtype!r}; choose one of {', '.join(_DTYPES)}")
-        self.device = find_device(device)
+    def __init__(self, bundle: Bundle, request: RunRequest):
+        if request.dtype not in _DTYPES:
+            raise BadInputError(f"unknown dtype {request.dtype!r}; choose one of {', '.join(_DTYPES)}")
+        self.device = find_device(request.device)
         if self.device == "cpu":
             keep_freed_memory()
-        self.dtype = dtype
-        self._objective = OBJECTIVES[objective]
-        self._l0 = 0.0 if l0 is None else l0
+        self.dtype = request.dtype
+        self._objective = OBJECTIVES[request.objective]
+        self._l0 = 0.0 if request.l0 is None else request.l0
         self._model = load_program(bundle.checked_path("forward"), self.device)
 
     def __enter__(self) -> Self:
