@@ -95,20 +95,26 @@ def judge(results: Results) -> list[Verdict]:
 
     return [
         Verdict(
-            "boosting with a robust joint model lowers FID, of one-step and of two-step samples", "the paper's abstract",
+            "boosting with a robust joint model lowers the FID of one-step and two-step samples", "the paper's abstract",
             each("joint", NONE),
         ),
         Verdict("a robust joint model does better than a robust classifier alone", "table 1", each("joint", "classifier")),
-        Verdict("a robust joint model does better than one that was not trained adversarially", "table 1", each("joint", "plain")),
+        Verdict(
+            "a robust joint model does better than a joint model that was not trained adversarially", "table 1",
+            each("joint", "plain"),
+        ),
         Verdict("a wider model does better", "table 1", each("wide", "joint")),
         Verdict(
-            "the objective of eq. 12 (`joint`) does better than every other", "table 2",
+            "the objective of eq. 12 (`joint`) does better than every other objective", "table 2",
             tuple(less(results, ("flow2", "joint"), ("flow2", name)) for name in OBJECTIVES if name != "joint"),
         ),
         Verdict("both update rules lower FID", "table 3", each("joint", NONE) + each("sgld", NONE)),
-        Verdict("samples of a generator that the joint model never saw gain too", "table 4", each("joint", NONE, ["vae"])),
         Verdict(
-            "images of a larger size gain too", "table 4",
+            "boosting also improves samples of a generator that the joint model never saw", "table 4",
+            each("joint", NONE, ["vae"]),
+        ),
+        Verdict(
+            "boosting also improves larger images", "table 4",
             (less(results, ("large", "joint"), ("large", NONE)), less(results, ("large", "large"), ("large", NONE))),
         ),
         Verdict(
@@ -134,7 +140,7 @@ def _no_worse(results: Results, one: Set, other: Set) -> Comparison:
 
 def render(verdicts: Sequence[Verdict]) -> list[str]:
     """As Markdown."""
-    lines = ["| claim | who says so | here | numbers |", "|---|---|---|---|"]
+    lines = ["| claim | source | here | numbers |", "|---|---|---|---|"]
     for verdict in verdicts:
         numbers = "<br>".join(one.text for one in verdict.comparisons)
         lines.append(f"| {verdict.claim} | {verdict.source} | **{verdict.answer}** | {numbers} |")

@@ -9,6 +9,7 @@ import argparse
 import json
 import shutil
 import sys
+import textwrap
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from account import describe_method, describe_models, describe_pixels, describe_
 from tables import TABLES, Results, render, render_intervals
 
 PAPER = Path(__file__).with_name("paper.toml")
+_COLUMNS = 100
 
 
 def read_paper(path: Path = PAPER) -> dict[str, Any]:
@@ -47,7 +49,7 @@ def write_page(values: Mapping[str, Any], paper: Mapping[str, Any], pictures: Ma
     """
     results = Results(values)
     parts = [_opening(values, paper), *_warnings(values), *_verdicts(results)]
-    shown = "One image of each class, the first of each, before and after boosting with the small joint model"
+    shown = "The first image of each class, before and after boosting with the small joint model"
     parts += _picture(pictures, "samples", shown)
     for table in TABLES:
         number = f"Table {table.paper}: " if table.paper else ""
@@ -58,24 +60,37 @@ def write_page(values: Mapping[str, Any], paper: Mapping[str, Any], pictures: Ma
             parts.append("\n".join(_figures(table.paper, paper)))
         parts += _picture(pictures, table.key, table.title)
     parts += ["## How it was done", "\n".join(describe_method(values)), "\n".join(describe_models(values))]
-    parts += _picture(pictures, "steps", "FID over the number of steps, tuning samples of the two-step flow")
+    parts += _picture(pictures, "steps", "FID by number of steps, on the tuning samples of the two-step flow")
     parts += [
-        "## Every FID, with its interval",
-        "Bootstrap intervals at 95%: how far a number would move with other samples of the same generator.",
+        "## Every FID with its interval",
+        "The brackets are 95% bootstrap intervals: how far a number would move with other samples of the same generator.",
         "\n".join(render_intervals(results)),
         "## Time",
         "\n".join(describe_time(values)),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return _wrapped("\n\n".join(part for part in parts if part)) + "\n"
+
+
+def _wrapped(page: str) -> str:
+    """The page with its paragraphs and list items wrapped; tables, headings and pictures keep their lines."""
+    lines = []
+    for line in page.split("\n"):
+        if len(line) <= _COLUMNS or line.startswith(("|", "#", "![")):
+            lines.append(line)
+            continue
+        indent = " " * (len(line) - len(line.lstrip(" -")))
+        lines += textwrap.wrap(line, _COLUMNS, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines)
 
 
 def _opening(values: Mapping[str, Any], paper: Mapping[str, Any]) -> str:
     return (
         "# Quality: the paper's tables at small scale\n\n"
-        f"{paper['authors']}: *{paper['title']}* ([arXiv]({paper['url']})) works on {paper['data']}. Here the same "
-        "comparisons are made on Fashion-MNIST, with models that two CPU cores can train. FIDs are of other images in other "
-        "features: their order compares with the paper's, their size does not. Written by `benchmarks/quality/page.py` from a "
-        f"run of `benchmarks/quality/run.py` with seeds {', '.join(map(str, values['plan']['seeds']))}."
+        f"{paper['authors']}: *{paper['title']}* ([arXiv]({paper['url']})). The paper works on {paper['data']}. This page "
+        "makes the same comparisons on Fashion-MNIST, with models that two CPU cores can train. Its FIDs come from other "
+        "images and other features, so you can compare their order with the paper's, but not their size.\n\n"
+        "`benchmarks/quality/page.py` writes this page from a run of `benchmarks/quality/run.py` with seeds "
+        f"{', '.join(map(str, values['plan']['seeds']))}."
     )
 
 
@@ -94,8 +109,9 @@ def _verdicts(results: Results) -> list[str]:
     return [
         f"Claims that hold in every seed and every comparison: {agreed} of {len(verdicts)}.",
         "\n".join(claims.render(verdicts)),
-        "*yes*: as claimed in every seed and comparison; *no*: no comparison came out as claimed in most seeds; *partly*: "
-        "anything between.",
+        "- *yes*: every comparison agrees with the claim in every seed.\n"
+        "- *no*: no comparison agrees with the claim in most seeds.\n"
+        "- *partly*: anything between.",
     ]
 
 
@@ -108,13 +124,13 @@ def _figures(number: int, paper: Mapping[str, Any]) -> list[str]:
     figures = [figure for figure in paper.get("figure", []) if figure["table"] == number]
     if not figures:
         return [
-            f"The paper's own figures of its table {number} are not quoted: they go into `benchmarks/quality/paper.toml`, each "
-            "with the place where it was read."
+            f"This page does not quote the paper's table {number}. Its figures belong in `benchmarks/quality/paper.toml`, each "
+            "with its source."
         ]
     return [
-        f"Beside it, on {paper['data']}:",
+        f"For comparison, on {paper['data']}:",
         "",
-        "| | generator | | | read in |",
+        "| | generator | | | source |",
         "|---|---|---|---|---|",
         *(f"| {f['row']} | {f['column']} | {f['metric']} | {f['value']} | {f['source']} |" for f in figures),
     ]

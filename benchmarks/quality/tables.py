@@ -117,26 +117,26 @@ _QUALITY = ("fid", "precision", "recall")
 
 TABLES = (
     Table(
-        "models", "Which model leads", 1,
+        "models", "Models", 1,
         (_NONE, *(Line(MODELS[name].what, name) for name in ("classifier", "plain", "joint", "wide"))),
         tuple((source, metric) for source in ("flow1", "flow2") for metric in _QUALITY),
-        "The classifier is followed along its cross-entropy, as BIGROC does, the joint models along `joint` (eq. "
-        "12) with early stopping. "
-        "All have the same data, iterations and optimizer.",
+        "Boosting with the classifier follows its cross-entropy, as BIGROC does. Boosting with a joint model follows `joint` "
+        "(eq. 12) with early stopping. All models have the same data, iterations and optimizer.",
     ),
     Table(
-        "objectives", "Which objective is followed", 2,
+        "objectives", "Objectives", 2,
         (_NONE, *(Line(f"`{name}`", name) for name in OBJECTIVES)),
         tuple(("flow2", metric) for metric in (*_QUALITY, "steps_used", "l2_moved")),
-        "The small robust joint model. Only `joint` stops early, as `jboost boost` does unless told otherwise. `logit` and "
-        "`bce` are the same by PGD, whose steps have unit length: realness rises with the logit, so their gradients are parallel.",
+        "The boosted rows use the small robust joint model. Only `joint` stops early, which is the default of "
+        "`jboost boost`. Under PGD, `logit` and `bce` are the same: realness rises with the logit, so their gradients "
+        "are parallel, and PGD's steps have unit length.",
     ),
     Table(
         "updates", "PGD against SGLD", 3,
         (_NONE, Line("PGD, `joint`", "joint"), Line("PGD, `logit`", "logit"), Line("SGLD, `logit`", "sgld")),
         tuple((source, metric) for source in ("flow1", "flow2") for metric in ("fid", "l2_moved")),
-        "The small robust joint model. `logit` is what algorithm 3 climbs; with it the two update rules differ in "
-        "nothing else.",
+        "The boosted rows use the small robust joint model. Algorithm 3 climbs `logit`. With this objective, PGD and "
+        "SGLD differ only in the update rule.",
     ),
     Table(
         "unseen", "Another generator and another resolution", 4,
@@ -148,24 +148,22 @@ TABLES = (
             Line(f"{LARGE_SIDE} pixels, a model of its own", "large", "large"),
         ),
         tuple((None, metric) for metric in (*_QUALITY, "steps_used")),
-        f"Numbers of steps are those of the two-step flow at {SIDE} pixels. Images of {LARGE_SIDE} pixels are "
-        "enlarged ones, real and generated "
-        "alike: they test the network at another size, not finer detail. Their distances are taken in a yardstick "
-        f"of {LARGE_SIDE} pixels, so that "
-        f"they compare with each other only. Step lengths are {LARGE_SIDE}/{SIDE} times as large.",
+        f"The numbers of steps are those of the two-step flow at {SIDE} pixels. The images of {LARGE_SIDE} pixels are enlarged, "
+        "real and generated alike, so they test the network at another size, not on finer detail. Their FIDs use a yardstick "
+        f"of {LARGE_SIDE} pixels, so compare them only with each other. Their steps are {LARGE_SIDE}/{SIDE} times as long.",
     ),
     Table(
         "stopping", f"Early stopping, at most {ABLATION_STEPS} steps", None,
         (_NONE, Line("stopping at l0", "stop"), Line("not stopping", "no-stop")),
         tuple(("flow2", metric) for metric in (*_QUALITY, "steps_used", "l2_moved")),
-        "The small robust joint model, objective `joint`.",
+        "The boosted rows use the small robust joint model and the objective `joint`.",
     ),
     Table(
         "precision", "float32 against bf16", None,
         (Line("fp32", "joint"), Line("bf16", "bf16")),
         tuple(("flow2", metric) for metric in (*_QUALITY, "l2_moved")),
-        "The same samples, model and steps; the image that moves is float32 in both. Pixels differ by what the engines differ by, "
-        "too: ONNX Runtime in float32, PyTorch in bf16.",
+        "Both rows use the same samples, model and steps, and the image that moves is float32 in both. The engines differ too "
+        "(ONNX Runtime in float32, PyTorch in bf16), which adds to the pixel differences.",
     ),
 )  # fmt: skip
 
