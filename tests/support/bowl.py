@@ -1,11 +1,8 @@
-"""A model whose gradient is known in closed form, for the array API and as a network on a device.
-
-f_c(x) = 6 - 4 ||x - target||^2, objective -f_c. Images with the first pixel `poison` have a NaN gradient, those with `overflow` an
-infinite one, but not in float32.
-"""
+"""A model whose gradient is known in closed form, for the array API and as a network on a device."""
 
 from __future__ import annotations
 
+import array_api_compat
 import numpy as np
 
 from jboost.engine.backends.array_runner import ArrayRunner
@@ -18,31 +15,49 @@ TARGET = np.linspace(0.2, 0.8, 45, dtype=np.float32).reshape(SHAPE)
 
 
 class Bowl:
-    def __init__(self, poison=None, overflow=None):
-        self.poison, self.overflow = poison, overflow
+    """f_c(x) = 6 - 4 ||x - target||^2, objective -f_c: one global optimum. The arrays are those of numpy or torch.
+
+    Args:
+        target: the optimum, [C, H, W] or a number.
+        poison: the first pixel of images whose gradient is NaN.
+        overflow: the first pixel of images whose gradient and logit are infinite, but not in float32.
+        classes: the class predicted is 0, 1, ... with the first pixel, the last one where it is 1.
+    """
+
+    def __init__(self, target=TARGET, *, poison=None, overflow=None, classes=8):
+        self.target, self.poison, self.overflow, self.classes = target, poison, overflow, classes
         self.dtype = "fp32" if overflow is None else "fp16"
 
     def evaluate(self, x):
-        f_c = (6 - 4 * ((x - TARGET) ** 2).reshape(len(x), -1).sum(axis=1)).astype(np.float32)
-        return Evaluation(f_c, (x[:, 0, 0, 0] * 7).astype(np.int64))
+        xp = array_api_compat.array_namespace(x)
+        squares = xp.reshape(self._offset(x) ** 2, (len(x), -1))
+        predicted = xp.astype(x[:, 0, 0, 0] * (self.classes - 1), xp.int64)
+        return Evaluation(6 - 4 * xp.sum(squares, axis=1), predicted)
 
     def gradient(self, x, precise):
         f_c, predicted = self.evaluate(x)
-        grad, first = 8 * (x - TARGET), x[:, 0, 0, 0]
+        grad, first = 8 * self._offset(x), x[:, 0, 0, 0]
         if self.poison is not None:
-            grad[first == np.float32(self.poison)] = np.nan
+            grad[first == self.poison] = np.nan
         if self.overflow is not None and not precise:
-            bad = first == np.float32(self.overflow)
-            grad[bad, 1, 2, 1] = np.inf
+            bad = first == self.overflow
+            grad[bad, -1, -1, -1] = np.inf
+            f_c[bad] = np.inf
         return Gradient(grad, f_c, -f_c, predicted)
+
+    def _offset(self, x):
+        return x - array_api_compat.array_namespace(x).asarray(self.target, dtype=x.dtype)
 
 
 class NumpyRunner(ArrayRunner):
+    """The bowl on numpy arrays; counts what it is asked for."""
+
     name = device = "numpy"
     batch_size = None
 
     def __init__(self, bowl):
         self.bowl, self.dtype = bowl, bowl.dtype
+        self.steps = self.looks = self.precise = 0
 
     def put(self, array):
         return array
@@ -51,9 +66,12 @@ class NumpyRunner(ArrayRunner):
         return array
 
     def evaluate(self, x, y):
+        self.looks += 1
         return self.bowl.evaluate(x)
 
     def gradient(self, x, y, *, precise=False):
+        self.steps += 1
+        self.precise += precise
         return self.bowl.gradient(x, precise)
 
 

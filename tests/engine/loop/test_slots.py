@@ -7,13 +7,13 @@ import threading
 
 import numpy as np
 import pytest
+from bowl import Bowl, NumpyRunner
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from jboost.engine.backends.array_runner import ArrayFlight, ArrayRunner, to_float, to_uint8
+from jboost.engine.backends.array_runner import ArrayFlight, to_float, to_uint8
 from jboost.engine.loop.run import run_set
-from jboost.engine.loop.runner import Evaluation
 from jboost.engine.loop.slots import Slots
 from jboost.engine.method.objectives import realness
 from jboost.engine.method.settings import Settings
@@ -25,48 +25,9 @@ SHAPE = (1, 4, 4)
 TARGET = np.linspace(0.2, 0.8, 16, dtype=np.float32).reshape(SHAPE)
 
 
-class BowlRunner(ArrayRunner):
-    """f_c(x) = 6 - 4 ||x - target||^2, objective -f_c: one global optimum, gradients known exactly.
-
-    `poison` is the first pixel of images whose gradient is NaN; `overflow` of those for which it is only in low precision.
-    """
-
-    name = device = "bowl"
-    batch_size = None
-
-    def __init__(self, poison: float | None = None, overflow: float | None = None):
-        self.poison, self.overflow = poison, overflow
-        self.dtype = "fp32" if overflow is None else "fp16"
-        self.steps = self.looks = self.precise = 0
-        self.start: dict[int, float] = {}
-
-    def put(self, array):
-        return array
-
-    def get(self, array):
-        return array
-
-    def evaluate(self, x, y):
-        self.looks += 1
-        return self._evaluate(x)
-
-    def _evaluate(self, x):
-        f_c = 6 - 4 * ((x - TARGET) ** 2).sum(axis=(1, 2, 3))
-        return Evaluation(f_c.astype(np.float32), np.zeros(len(x), np.int64))
-
-    def gradient(self, x, y, *, precise=False):
-        self.steps += 1
-        self.precise += precise
-        f_c, predicted = self._evaluate(x)
-        grad = 8 * (x - TARGET)
-        first = x[:, 0, 0, 0]
-        if self.poison is not None:
-            grad = np.where((first == np.float32(self.poison))[:, None, None, None], np.nan, grad)
-        if self.overflow is not None and not precise:
-            bad = first == np.float32(self.overflow)
-            grad = np.where(bad[:, None, None, None], np.inf, grad)
-            f_c = np.where(bad, np.inf, f_c)
-        return Gradient(grad.astype(np.float32), f_c.astype(np.float32), -f_c, predicted)
+class BowlRunner(NumpyRunner):
+    def __init__(self, **spoilt):
+        super().__init__(Bowl(TARGET, classes=1, **spoilt))
 
 
 class LaggingRunner(BowlRunner):
