@@ -3,9 +3,9 @@
     python tests/gpu/imitation/run.py [--log FILE] COMMAND...
     cd tests/gpu/imitation; python run.py python command.py bench --bundle bundle --device cuda
 
-Imitates libcuda, libcudart, cuBLAS and cuDNN. What it finds: calls in a wrong order, with wrong devices, or that a capture forbids;
-nodes that a provider does not take; code that nothing but a GPU would have run. What it cannot find: wrong numbers, and anything of
-speed. The log has a line for each call that would reach the device; at the end stands how many there were of each kind.
+Imitates libcuda, libcudart, cuBLAS, cuDNN and cuRAND. What it finds: calls in a wrong order, with wrong devices, or that a capture
+forbids; nodes that a provider does not take; code that nothing but a GPU would have run. What it cannot find: wrong numbers, and
+anything of speed. The log has a line for each call that would reach the device; at the end stands how many there were of each kind.
 
 Needs gcc, CUDA's headers and packages built for CUDA 13 (`pip install torch onnxruntime-gpu`), and no GPU.
 """
@@ -24,12 +24,13 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 #: What each library is made of: what is written here, the header that names the rest of its functions.
-_LIBRARIES = {
+_LIBRARIES: dict[str, tuple[str | None, str | None]] = {
     "libcuda.so.1": ("driver.c", "cuda.h"),
     "libcudart.so.13": ("runtime.c", "cuda_runtime_api.h"),
     "libcublasLt.so.13": ("cublaslt.c", None),
     "libcublas.so.13": ("cublas.c", None),
     "libcudnn.so.9": ("cudnn.c", None),
+    "libcurand.so.10": (None, None),
 }
 #: Declarations, and the names that macros turn these into.
 _DECLARED = re.compile(r"(?:CUDAAPI|CUDARTAPI) (cu\w+)\(|\b(cu[A-Z]\w+_v\d)\b")
@@ -80,7 +81,7 @@ def build(folder: Path) -> list[Path]:
     include, libraries = headers(), []
     for library, symbols in wanted().items():
         code, header = _LIBRARIES[library]
-        text = (HERE / code).read_text()
+        text = "" if code is None else (HERE / code).read_text()
         if header is not None:
             symbols |= {a or b for a, b in _DECLARED.findall((include / header).read_text())}
         rest = sorted(symbols - set(_DEFINED.findall(text)))
