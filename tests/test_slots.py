@@ -37,7 +37,7 @@ class BowlRunner(ArrayRunner):
     def __init__(self, poison: float | None = None, overflow: float | None = None):
         self.poison, self.overflow = poison, overflow
         self.dtype = "fp32" if overflow is None else "fp16"
-        self.steps = self.looks = self.precise = 0
+        self.steps = self.evaluations = self.precise = 0
         self.start: dict[int, float] = {}
 
     def put(self, array):
@@ -47,7 +47,7 @@ class BowlRunner(ArrayRunner):
         return array
 
     def evaluate(self, x, y):
-        self.looks += 1
+        self.evaluations += 1
         return self._evaluate(x)
 
     def _evaluate(self, x):
@@ -70,21 +70,21 @@ class BowlRunner(ArrayRunner):
 
 
 class LaggingRunner(BowlRunner):
-    """Its flight is looked at as a GPU's is: every few steps, and a look that need not be fresh is the one before."""
+    """Its flight gives the status as a GPU's does: every few steps, and the one before if it need not be fresh."""
 
     def flight(self, kind, controls, count, shape):
         return LaggingFlight(self, kind, controls, count, shape)
 
 
 class LaggingFlight(ArrayFlight):
-    look_every = 3
+    status_every = 3
 
     def __init__(self, *args):
         super().__init__(*args)
-        self.last = super().look(fresh=True)
+        self.last = super().status(fresh=True)
 
-    def look(self, *, fresh):
-        before, self.last = self.last, copy.deepcopy(super().look(fresh=True))
+    def status(self, *, fresh):
+        before, self.last = self.last, copy.deepcopy(super().status(fresh=True))
         return self.last if fresh else before
 
 
@@ -246,25 +246,25 @@ def test_snapshots_where_gradients_overflow_on_the_way(kind, recovers) -> None:
     assert moved[-1].all() == recovers
 
 
-def test_a_late_look_costs_no_step_where_nobody_stops_early() -> None:
+def test_a_late_status_costs_no_step_where_no_image_stops_early() -> None:
     lagging, prompt = LaggingRunner(), BowlRunner()
     for runner in (lagging, prompt):
         run(runner, starts(12), settings(PGD(5, 0.1)), batch_size=4)
     assert lagging.steps == prompt.steps == 3 * 5
 
 
-def test_snapshots_cost_as_many_looks_for_late_images_as_for_early_ones_and_are_handed_on_once() -> None:
-    def looks(count: int) -> int:
+def test_snapshots_cost_as_many_statuses_for_late_images_as_for_early_ones_and_are_handed_on_once() -> None:
+    def statuses(count: int) -> int:
         slots = Slots(LaggingRunner(), settings(PGD(9, 0.1)), 4, SHAPE, snapshots=(3,))
         images, waves, taken = starts(count), np.split(np.arange(count), count // 4), 0
-        looked, look = 0, slots.flight.look
+        asked, status = 0, slots.flight.status
 
         def counted(*, fresh: bool) -> object:
-            nonlocal looked
-            looked += 1
-            return look(fresh=fresh)
+            nonlocal asked
+            asked += 1
+            return status(fresh=fresh)
 
-        slots.flight.look = counted
+        slots.flight.status = counted
         for wave in waves:
             slots.admit(images[wave], np.zeros(4, np.int64), wave, np.full(4, 9))
             while len(slots.held):
@@ -272,9 +272,9 @@ def test_snapshots_cost_as_many_looks_for_late_images_as_for_early_ones_and_are_
                 slots.harvest()
                 taken += sum(len(part.index) for _, part in slots.snapshots())
         assert taken == count
-        return looked
+        return asked
 
-    assert looks(12) == 3 * looks(4)
+    assert statuses(12) == 3 * statuses(4)
 
 
 def test_slots_are_refilled_while_others_go_on() -> None:
@@ -288,10 +288,10 @@ def test_slots_are_refilled_while_others_go_on() -> None:
     assert half.steps <= full.steps / 2 + 64 // 8 + 2
 
 
-def test_the_results_are_looked_at_in_full_batches() -> None:
+def test_the_results_are_scored_in_full_batches() -> None:
     runner = BowlRunner()
     run(runner, starts(40), settings(PGD(3, 0.1)), batch_size=8, limits=np.arange(40) % 3 + 1)
-    assert runner.looks == 5
+    assert runner.evaluations == 5
 
 
 def test_a_nan_gradient_costs_only_its_own_image() -> None:
