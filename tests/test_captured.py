@@ -35,10 +35,10 @@ class Bowl(ArrayRunner):
     def evaluate(self, x, y):
         return Evaluation(6 - 4 * ((x - 0.5) ** 2).sum((1, 2, 3)), torch.zeros(len(x), dtype=torch.int64))
 
-    def gradient(self, x, y, *, precise=False):
+    def gradient(self, x, y, *, in_float32=False):
         class_logit, predicted = self.evaluate(x, y)
         grad = 8 * (x - 0.5)
-        if not precise:
+        if not in_float32:
             grad = torch.where(x[:, :1, :1, :1] == 0, torch.inf, grad)
         return Gradient(grad, class_logit, -class_logit, predicted)
 

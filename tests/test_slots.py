@@ -37,7 +37,7 @@ class BowlRunner(ArrayRunner):
     def __init__(self, poison: float | None = None, overflow: float | None = None):
         self.poison, self.overflow = poison, overflow
         self.dtype = "fp32" if overflow is None else "fp16"
-        self.steps = self.evaluations = self.precise = 0
+        self.steps = self.evaluations = self.retries = 0
         self.start: dict[int, float] = {}
 
     def put(self, array):
@@ -54,15 +54,15 @@ class BowlRunner(ArrayRunner):
         f_c = 6 - 4 * ((x - TARGET) ** 2).sum(axis=(1, 2, 3))
         return Evaluation(f_c.astype(np.float32), np.zeros(len(x), np.int64))
 
-    def gradient(self, x, y, *, precise=False):
+    def gradient(self, x, y, *, in_float32=False):
         self.steps += 1
-        self.precise += precise
+        self.retries += in_float32
         f_c, predicted = self._evaluate(x)
         grad = 8 * (x - TARGET)
         first = x[:, 0, 0, 0]
         if self.poison is not None:
             grad = np.where((first == np.float32(self.poison))[:, None, None, None], np.nan, grad)
-        if self.overflow is not None and not precise:
+        if self.overflow is not None and not in_float32:
             bad = first == np.float32(self.overflow)
             grad = np.where(bad[:, None, None, None], np.inf, grad)
             f_c = np.where(bad, np.inf, f_c)
@@ -227,9 +227,9 @@ def test_snapshots_where_gradients_overflow_on_the_way(kind, recovers) -> None:
                 super().__init__()
                 self.dtype = "fp16"
 
-            def gradient(self, x, y, *, precise=False):
-                out = super().gradient(x, y, precise=precise)
-                lost = (out.class_logit > 3) & (not (precise and recovers))
+            def gradient(self, x, y, *, in_float32=False):
+                out = super().gradient(x, y, in_float32=in_float32)
+                lost = (out.class_logit > 3) & (not (in_float32 and recovers))
                 return out._replace(grad=np.where(lost[:, None, None, None], np.float32(np.nan), out.grad))
 
         return Overflowing()
@@ -315,7 +315,7 @@ def test_an_overflow_in_low_precision_is_retried_in_float32() -> None:
     assert got.records["retried"].tolist() == [False] * 4 + [True, False]
     assert not got.records["failed"].any()
     assert np.isfinite(got.records["realness_before"]).all()
-    assert runner.precise == 1
+    assert runner.retries == 1
 
 
 def test_progress_counts_images_in_flight_by_their_steps() -> None:
@@ -330,8 +330,8 @@ def test_progress_counts_images_in_flight_by_their_steps() -> None:
 
 def test_a_logit_that_overflows_is_a_failure_and_no_early_stop() -> None:
     class Overflowing(BowlRunner):
-        def gradient(self, x, y, *, precise=False):
-            grad, f_c, loss, predicted = super().gradient(x, y, precise=precise)
+        def gradient(self, x, y, *, in_float32=False):
+            grad, f_c, loss, predicted = super().gradient(x, y, in_float32=in_float32)
             return Gradient(np.full_like(grad, np.nan), np.full_like(f_c, np.inf), loss, predicted)
 
     got = run(Overflowing(), starts(), settings(PGD(2, 0.1)))

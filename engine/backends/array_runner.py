@@ -29,17 +29,17 @@ class ArrayRunner(ABC):
         """`array` as numpy."""
 
     @abstractmethod
-    def gradient(self, x: Array, y: Array, *, precise: bool = False) -> Gradient:
-        """One forward and backward pass; `precise` runs it in float32 whatever the runner's dtype."""
+    def gradient(self, x: Array, y: Array, *, in_float32: bool = False) -> Gradient:
+        """One forward and backward pass; `in_float32` runs it in float32 whatever the runner's dtype."""
 
     @abstractmethod
     def evaluate(self, x: Array, y: Array) -> Evaluation:
         """One forward pass: `x` float32 [B, C, H, W] in [0, 1], `y` int64 [B]."""
 
-    def step(self, kind: str, state: State, controls: Controls, *, precise: bool = False) -> State:
+    def step(self, kind: str, state: State, controls: Controls, *, in_float32: bool = False) -> State:
         """Gradient and update, operator by operator; see `jboost.engine.method.step.advance`."""
-        gradient = self.gradient(state.x, state.y, precise=precise)
-        return advance(kind, state, gradient, controls, precise)
+        gradient = self.gradient(state.x, state.y, in_float32=in_float32)
+        return advance(kind, state, gradient, controls, in_float32)
 
     def flight(self, kind: str, controls: Controls, count: int, shape: tuple[int, int, int]) -> ArrayFlight:
         """`count` empty rows for images of `shape` (C, H, W); see `jboost.engine.loop.runner.Runner.flight`."""
@@ -89,7 +89,7 @@ class ArrayFlight:
 
     def retry(self) -> None:
         """One step in float32 for the waiting rows."""
-        self.state = self._runner.step(self._kind, self.state, self._controls, precise=True)
+        self.state = self._runner.step(self._kind, self.state, self._controls, in_float32=True)
 
     def status(self, *, fresh: bool) -> RowStatus:
         """The status after the last step, `fresh` or not."""

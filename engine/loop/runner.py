@@ -46,8 +46,8 @@ class Runner(Protocol):
         """`array` as numpy."""
         ...
 
-    def gradient(self, x: Array, y: Array, *, precise: bool = False) -> Gradient:
-        """One forward and backward pass; `precise` runs it in float32 whatever the runner's dtype."""
+    def gradient(self, x: Array, y: Array, *, in_float32: bool = False) -> Gradient:
+        """One forward and backward pass; `in_float32` runs it in float32 whatever the runner's dtype."""
         ...
 
     def evaluate_images(self, images: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> Evaluation:

@@ -26,12 +26,12 @@ class Bowl:
         f_c = (6 - 4 * ((x - TARGET) ** 2).reshape(len(x), -1).sum(axis=1)).astype(np.float32)
         return Evaluation(f_c, (x[:, 0, 0, 0] * 7).astype(np.int64))
 
-    def gradient(self, x, precise):
+    def gradient(self, x, in_float32):
         f_c, predicted = self.evaluate(x)
         grad, first = 8 * (x - TARGET), x[:, 0, 0, 0]
         if self.poison is not None:
             grad[first == np.float32(self.poison)] = np.nan
-        if self.overflow is not None and not precise:
+        if self.overflow is not None and not in_float32:
             bad = first == np.float32(self.overflow)
             grad[bad, 1, 2, 1] = np.inf
         return Gradient(grad, f_c, -f_c, predicted)
@@ -53,8 +53,8 @@ class NumpyRunner(ArrayRunner):
     def evaluate(self, x, y):
         return self.bowl.evaluate(x)
 
-    def gradient(self, x, y, *, precise=False):
-        return self.bowl.gradient(x, precise)
+    def gradient(self, x, y, *, in_float32=False):
+        return self.bowl.gradient(x, in_float32)
 
 
 class BowlNetwork:
@@ -98,19 +98,19 @@ class HostRunner(DeviceRunner):
         self.networks = [network(lambda x: bowl.gradient(x, False)), network(bowl.evaluate)]
         self.float32: list[BowlNetwork] = []
 
-        def precise():
+        def float32_network():
             self.float32.append(network(lambda x: bowl.gradient(x, True)))
             return self.float32[-1]
 
-        super().__init__(device, *self.networks, precise if retries else None)
+        super().__init__(device, *self.networks, float32_network if retries else None)
 
 
 class KernelNetwork:
     """The bowl as a kernel, for any device; `probes.cu` has it. `overflow` is a first pixel in levels, or -1."""
 
-    def __init__(self, device, batch_size, target, overflow, precise):
+    def __init__(self, device, batch_size, target, overflow, in_float32):
         self._device, self.batch_size, self.capturable = device, batch_size, True
-        self._target, self._overflow, self._precise = target, overflow, precise
+        self._target, self._overflow, self._in_float32 = target, overflow, in_float32
         self.stream = None
 
     def bind(self, **addresses):
@@ -120,7 +120,7 @@ class KernelNetwork:
         assert stream == self.stream.handle
         names = ("grad", "class_logit", "loss", "predicted")
         words = [self._at["x"], self._target.address, *(self._at.get(name, 0) for name in names)]
-        words += [TARGET.size, self._overflow % 2**64, self._precise]
+        words += [TARGET.size, self._overflow % 2**64, self._in_float32]
         self._device.launch("probe_bowl", self.batch_size, words, self.stream)
 
 
@@ -133,8 +133,8 @@ class KernelRunner(DeviceRunner):
         pinned = device.pinned(TARGET.nbytes)
         pinned[:] = np.frombuffer(TARGET.tobytes(), np.uint8)
 
-        def network(precise):
-            made = KernelNetwork(device, batch_size, self._target, overflow, precise)
+        def network(in_float32):
+            made = KernelNetwork(device, batch_size, self._target, overflow, in_float32)
             made.stream = getattr(self, "_compute", None)
             return made
 

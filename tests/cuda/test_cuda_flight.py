@@ -207,9 +207,11 @@ def test_a_network_is_bound_again_when_another_has_used_it(emulator) -> None:
         slots.step()
         x = rng.random((4, *SHAPE), dtype=np.float32)
         x[1, 0, 0, 0] = 0.123
-        for precise in (False, True):
+        for in_float32 in (False, True):
             for got, expected in zip(
-                runner.gradient(x, np.zeros(4, np.int64), precise=precise), bowl.gradient(x, precise), strict=True
+                runner.gradient(x, np.zeros(4, np.int64), in_float32=in_float32),
+                bowl.gradient(x, in_float32),
+                strict=True,
             ):
                 np.testing.assert_array_equal(got, expected)
         finished = None

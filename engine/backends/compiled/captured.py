@@ -66,9 +66,9 @@ class CapturedFlight(ArrayFlight):
         # No row is moving yet, so the warm-up steps change nothing.
         self._replay = capture(self.advance, device) if self._cuda else self.advance
 
-    def advance(self, *, precise: bool = False) -> None:
+    def advance(self, *, in_float32: bool = False) -> None:
         """Queue one step, kernel by kernel; the graph is captured from it."""
-        after = self._runner.step(self._kind, self.state, self._controls, precise=precise)
+        after = self._runner.step(self._kind, self.state, self._controls, in_float32=in_float32)
         for name in CHANGED:
             getattr(self.state, name).copy_(getattr(after, name))
 
@@ -78,7 +78,7 @@ class CapturedFlight(ArrayFlight):
 
     def retry(self) -> None:
         """Queue one step in float32 for the waiting rows; rare, so it is not captured."""
-        self.advance(precise=True)
+        self.advance(in_float32=True)
 
     def status(self, *, fresh: bool) -> RowStatus:
         """The status after the last step if `fresh`, else the one queued by the previous call."""

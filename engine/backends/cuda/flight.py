@@ -33,7 +33,7 @@ class DeviceFlight:
         device: where the rows are.
         compute, transfers: streams of the device.
         gradient: the network of an ordinary step.
-        precise: gives the network of a retry, of the same batch.
+        float32: gives the network of a retry, for the same batch size.
         kind: of update, a key of `jboost.engine.method.updates.MOVES`.
         controls: as numpy arrays.
         count: B, the number of rows.
@@ -54,14 +54,14 @@ class DeviceFlight:
         compute: Stream,
         transfers: Stream,
         gradient: Binding,
-        precise: Callable[[], Binding],
+        float32: Callable[[], Binding],
         kind: str,
         controls: Controls,
         count: int,
         shape: tuple[int, int, int],
     ):
         self._device, self._compute, self._transfers = device, compute, transfers
-        self._gradient, self._precise, self._step_kernel, self._count = gradient, precise, kernels.STEP[kind], count
+        self._gradient, self._float32, self._step_kernel, self._count = gradient, float32, kernels.STEP[kind], count
         channels, height, width = shape
         self._form, self._size = [channels, height * width], channels * height * width
         self._rows = RowBuffers(device, compute, controls, count, shape)
@@ -98,14 +98,14 @@ class DeviceFlight:
 
     def retry(self) -> None:
         """Queue one step with gradients in float32 for the waiting rows."""
-        self._precise().enqueue(self._rows.tensors, self._compute)
+        self._float32().enqueue(self._rows.tensors, self._compute)
         self._update("yes")
         self._earlier = None  # it shows rows as waiting that no longer are
 
-    def _update(self, precise: str) -> None:
+    def _update(self, in_float32: str) -> None:
         at = self._rows.at
         network = [at["grad"], at["network_class_logit"], at["network_predicted"]]
-        words = [*self._state, *network, at["controls"], at[precise], self._size]
+        words = [*self._state, *network, at["controls"], at[in_float32], self._size]
         self._device.launch(self._step_kernel, self._count, words, self._compute)
 
     def status(self, *, fresh: bool) -> RowStatus:

@@ -34,8 +34,8 @@ class DeviceRunner:
         device: the runner closes it on leaving.
         gradient: the objective's gradient graph.
         forward: the forward pass.
-        precise: makes the gradient graph in float32, of the same batch; called when a gradient was not finite, if ever. None where
-            there is none, or `gradient` is it: then an image whose gradient is not finite fails.
+        float32: makes the gradient graph in float32, for the same batch size; called when a gradient is first not
+            finite. None if there is none, or if `gradient` is it: an image whose gradient is not finite then fails.
         compute: the stream that all networks are queued on; None for a new one.
 
     Attributes:
@@ -53,14 +53,14 @@ class DeviceRunner:
         device: Device,
         gradient: Network,
         forward: Network,
-        precise: Callable[[], Network] | None = None,
+        float32: Callable[[], Network] | None = None,
         *,
         compute: Stream | None = None,
     ):
         self.batch_size = gradient.batch_size
         self._device, self._compute, self._transfers = device, compute or device.stream(), device.stream()
         self._gradient, self._forward = Binding(gradient), Binding(forward)
-        self._make_precise, self._precise = precise, None if precise else self._gradient
+        self._make_float32, self._float32 = float32, None if float32 else self._gradient
         self._looks: dict[tuple[int, ...], _ForwardPass] = {}
         self._flights: weakref.WeakSet[DeviceFlight] = weakref.WeakSet()
 
@@ -84,9 +84,9 @@ class DeviceRunner:
         """`array` itself."""
         return array
 
-    def gradient(self, x: Numpy, y: Numpy, *, precise: bool = False) -> Gradient:
+    def gradient(self, x: Numpy, y: Numpy, *, in_float32: bool = False) -> Gradient:
         """The objective's gradient for `x` float32 [B, C, H, W], classes `y` int64 [B]; waits for the device."""
-        network = self._float32() if precise else self._gradient
+        network = self._float32_binding() if in_float32 else self._gradient
         self._check(len(x), network.network)
         each = {"class_logit": (np.float32, y.shape), "loss": (np.float32, y.shape), "predicted": (np.int64, y.shape)}
         images = (np.float32, x.shape)
@@ -127,7 +127,7 @@ class DeviceRunner:
                 self._compute,
                 self._transfers,
                 self._gradient,
-                self._float32,
+                self._float32_binding,
                 kind,
                 controls,
                 count,
@@ -136,13 +136,13 @@ class DeviceRunner:
         self._flights.add(flight)
         return flight
 
-    def _float32(self) -> Binding:
-        if self._precise is None:
-            assert self._make_precise is not None
-            network = self._make_precise()
+    def _float32_binding(self) -> Binding:
+        if self._float32 is None:
+            assert self._make_float32 is not None
+            network = self._make_float32()
             self._check(self._gradient.network.batch_size, network)
-            self._precise = Binding(network)
-        return self._precise
+            self._float32 = Binding(network)
+        return self._float32
 
     def _check(self, count: int, network: Network) -> None:
         if count != network.batch_size:
