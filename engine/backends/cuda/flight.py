@@ -23,7 +23,7 @@ from .buffers import RowBuffers, staging
 from .device import Device, Stream
 from .layout import Layout, Numpy
 from .network import Binding
-from .transfers import Mirror, Snapshot, Uploads
+from .transfers import HostCopy, Mirror, Uploads
 
 
 class DeviceFlight:
@@ -70,8 +70,8 @@ class DeviceFlight:
         leaving = {"moved": (np.float32, (count,)), "images": (np.uint8, (count, height, width, channels))}
         self._results = Mirror(device, Layout(leaving))
         self._gathered = device.event()
-        self._snapshots = [Snapshot(device, self._rows.records, self._rows.records_address) for _ in range(2)]
-        self._earlier: Snapshot | None = None
+        self._host_copies = [HostCopy(device, self._rows.records, self._rows.records_address) for _ in range(2)]
+        self._earlier: HostCopy | None = None
 
         # Once outside a capture: on its first run a network may allocate memory or choose kernels, and kernels are
         # loaded. No row is moving yet, so this changes nothing.
@@ -114,9 +114,9 @@ class DeviceFlight:
         return RowStatus(**{field.name: seen[field.name].copy() for field in fields(RowStatus)})
 
     def _records(self, *, fresh: bool) -> dict[str, Numpy]:
-        # The pinned memory of the snapshot before the last is free: the last call returned a later one, or waited for it.
-        self._snapshots.reverse()
-        newest, seen = self._snapshots[0], self._earlier
+        # The older copy's pinned memory is free: the last call waited for that copy, or for a later one.
+        self._host_copies.reverse()
+        newest, seen = self._host_copies[0], self._earlier
         # On the compute stream, so that no step changes the rows half-way through the copy.
         newest.take(self._compute)
         self._earlier = newest

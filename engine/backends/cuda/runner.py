@@ -1,4 +1,4 @@
-"""What the runners share whose images in flight are a CUDA device's buffers."""
+"""The base of the runners that keep the images in flight in a CUDA device's buffers."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ Numpy = np.ndarray[Any, Any]
 class DeviceRunner:
     """A runner on networks that read and write device memory; see `jboost.engine.loop.runner.Runner`.
 
-    Its arrays are numpy's: what stays on the device does so in a flight's buffers. All work is queued on one stream. A subclass
-    sets the attributes, and frees its networks before it leaves this context.
+    Its arrays are numpy's; only a flight's buffers stay on the device. All work is queued on one stream. A subclass sets
+    the attributes, and frees its networks before it leaves this context.
 
     Args:
         device: the runner closes it on leaving.
@@ -61,7 +61,7 @@ class DeviceRunner:
         self._device, self._compute, self._transfers = device, compute or device.stream(), device.stream()
         self._gradient, self._forward = Binding(gradient), Binding(forward)
         self._make_float32, self._float32 = float32, None if float32 else self._gradient
-        self._looks: dict[tuple[int, ...], _ForwardPass] = {}
+        self._forward_passes: dict[tuple[int, ...], _ForwardPass] = {}
         self._flights: weakref.WeakSet[DeviceFlight] = weakref.WeakSet()
 
     def __enter__(self) -> Self:
@@ -71,9 +71,9 @@ class DeviceRunner:
         self._device.synchronize()
         for flight in self._flights:
             flight.close()
-        for look in self._looks.values():
-            look.close()
-        self._looks.clear()
+        for buffers in self._forward_passes.values():
+            buffers.close()
+        self._forward_passes.clear()
         self._device.close()
 
     def put(self, array: Numpy) -> Numpy:
@@ -104,22 +104,22 @@ class DeviceRunner:
     def evaluate_images(self, images: Numpy, y: Numpy) -> Evaluation:
         """One forward pass on images uint8 [B, H, W, C] with classes `y` int64 [B]; waits for the device."""
         self._check(len(images), self._forward.network)
-        if images.shape not in self._looks:
+        if images.shape not in self._forward_passes:
             with self._room(len(images)):
-                self._looks[images.shape] = _ForwardPass(self._device, images.shape)
-        look = self._looks[images.shape]
-        look.tensors.views["images"][:], look.tensors.views["y"][:] = images, y
-        look.tensors.upload(self._compute)
+                self._forward_passes[images.shape] = _ForwardPass(self._device, images.shape)
+        at, tensors = self._forward_passes[images.shape].at, self._forward_passes[images.shape].tensors
+        tensors.views["images"][:], tensors.views["y"][:] = images, y
+        tensors.upload(self._compute)
         count, height, width, channels = images.shape
-        words = [look.at["images"], look.at["x"], channels, height * width]
+        words = [at["images"], at["x"], channels, height * width]
         self._device.launch(kernels.TO_FLOAT, count, words, self._compute)
-        self._forward.enqueue({name: look.at[name] for name in ("x", "y", "class_logit", "predicted")}, self._compute)
-        look.tensors.download(self._compute, look.tensors.layout.end("predicted", count))
+        self._forward.enqueue({name: at[name] for name in ("x", "y", "class_logit", "predicted")}, self._compute)
+        tensors.download(self._compute, tensors.layout.end("predicted", count))
         self._compute.synchronize()
-        return Evaluation(*(look.tensors.views[name].copy() for name in Evaluation._fields))
+        return Evaluation(*(tensors.views[name].copy() for name in Evaluation._fields))
 
     def flight(self, kind: str, controls: Controls, count: int, shape: tuple[int, int, int]) -> DeviceFlight:
-        """`count` empty rows for images of `shape` (C, H, W), which move as `kind` and `controls` say."""
+        """`count` empty rows for images of `shape` (C, H, W); see `jboost.engine.loop.runner.Runner.flight`."""
         self._check(count, self._gradient.network)
         with self._room(count):
             flight = DeviceFlight(
@@ -161,7 +161,7 @@ class DeviceRunner:
 
 
 class _ForwardPass:
-    """The buffers of a forward pass. The images come last and the answers first, so that these are a short copy."""
+    """The buffers of a forward pass. The results come first and the images last, so a short copy moves the results."""
 
     def __init__(self, device: Device, shape: tuple[int, ...]):
         count, height, width, channels = shape
