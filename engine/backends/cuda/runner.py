@@ -27,8 +27,9 @@ Numpy = np.ndarray[Any, Any]
 class DeviceRunner:
     """A runner on networks that read and write device memory; see `jboost.engine.loop.runner.Runner`.
 
-    Its arrays are numpy's; only a flight's buffers stay on the device. All work is queued on one stream. A subclass sets
-    the attributes, and frees its networks before it leaves this context.
+    Its arrays are numpy's; only a flight's buffers stay on the device. All work is queued on one stream. `put`, `get`
+    and `gradient` serve measurements and tests, not the loop. A subclass sets the attributes, and frees its networks
+    before it leaves this context.
 
     Args:
         device: the runner closes it on leaving.
