@@ -93,9 +93,7 @@ def test_engines_do_not_import_each_other() -> None:
         (module, other)
         for module, name in engines.items()
         for other in imported(module)
-        if name in BACKENDS
-        and (engines.get(other) in BACKENDS)
-        and engines[other] not in (name, *BACKENDS[name])
+        if name in BACKENDS and (engines.get(other) in BACKENDS) and engines[other] not in (name, *BACKENDS[name])
     ]
     assert wrong == []
     # What they share does not know them, but for the registry, which lists them.

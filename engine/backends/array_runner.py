@@ -1,4 +1,4 @@
-"""What the runners share whose arrays follow the array API (numpy, torch): the images in flight are such arrays."""
+"""The base of the runners whose arrays follow the array API (numpy, torch): the images in flight are such arrays."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jboost.engine.loop.flight import Finished, Look
+from jboost.engine.loop.flight import Finished, RowStatus
 from jboost.engine.loop.runner import Evaluation
 from jboost.engine.method.arrays import Array, namespace, per_image
 from jboost.engine.method.step import Gradient, State, advance
@@ -18,7 +18,7 @@ Numpy = np.ndarray[Any, Any]
 
 
 class ArrayRunner(ABC):
-    """A runner whose step is gradient and update on arrays of its own."""
+    """A runner that computes gradient and update on arrays of its own."""
 
     @abstractmethod
     def put(self, array: Numpy) -> Array:
@@ -29,24 +29,24 @@ class ArrayRunner(ABC):
         """`array` as numpy."""
 
     @abstractmethod
-    def gradient(self, x: Array, y: Array, *, precise: bool = False) -> Gradient:
-        """One forward and backward pass; `precise` runs it in float32 whatever the runner's dtype."""
+    def gradient(self, x: Array, y: Array, *, in_float32: bool = False) -> Gradient:
+        """One forward and backward pass; `in_float32` runs it in float32 whatever the runner's dtype."""
 
     @abstractmethod
     def evaluate(self, x: Array, y: Array) -> Evaluation:
         """One forward pass: `x` float32 [B, C, H, W] in [0, 1], `y` int64 [B]."""
 
-    def step(self, kind: str, state: State, controls: Controls, *, precise: bool = False) -> State:
-        """Gradient and update, see `jboost.engine.method.step.advance`; here operator by operator."""
-        gradient = self.gradient(state.x, state.y, precise=precise)
-        return advance(kind, state, gradient, controls, precise)
+    def step(self, kind: str, state: State, controls: Controls, *, in_float32: bool = False) -> State:
+        """Gradient and update, operator by operator; see `jboost.engine.method.step.advance`."""
+        gradient = self.gradient(state.x, state.y, in_float32=in_float32)
+        return advance(kind, state, gradient, controls, in_float32)
 
     def flight(self, kind: str, controls: Controls, count: int, shape: tuple[int, int, int]) -> ArrayFlight:
-        """`count` empty rows for images of `shape` (C, H, W), which move as `kind` and `controls` say."""
+        """`count` empty rows for images of `shape` (C, H, W); see `jboost.engine.loop.runner.Runner.flight`."""
         return ArrayFlight(self, kind, controls, count, shape)
 
     def evaluate_images(self, images: Numpy, y: Numpy) -> Evaluation:
-        """What the model says of images uint8 [B, H, W, C] with classes `y` int64 [B], as numpy arrays."""
+        """One forward pass on images uint8 [B, H, W, C] with classes `y` int64 [B]; numpy arrays."""
         evaluation = self.evaluate(to_float(self.put(images)), self.put(y))
         return Evaluation(*(self.get(a) for a in evaluation))
 
@@ -62,7 +62,7 @@ class ArrayFlight:
         shape: (C, H, W) of an image.
     """
 
-    look_every = 1
+    status_every = 1
 
     def __init__(self, runner: ArrayRunner, kind: str, controls: Controls, count: int, shape: tuple[int, int, int]):
         self._runner, self._kind = runner, kind
@@ -71,7 +71,7 @@ class ArrayFlight:
         self.state = State(*(runner.put(a.copy()) for a in empty_state(count, shape)))
 
     def admit(self, rows: Numpy, images: Numpy, y: Numpy, index: Numpy, limit: Numpy) -> None:
-        """Put images into rows; every field of these rows starts anew."""
+        """Put images into rows and reset every field of these rows."""
         put, n = self._put, len(rows)
         where, x0 = put(rows), to_float(put(images))
         no, zero = put(np.zeros(n, np.bool_)), put(np.zeros(n, np.int64))
@@ -88,19 +88,19 @@ class ArrayFlight:
         self.state = self._runner.step(self._kind, self.state, self._controls)
 
     def retry(self) -> None:
-        """One step in float32 for the rows that wait for it."""
-        self.state = self._runner.step(self._kind, self.state, self._controls, precise=True)
+        """One step in float32 for the waiting rows."""
+        self.state = self._runner.step(self._kind, self.state, self._controls, in_float32=True)
 
-    def look(self, *, fresh: bool) -> Look:
-        """The rows after the newest step."""
-        return Look(**self._get({f.name: getattr(self.state, f.name) for f in fields(Look)}))
+    def status(self, *, fresh: bool) -> RowStatus:
+        """The status after the last step, `fresh` or not."""
+        return RowStatus(**self._get({f.name: getattr(self.state, f.name) for f in fields(RowStatus)}))
 
     def collect(self, rows: Numpy) -> Finished:
-        """What is in `rows`."""
+        """The images in `rows`."""
         where = self._put(rows)
         s = State(*(array[where] for array in self.state))
         xp = namespace(s.x)
-        # Images that never moved come back as they were, to the bit.
+        # An image that never moved comes back unchanged, to the bit.
         untouched = s.failed | (s.steps == 0)
         images = to_uint8(xp.where(per_image(untouched, s.x), s.x0, s.x))
         facts = {f.name: getattr(s, f.name) for f in fields(Finished) if f.name in State._fields}

@@ -43,8 +43,8 @@ def time_runners(
 ) -> dict[str, float]:
     """Milliseconds an image-step of each runner: the median of alternating turns, after one turn each that does not count.
 
-    A turn is what a run does over and over: the steps between two looks at the images in flight, and a look, which waits for the
-    device. A runner whose first turn alone takes longer than the budget gets no other: that turn is its time.
+    A turn is what a run repeats: the steps between two statuses, and a fresh status, which waits for the device. A
+    runner whose first turn alone takes longer than the budget gets no other: that turn is its time.
 
     Args:
         runners: by name. One whose batch is fixed is timed at that.
@@ -61,11 +61,11 @@ def time_runners(
 
     def turn(flight: Flight, count: int) -> tuple[float, float]:
         begin = perf_counter()
-        for _ in range(flight.look_every):
+        for _ in range(flight.status_every):
             flight.step()
-        flight.look(fresh=True)
+        flight.status(fresh=True)
         seconds = perf_counter() - begin
-        return seconds, seconds / (count * flight.look_every) * 1e3
+        return seconds, seconds / (count * flight.status_every) * 1e3
 
     for name, runner in runners.items():
         count = runner.batch_size or batch_size

@@ -11,15 +11,15 @@ Numpy = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class Look:
-    """What the host sees of the rows, as numpy arrays of one entry a row.
+class RowStatus:
+    """What the host sees of the rows, as numpy arrays with one entry a row. It may be older than the last step queued.
 
     Attributes:
-        index: int64 [B], the image that each row held; tells an old look from a new one.
+        index: int64 [B], the image that each row held, so a stale status is never attributed to another image.
         moving: bool [B], takes part in the next step.
-        waiting: bool [B], its gradient was not finite and is to be computed again in float32.
+        waiting: bool [B], its gradient was not finite and must be computed again in float32.
         steps: int64 [B], steps taken.
-        limit: int64 [B], the most steps it may take.
+        limit: int64 [B], the maximum number of steps.
         class_logit: float32 [B], f_c where the gradient was last computed.
     """
 
@@ -33,10 +33,10 @@ class Look:
 
 @dataclass(frozen=True)
 class Finished:
-    """Images as they are taken from their rows, mostly because they have finished, as numpy arrays.
+    """Images copied out of their rows, because they have finished or a snapshot is due, as numpy arrays.
 
     Attributes:
-        images: uint8 [n, H, W, C], rounded to nearest; an image that never moved as it came.
+        images: uint8 [n, H, W, C], rounded to nearest; an image that never moved is the input's bytes.
         index: int64 [n], their positions in the set.
         y: int64 [n], their classes.
         steps: int64 [n], steps taken.
@@ -60,7 +60,7 @@ class Finished:
     moved: Numpy
 
     def select(self, which: Numpy) -> Self:
-        """Those of the images that `which` (bool or integers) picks."""
+        """The images that `which` (bool or integers) selects."""
         return type(self)(**{f.name: getattr(self, f.name)[which] for f in fields(self)})
 
 
@@ -68,18 +68,18 @@ class Flight(Protocol):
     """B rows, each held by an image from its first to its last step. A row that is not moving never changes.
 
     Attributes:
-        look_every: steps that are worth queueing between two looks: 1 where a look costs nothing, as on a CPU.
+        status_every: steps to queue between two calls of `status`: 1 where a status costs nothing, as on a CPU.
     """
 
-    look_every: int
+    status_every: int
 
     def admit(self, rows: Numpy, images: Numpy, y: Numpy, index: Numpy, limit: Numpy) -> None:
-        """Put images into rows; every field of these rows starts anew.
+        """Put images into rows and reset every field of these rows.
 
         Args:
             rows: int64 [n], each once.
             images: uint8 [n, H, W, C].
-            y, index, limit: int64 [n], class, position in the set, most steps.
+            y, index, limit: int64 [n], class, position in the set, maximum number of steps.
         """
         ...
 
@@ -88,13 +88,17 @@ class Flight(Protocol):
         ...
 
     def retry(self) -> None:
-        """Queue one step with gradients in float32 for the rows that wait for it; it moves no other."""
+        """Queue one step with gradients in float32 for the waiting rows; no other row moves."""
         ...
 
-    def look(self, *, fresh: bool) -> Look:
-        """The rows after some step: the newest, for which the device is waited for, if `fresh`; else it may be an earlier one."""
+    def status(self, *, fresh: bool) -> RowStatus:
+        """The status of the rows.
+
+        Args:
+            fresh: wait for the device and return the status after the last step queued; else it may be an earlier one.
+        """
         ...
 
     def collect(self, rows: Numpy) -> Finished:
-        """What is in `rows` (int64 [n]) after every step queued so far. Waits for the device."""
+        """The images in `rows` (int64 [n]) after every step queued so far. Waits for the device."""
         ...

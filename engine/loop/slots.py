@@ -1,10 +1,11 @@
 """Continuous batching: B slots, each held by an image from its first to its last step.
 
 Finished images leave and waiting ones enter without stopping the rest, as in servers of language models. Early stopping then saves
-time in proportion to the steps it saves, and images with different numbers of steps can share a run. The slots keep their number
-while a run lasts; an empty one does not move.
+time in proportion to the steps it saves, and images with different numbers of steps can share a run. The number of
+slots is fixed for a run; an empty slot does not move.
 
-This is the host's side: who holds which slot, and when it is worth looking. What is in the slots is on the device, in a `Flight`.
+This is the host's side: which image holds which slot, and when to read the row status. The images are on the device, in
+a `Flight`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from jboost.engine.method.objectives import realness
 from jboost.engine.method.settings import Settings
 
-from .flight import Finished, Look
+from .flight import Finished, RowStatus
 from .runner import Runner
 
 Numpy = np.ndarray[Any, Any]
@@ -30,10 +31,10 @@ class Slots:
 
     Args:
         runner: computes the steps.
-        settings: what is done to each image.
+        settings: the update, the threshold of early stopping and the seed.
         count: B, the number of slots.
         shape: (C, H, W) of an image.
-        snapshots: numbers of steps, ascending, after which every image is also taken as it is then.
+        snapshots: numbers of steps, ascending, after which a copy of every image is also taken.
     """
 
     def __init__(
@@ -48,11 +49,11 @@ class Slots:
         controls = settings.update.controls(threshold=threshold, seed=settings.seed)
         self.flight = runner.flight(settings.update.kind, controls, count, shape)
         self._index = np.full(count, _EMPTY, np.int64)
-        self._left = np.zeros(count, np.int64)  # steps until the image in the slot is done at the latest
-        self._seen: Look | None = None
+        self._left = np.zeros(count, np.int64)  # steps until the image in the slot is finished at the latest
+        self._status: RowStatus | None = None
         self._marks = np.array([*snapshots, _NEVER], np.int64)
-        self._next = np.zeros(count, np.int64)  # which of the marks the image in the slot comes to next
-        self._queued = np.zeros(count, np.int64)  # steps queued since it entered; it may have taken fewer
+        self._next = np.zeros(count, np.int64)  # position in `_marks` of the slot's next snapshot
+        self._queued = np.zeros(count, np.int64)  # steps queued since the image entered; it may have taken fewer
         self._taken: list[tuple[int, Finished]] = []
 
     @property
@@ -66,13 +67,13 @@ class Slots:
         return np.flatnonzero(self._index != _EMPTY)
 
     def admit(self, images: Numpy, y: Numpy, index: Numpy, limit: Numpy) -> None:
-        """Let images enter, at most as many as slots are free.
+        """Put images into free slots, at most as many as are free.
 
         Args:
             images: uint8 [n, H, W, C].
             y: int64 [n], their classes.
             index: int64 [n], their positions in the set, each of which a run sees once.
-            limit: int64 [n], the most steps that each may take.
+            limit: int64 [n], the maximum number of steps of each.
         """
         slots = self.free[: len(images)]
         self.flight.admit(slots, images, y, index, limit)
@@ -80,10 +81,10 @@ class Slots:
         self._next[slots] = self._queued[slots] = 0
 
     def step(self) -> None:
-        """The steps until the next look: as many as the flight likes to take at a time, but none past an image's last, and none
-        past one after which a snapshot is due.
+        """Queue the steps until the next status: the flight's `status_every`, or fewer if an image's last step or a
+        snapshot comes before.
         """
-        held, most = self.held, self.flight.look_every
+        held, most = self.held, self.flight.status_every
         due = self._marks[self._next[held]] - self._queued[held]
         count = int(np.clip(np.minimum(self._left[held], due).min(initial=most), 1, most))
         for _ in range(count):
@@ -92,37 +93,38 @@ class Slots:
         self._queued += count
 
     def harvest(self) -> Finished | None:
-        """Take out the images that have finished; None if there are none to be seen yet.
+        """Take out the images that have finished; None if the status shows none.
 
-        Images whose gradient was not finite get theirs in float32 first, in one step for all of them, which moves no other image.
+        If gradients were not finite, one retry step first computes them in float32 for all waiting images; it moves no
+        other image.
         """
         held = self.held
-        # Somebody is at the end, or at a snapshot, or would be if it had not waited for float32 on the way.
+        # Some image is due at its last step or a snapshot, unless it waited for a float32 retry on the way.
         fresh = bool(((self._left[held] <= 0) | (self._queued[held] >= self._marks[self._next[held]])).any())
-        look = self.flight.look(fresh=fresh)
-        if (look.waiting & self._tells(look)).any():
+        status = self.flight.status(fresh=fresh)
+        if (status.waiting & self._current(status)).any():
             self.flight.retry()
-            look = self.flight.look(fresh=fresh)
-        self._seen = look
-        reached = np.flatnonzero(self._tells(look) & look.moving & (look.steps == self._marks[self._next]))
+            status = self.flight.status(fresh=fresh)
+        self._status = status
+        reached = np.flatnonzero(self._current(status) & status.moving & (status.steps == self._marks[self._next]))
         if len(reached):
             self._take(reached, self.flight.collect(reached))
-        slots = np.flatnonzero(self._tells(look) & ~look.moving)
+        slots = np.flatnonzero(self._current(status) & ~status.moving)
         if not len(slots):
             return None
         finished = self.flight.collect(slots)
-        while len(self._take(slots, finished)):  # an image that moves no more is all its later snapshots
+        while len(self._take(slots, finished)):  # a finished image is also its own later snapshots
             pass
         self._index[slots] = _EMPTY
         return finished
 
     def snapshots(self) -> list[tuple[int, Finished]]:
-        """The snapshots that `harvest` has come by since the last call: a number of steps, and images as so many left them."""
+        """The snapshots that `harvest` took since the last call: a number of steps, and images after so many steps."""
         taken, self._taken = self._taken, []
         return taken
 
     def _take(self, slots: Numpy, images: Finished) -> Numpy:
-        """Keep the next snapshot of each of the `slots`, whose images are given; returns the marks they were at."""
+        """Keep `images` as the next snapshot of each of the `slots`; returns these snapshots' numbers of steps."""
         marks = self._marks[self._next[slots]]
         marks_left: Numpy = np.unique(marks[marks != _NEVER])
         for mark in marks_left:
@@ -130,14 +132,15 @@ class Slots:
         self._next[slots] += marks != _NEVER
         return marks_left
 
-    def _tells(self, look: Look) -> Numpy:
-        """bool [B]: the look speaks of the image that holds the slot now, not of one that has left."""
-        same: Numpy = (self._index != _EMPTY) & (look.index == self._index)
+    def _current(self, status: RowStatus) -> Numpy:
+        """bool [B]: the row's status belongs to the image that holds the slot now, not to one that has left."""
+        same: Numpy = (self._index != _EMPTY) & (status.index == self._index)
         return same
 
     def under_way(self) -> tuple[float, float]:
-        """The images in flight, at the last look, as a number of finished ones, and their mean realness (NaN without any)."""
-        if self._seen is None or not (known := self._tells(self._seen)).any():
+        """The images in flight as a fractional number of finished ones, and their mean realness (NaN if none)."""
+        status = self._status
+        if status is None or not (known := self._current(status)).any():
             return 0.0, float("nan")
-        steps, limit, class_logit = (a[known] for a in (self._seen.steps, self._seen.limit, self._seen.class_logit))
+        steps, limit, class_logit = (a[known] for a in (status.steps, status.limit, status.class_logit))
         return float((steps / np.maximum(limit, 1)).sum()), float(realness(class_logit).mean())

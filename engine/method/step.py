@@ -1,4 +1,4 @@
-"""One step of algorithms 1 to 3 for the images in flight, given the gradient: one unit, without a word to the host.
+"""One step of algorithms 1 to 3 for the images in flight, given the gradient: one unit that never waits for the host.
 
 Written against the array API: eager PyTorch, numpy and Inductor run the same lines. An image's row depends on that image alone:
 nothing below mixes rows.
@@ -70,7 +70,7 @@ CHANGED = (
 )  # fmt: skip
 
 
-def advance(kind: str, state: State, gradient: Gradient, controls: Controls, precise: Array | bool) -> State:
+def advance(kind: str, state: State, gradient: Gradient, controls: Controls, in_float32: Array | bool) -> State:
     """The state after one step.
 
     Args:
@@ -78,13 +78,14 @@ def advance(kind: str, state: State, gradient: Gradient, controls: Controls, pre
         state: the slots.
         gradient: of the objective at ``state.x``.
         controls: step size and the like.
-        precise: bool, or 0-d. False: an ordinary step, for the images that are moving; one whose gradient is not finite is set
-            waiting. True: a step with gradients in float32, for those that wait; one whose gradient is not finite has failed.
+        in_float32: bool, or 0-d. False: an ordinary step, for the moving images that do not wait; an image whose
+            gradient is not finite is set waiting. True: a step with gradients in float32, for the waiting images; an
+            image whose gradient is not finite has failed.
     """
     xp = namespace(state.x)
-    here = state.moving & (state.waiting == precise)
+    here = state.moving & (state.waiting == in_float32)
     finite = xp.all(xp.reshape(xp.isfinite(gradient.grad), (state.x.shape[0], -1)), axis=1)
-    waiting = here & ~finite & (precise ^ True)  # not precise, whether a bool or an array
+    waiting = here & ~finite & (in_float32 ^ True)  # `not in_float32`, for a bool and for an array
     here = here & ~waiting
 
     first = here & (state.steps == 0)

@@ -1,7 +1,7 @@
 """Compiled steps: update, noise, early stopping and bookkeeping as one AOTInductor package a kind of update.
 
-A step does not know the model: it takes the gradient. So one serves every objective and dtype of a size, and what stands in the
-bundle is two units that run one after the other without a word to the host.
+A step does not know the model: it takes the gradient. So one package serves every objective and dtype of a size. The
+bundle holds two units, gradient and step, which run one after the other without synchronising with the host.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _TOLERANCE = 2e-6
 
 
 class _Step(nn.Module):
-    """`advance` on a flat list of tensors: the state's, the gradient's, the controls', `precise`."""
+    """`advance` on a flat list of tensors: the state's, the gradient's, the controls', `in_float32`."""
 
     def __init__(self, kind: str):
         super().__init__()
         self.kind = kind
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        state, gradient, controls, precise = unflatten(tensors)
-        after = advance(self.kind, state, gradient, controls, precise)
+        state, gradient, controls, in_float32 = unflatten(tensors)
+        after = advance(self.kind, state, gradient, controls, in_float32)
         return tuple(getattr(after, name) for name in CHANGED)
 
 

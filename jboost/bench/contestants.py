@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from jboost.engine.backends.request import RunRequest
 from jboost.engine.backends.trial import endless_flight
 from jboost.engine.bundle import Bundle, BundleConfig
 from jboost.engine.errors import BadInputError
+from jboost.engine.loop.runner import Runner
 
 AUTOGRAD, TF32, CHANNELS_LAST, TORCH_COMPILE = "autograd", "autograd-tf32", "autograd-nhwc", "torch.compile"
 BASELINES = {
@@ -163,6 +164,26 @@ def line_up(
     return field, skipped
 
 
+class GradientRunner(Protocol):
+    """What the bench needs of an engine's runner beyond the loop's `Runner`, and of a baseline: single gradients."""
+
+    def __exit__(self, *exc: object) -> None:
+        """Free the backend's memory."""
+        ...
+
+    def put(self, array: np.ndarray[Any, Any]) -> Any:
+        """`array` on the device."""
+        ...
+
+    def get(self, array: Any) -> np.ndarray[Any, Any]:
+        """An array on the device as numpy."""
+        ...
+
+    def gradient(self, x: Any, y: Any) -> Any:
+        """The objective's gradient: an engine's as `jboost.engine.method.step.Gradient`, a baseline's as an array."""
+        ...
+
+
 class Entrant:
     """A contestant, opened, with the inputs on its device.
 
@@ -179,7 +200,8 @@ class Entrant:
 
     def __init__(self, contestant: Contestant, work: Work):
         bundle = Bundle(work.bundle)
-        self._runner: Any  # a Runner or a baseline
+        self._runner: GradientRunner
+        engine: Runner | None = None
         if contestant.kind == "baseline":
             from .baselines import Autograd
 
@@ -194,14 +216,15 @@ class Entrant:
                 channels_last=contestant.name == CHANNELS_LAST,
             )
         else:
-            self._runner = ENGINES[contestant.name].open(bundle, work.request(contestant.dtype))
-        self._bare = contestant.kind == "baseline"
+            engine = ENGINES[contestant.name].open(bundle, work.request(contestant.dtype))
+            self._runner = cast(GradientRunner, engine)
+        self._bare = engine is None
         x, y = work.inputs(bundle.config)
         self._inputs = self._runner.put(x), self._runner.put(y)
         self.step: Callable[[], object] = self._gradient
-        if contestant.kind == "engine" and work.device.startswith("cuda"):
+        if engine is not None and work.device.startswith("cuda"):
             # There an engine's step is one graph, update and all.
-            self.step = endless_flight(self._runner, to_uint8(x), y).step
+            self.step = endless_flight(engine, to_uint8(x), y).step
 
     def _gradient(self) -> Any:
         result = self._runner.gradient(*self._inputs)

@@ -34,12 +34,12 @@ class Bowl:
         predicted = xp.astype(x[:, 0, 0, 0] * (self.classes - 1), xp.int64)
         return Evaluation(6 - 4 * xp.sum(squares, axis=1), predicted)
 
-    def gradient(self, x, precise):
+    def gradient(self, x, in_float32):
         f_c, predicted = self.evaluate(x)
         grad, first = 8 * self._offset(x), x[:, 0, 0, 0]
         if self.poison is not None:
             grad[first == self.poison] = np.nan
-        if self.overflow is not None and not precise:
+        if self.overflow is not None and not in_float32:
             bad = first == self.overflow
             grad[bad, -1, -1, -1] = np.inf
             f_c[bad] = np.inf
@@ -57,7 +57,7 @@ class NumpyRunner(ArrayRunner):
 
     def __init__(self, bowl):
         self.bowl, self.dtype = bowl, bowl.dtype
-        self.steps = self.looks = self.precise = 0
+        self.steps = self.evaluations = self.retries = 0
 
     def put(self, array):
         return array
@@ -66,13 +66,13 @@ class NumpyRunner(ArrayRunner):
         return array
 
     def evaluate(self, x, y):
-        self.looks += 1
+        self.evaluations += 1
         return self.bowl.evaluate(x)
 
-    def gradient(self, x, y, *, precise=False):
+    def gradient(self, x, y, *, in_float32=False):
         self.steps += 1
-        self.precise += precise
-        return self.bowl.gradient(x, precise)
+        self.retries += in_float32
+        return self.bowl.gradient(x, in_float32)
 
 
 class BowlNetwork:
@@ -116,19 +116,19 @@ class HostRunner(DeviceRunner):
         self.networks = [network(lambda x: bowl.gradient(x, False)), network(bowl.evaluate)]
         self.float32: list[BowlNetwork] = []
 
-        def precise():
+        def float32_network():
             self.float32.append(network(lambda x: bowl.gradient(x, True)))
             return self.float32[-1]
 
-        super().__init__(device, *self.networks, precise if retries else None)
+        super().__init__(device, *self.networks, float32_network if retries else None)
 
 
 class KernelNetwork:
     """The bowl as a kernel, for any device; `probes.cu` has it. `overflow` is a first pixel in levels, or -1."""
 
-    def __init__(self, device, batch_size, target, overflow, precise):
+    def __init__(self, device, batch_size, target, overflow, in_float32):
         self._device, self.batch_size, self.capturable = device, batch_size, True
-        self._target, self._overflow, self._precise = target, overflow, precise
+        self._target, self._overflow, self._in_float32 = target, overflow, in_float32
         self.stream = None
 
     def bind(self, **addresses):
@@ -138,7 +138,7 @@ class KernelNetwork:
         assert stream == self.stream.handle
         names = ("grad", "class_logit", "loss", "predicted")
         words = [self._at["x"], self._target.address, *(self._at.get(name, 0) for name in names)]
-        words += [TARGET.size, self._overflow % 2**64, self._precise]
+        words += [TARGET.size, self._overflow % 2**64, self._in_float32]
         self._device.launch("probe_bowl", self.batch_size, words, self.stream)
 
 
@@ -151,8 +151,8 @@ class KernelRunner(DeviceRunner):
         pinned = device.pinned(TARGET.nbytes)
         pinned[:] = np.frombuffer(TARGET.tobytes(), np.uint8)
 
-        def network(precise):
-            made = KernelNetwork(device, batch_size, self._target, overflow, precise)
+        def network(in_float32):
+            made = KernelNetwork(device, batch_size, self._target, overflow, in_float32)
             made.stream = getattr(self, "_compute", None)
             return made
 

@@ -27,16 +27,16 @@ def call(device, kernel, blocks, words, **arrays):
     return after
 
 
-def step(device, kind, state, gradient, controls, precise):
+def step(device, kind, state, gradient, controls, in_float32):
     """The fields in `CHANGED` after the step kernel."""
     packed = np.zeros(1, CONTROLS)
     for name, value in controls._asdict().items():
         packed[name] = value
     count, size = len(state.x), state.x[0].size
-    words = [*State._fields, "grad", "logit", "predicted", "controls", "precise", size]
+    words = [*State._fields, "grad", "logit", "predicted", "controls", "in_float32", size]
     after = call(
         device, kernels.STEP[kind], count, words, **state._asdict(), grad=gradient.grad, logit=gradient.class_logit,
-        predicted=gradient.predicted, controls=packed, precise=np.array([precise], np.uint8),
+        predicted=gradient.predicted, controls=packed, in_float32=np.array([in_float32], np.uint8),
     )  # fmt: skip
     for name in set(State._fields) - set(CHANGED):
         np.testing.assert_array_equal(after[name], getattr(state, name), err_msg=name)

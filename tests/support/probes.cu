@@ -25,17 +25,17 @@ struct BowlArguments {
   const float *x, *target;          // [B, size], [size]
   float *grad, *class_logit, *loss; // [B, size], [B], [B]; grad and loss are null in a forward pass
   int64 *predicted;                 // [B]
-  int64 size, overflow, precise;    // images with 255 * first pixel = overflow have infinite gradients, unless precise
+  int64 size, overflow, in_float32; // gradients are infinite if 255 * first pixel = overflow, unless in_float32
 };
 
 // f_c(x) = 6 - 4 ||x - target||^2, objective -f_c.
 extern "C" __global__ void probe_bowl(BowlArguments a) {
   const float *x = a.x + blockIdx.x * a.size;
-  const bool bad = !a.precise && (int64)rintf(255.0f * x[0]) == a.overflow;
+  const bool bad = !a.in_float32 && (int64)rintf(255.0f * x[0]) == a.overflow;
   float squares = 0.0f;
   for (int i = threadIdx.x; i < a.size; i += blockDim.x) {
     const float off = x[i] - a.target[i];
-    if (a.grad) a.grad[blockIdx.x * a.size + i] = bad ? off / (float)a.precise : 8.0f * off;
+    if (a.grad) a.grad[blockIdx.x * a.size + i] = bad ? off / (float)a.in_float32 : 8.0f * off;
     squares += off * off;
   }
   squares = reduce(squares, Add());

@@ -1,10 +1,11 @@
-"""The images in flight on a GPU under torch: fixed addresses, a step that is one CUDA graph, looks and transfers that do not wait.
+"""The images in flight on a GPU under torch: fixed addresses, one CUDA graph a step, transfers that do not wait.
 
-A step's kernels are launched once, while they are captured; every later step replays the graph. What a step depends on (step size,
-radius, threshold, noise key, counters) lies in tensors, so one graph serves a whole run.
+A step's kernels are launched once, during the capture; every later step replays the graph. Everything that a step
+depends on (step size, radius, threshold, noise key, counters) is in tensors, so one graph serves a whole run.
 
-Order of work: everything that touches the state is queued on the current stream. Images are uploaded on a stream of their own, for
-which the current stream waits before it puts them into rows, so that an upload overlaps with the steps queued before.
+Order of work: everything that touches the state is queued on the current stream. Images are uploaded on a stream of
+their own. The current stream waits for it before it puts them into rows, so an upload overlaps with the steps queued
+before.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 from jboost.engine.backends.array_runner import ArrayFlight
-from jboost.engine.loop.flight import Look
+from jboost.engine.loop.flight import RowStatus
 from jboost.engine.method.step import CHANGED
 from jboost.engine.method.updates import Controls
 
@@ -26,14 +27,14 @@ if TYPE_CHECKING:
 
 Numpy = np.ndarray[Any, Any]
 
-#: Steps queued between two looks: launches are far cheaper than waiting, and an image that has stopped holds its row for at most
-#: twice as many.
-LOOK_EVERY = 4
+#: Steps queued between two statuses: launching is far cheaper than waiting, and an image that has stopped holds its row
+#: for at most twice as many.
+STATUS_EVERY = 4
 
 
 @dataclass(frozen=True)
 class _Copies:
-    """Copies on the host of tensors on a device, complete once `ready` is."""
+    """Copies on the host of tensors on a device, complete once `ready` has passed."""
 
     tensors: dict[str, torch.Tensor]
     ready: torch.cuda.Event | None
@@ -46,15 +47,15 @@ class _Copies:
 
 
 class CapturedFlight(ArrayFlight):
-    """Rows of a state that stays where it is; see `jboost.engine.loop.flight.Flight`.
+    """Rows of a state at fixed addresses; see `jboost.engine.loop.flight.Flight`.
 
     Args:
-        runner: computes the steps without allocating anything that must outlive them and without a word to the host; its arrays
-            are tensors. On a CPU steps are taken one by one, for tests.
+        runner: computes the steps without synchronising with the host, and allocates nothing that must outlive a step;
+            its arrays are tensors. On a CPU the steps are taken one by one, for tests.
         kind, controls, count, shape: as for `ArrayFlight`.
     """
 
-    look_every = LOOK_EVERY
+    status_every = STATUS_EVERY
 
     def __init__(self, runner: ArrayRunner, kind: str, controls: Controls, count: int, shape: tuple[int, int, int]):
         super().__init__(runner, kind, controls, count, shape)
@@ -62,12 +63,12 @@ class CapturedFlight(ArrayFlight):
         self._cuda = device.type == "cuda"
         self._uploads = _stream(device) if self._cuda else None
         self._pending: _Copies | None = None
-        # No row is moving yet, so the steps that warm up change nothing.
+        # No row is moving yet, so the warm-up steps change nothing.
         self._replay = capture(self.advance, device) if self._cuda else self.advance
 
-    def advance(self, *, precise: bool = False) -> None:
-        """Queue one step, kernel by kernel: what a graph is captured from."""
-        after = self._runner.step(self._kind, self.state, self._controls, precise=precise)
+    def advance(self, *, in_float32: bool = False) -> None:
+        """Queue one step, kernel by kernel; the graph is captured from it."""
+        after = self._runner.step(self._kind, self.state, self._controls, in_float32=in_float32)
         for name in CHANGED:
             getattr(self.state, name).copy_(getattr(after, name))
 
@@ -76,14 +77,15 @@ class CapturedFlight(ArrayFlight):
         self._replay()
 
     def retry(self) -> None:
-        """Queue one step in float32 for the rows that wait for it; rare, so it is not captured."""
-        self.advance(precise=True)
+        """Queue one step in float32 for the waiting rows; rare, so it is not captured."""
+        self.advance(in_float32=True)
 
-    def look(self, *, fresh: bool) -> Look:
-        """The rows after the newest step if `fresh`, else after the step at which the last look was queued."""
-        before, self._pending = self._pending, self._copy({f.name: getattr(self.state, f.name) for f in fields(Look)})
+    def status(self, *, fresh: bool) -> RowStatus:
+        """The status after the last step if `fresh`, else the one queued by the previous call."""
+        flags = {f.name: getattr(self.state, f.name) for f in fields(RowStatus)}
+        before, self._pending = self._pending, self._copy(flags)
         chosen = self._pending if fresh or before is None else before
-        return Look(**chosen.numpy())
+        return RowStatus(**chosen.numpy())
 
     def _put(self, array: Numpy) -> torch.Tensor:
         if self._uploads is None:
@@ -93,14 +95,14 @@ class CapturedFlight(ArrayFlight):
         with torch.cuda.stream(self._uploads):
             there = tensor.to(self.state.x.device, non_blocking=True)
         now.wait_stream(self._uploads)
-        there.record_stream(now)  # its memory may be used again only when the current stream is done with it
+        there.record_stream(now)  # its memory must not be reused before the current stream has read it
         return there
 
     def _get(self, tensors: dict[str, torch.Tensor]) -> dict[str, Numpy]:
         return self._copy(tensors).numpy()
 
     def _copy(self, tensors: dict[str, torch.Tensor]) -> _Copies:
-        # torch puts the copies into pinned memory when it is asked not to wait for them.
+        # With non_blocking, torch puts the copies into pinned memory.
         copies = {name: tensor.to("cpu", non_blocking=True, copy=True) for name, tensor in tensors.items()}
         ready = torch.cuda.Event() if self._cuda else None  # type: ignore[no-untyped-call]
         if ready is not None:
@@ -113,9 +115,10 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
 
 
 def capture(work: Callable[[], object], device: torch.device) -> Callable[[], object]:
-    """`work`, which queues kernels on the current stream of `device`, as one CUDA graph; returns what replays it.
+    """Capture `work`, which queues kernels on the current stream of `device`, as one CUDA graph; returns its replay.
 
-    It is run a few times first: libraries choose their kernels and take their workspaces then, which a capture forbids.
+    `work` runs a few times first: libraries then choose their kernels and allocate their workspaces, which a capture
+    forbids.
     """
     with torch.cuda.device(device):
         side = _stream(device)
@@ -125,7 +128,7 @@ def capture(work: Callable[[], object], device: torch.device) -> Callable[[], ob
                 work()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        # Other threads read and write files meanwhile; only this one must keep from what a capture forbids.
+        # Other threads read and write files meanwhile; only this thread must avoid what a capture forbids.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             work()
     return graph.replay

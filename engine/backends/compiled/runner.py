@@ -23,7 +23,7 @@ from .packages import Packages, _kind, load_package, packages_of
 
 
 class CompiledRunner(ArrayRunner):
-    """Runs compiled packages: two units a step, gradient and update, with no word to the host between them.
+    """Runs compiled packages: two units a step, gradient and update; neither synchronises with the host.
 
     Args:
         bundle: an opened bundle; its packages are checked against the manifest's hashes.
@@ -51,7 +51,7 @@ class CompiledRunner(ArrayRunner):
         self._steps: dict[str, Any] = {}
         self._flags = {flag: torch.tensor(flag, device=self.device) for flag in (False, True)}
         self._bundle, self._request = bundle, request
-        self._precise: EagerRunner | None = None
+        self._float32: EagerRunner | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -59,7 +59,7 @@ class CompiledRunner(ArrayRunner):
     def __exit__(self, *exc: object) -> None:
         del self._gradient, self._forward
         self._steps.clear()
-        self._precise = None
+        self._float32 = None
 
     def put(self, array: np.ndarray[Any, Any]) -> torch.Tensor:
         """`array` as a tensor on the runner's device."""
@@ -74,22 +74,22 @@ class CompiledRunner(ArrayRunner):
         rows = CapturedFlight if self._cuda else ArrayFlight
         return rows(self, kind, controls, count, shape)
 
-    def gradient(self, x: torch.Tensor, y: torch.Tensor, *, precise: bool = False) -> Gradient:
+    def gradient(self, x: torch.Tensor, y: torch.Tensor, *, in_float32: bool = False) -> Gradient:
         """The objective's gradient for `x` float32 [B, C, H, W], classes `y` int64 [B], B being the package's batch size."""
-        if precise and self.dtype != "fp32":
-            in_float32 = replace(self._request, device=self.device, dtype="fp32")
-            self._precise = self._precise or EagerRunner(self._bundle, in_float32)
-            return self._precise.gradient(x, y)
+        if in_float32 and self.dtype != "fp32":
+            request = replace(self._request, device=self.device, dtype="fp32")
+            self._float32 = self._float32 or EagerRunner(self._bundle, request)
+            return self._float32.gradient(x, y)
         return Gradient(*self._gradient(x.contiguous(), y))
 
-    def step(self, kind: str, state: State, controls: Controls, *, precise: bool = False) -> State:
+    def step(self, kind: str, state: State, controls: Controls, *, in_float32: bool = False) -> State:
         """Gradient and update: one step of every slot, see `jboost.engine.method.step.advance`."""
         if kind not in self._steps:
             self._steps[kind] = load_package(self._packages.step(kind), self.device)
-        gradient = self.gradient(state.x, state.y, precise=precise)
-        # A package reads memory as it was compiled for, without looking at strides.
+        gradient = self.gradient(state.x, state.y, in_float32=in_float32)
+        # A package reads memory as it was compiled for, whatever the strides.
         gradient = gradient._replace(grad=gradient.grad.contiguous())
-        changed = self._steps[kind](*state, *gradient, *controls, self._flags[precise])
+        changed = self._steps[kind](*state, *gradient, *controls, self._flags[in_float32])
         return state._replace(**dict(zip(CHANGED, changed, strict=True)))
 
     def evaluate(self, x: torch.Tensor, y: torch.Tensor) -> Evaluation:

@@ -15,12 +15,12 @@ CONTROLS = np.dtype(
 )
 _CONSTANTS = Layout({"controls": (CONTROLS, (1,)), "no": (np.uint8, (1,)), "yes": (np.uint8, (1,))})
 
-#: An empty row's image: no image's number, so that no look takes the row for one that holds an image.
+#: The index of an empty row: no image has it, so no status attributes the row to an image.
 NO_IMAGE = -1
 
 
 def records(count: int) -> Layout:
-    """What a row holds besides its image: all that the host looks at, in one buffer and so in one copy."""
+    """The fields of a row other than its image: everything the host reads, in one buffer, so one copy moves it."""
     integers, reals, flags = ((dtype, (count,)) for dtype in (np.int64, np.float32, np.bool_))
     return Layout(
         dict.fromkeys(("y", "index", "limit", "steps", "before_predicted"), integers)

@@ -1,9 +1,10 @@
 """The images in flight in a CUDA device's buffers: a step is the network and one kernel, captured once as one graph.
 
-Order of work. There are two streams. *compute* alone touches the rows: admissions, steps, looks and the gathering of results are
-queued on it in the order in which they are called, so each sees what came before it and no two overlap. *transfers* only copies
-between pinned host memory and staging buffers, beside the steps; events tie it to compute (see `Uploads` and `collect`). The host
-waits in `collect`, in the first look, in a fresh one and in one after a retry; else it stays at most one look ahead of the device.
+Order of work. There are two streams. *compute* alone touches the rows: admissions, steps, copies of the status and the
+gathering of results are queued on it in the order of the calls, so each sees what came before it and no two overlap.
+*transfers* only copies between pinned host memory and staging buffers, beside the steps; events order it against
+compute (see `Uploads` and `collect`). The host waits in `collect` and in `status`, if that is the first, a fresh one or
+the first after a retry; else the host is at most one status ahead of the device.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import fields
 
 import numpy as np
 
-from jboost.engine.loop.flight import Finished, Look
+from jboost.engine.loop.flight import Finished, RowStatus
 from jboost.engine.method.step import State
 from jboost.engine.method.updates import Controls
 
@@ -22,7 +23,7 @@ from .buffers import RowBuffers, staging
 from .device import Device, Stream
 from .layout import Layout, Numpy
 from .network import Binding
-from .transfers import Mirror, Snapshot, Uploads
+from .transfers import HostCopy, Mirror, Uploads
 
 
 class DeviceFlight:
@@ -32,7 +33,7 @@ class DeviceFlight:
         device: where the rows are.
         compute, transfers: streams of the device.
         gradient: the network of an ordinary step.
-        precise: gives the network of a retry, of the same batch.
+        float32: gives the network of a retry, for the same batch size.
         kind: of update, a key of `jboost.engine.method.updates.MOVES`.
         controls: as numpy arrays.
         count: B, the number of rows.
@@ -43,8 +44,9 @@ class DeviceFlight:
         FailureError: the step cannot be captured.
     """
 
-    #: A look costs a copy of some kilobytes and a few calls; an image that has ended sits in its row until one shows it.
-    look_every = 4
+    #: A status costs a copy of some kilobytes and a few calls; an image that has ended holds its row until a status
+    #: shows it.
+    status_every = 4
 
     def __init__(
         self,
@@ -52,14 +54,14 @@ class DeviceFlight:
         compute: Stream,
         transfers: Stream,
         gradient: Binding,
-        precise: Callable[[], Binding],
+        float32: Callable[[], Binding],
         kind: str,
         controls: Controls,
         count: int,
         shape: tuple[int, int, int],
     ):
         self._device, self._compute, self._transfers = device, compute, transfers
-        self._gradient, self._precise, self._step_kernel, self._count = gradient, precise, kernels.STEP[kind], count
+        self._gradient, self._float32, self._step_kernel, self._count = gradient, float32, kernels.STEP[kind], count
         channels, height, width = shape
         self._form, self._size = [channels, height * width], channels * height * width
         self._rows = RowBuffers(device, compute, controls, count, shape)
@@ -68,17 +70,17 @@ class DeviceFlight:
         leaving = {"moved": (np.float32, (count,)), "images": (np.uint8, (count, height, width, channels))}
         self._results = Mirror(device, Layout(leaving))
         self._gathered = device.event()
-        self._snapshots = [Snapshot(device, self._rows.records, self._rows.records_address) for _ in range(2)]
-        self._earlier: Snapshot | None = None
+        self._host_copies = [HostCopy(device, self._rows.records, self._rows.records_address) for _ in range(2)]
+        self._earlier: HostCopy | None = None
 
-        # Once outside of a capture: a network may allocate or choose something when it first runs, and a kernel is loaded then. No
-        # row is moving yet, so it changes nothing.
+        # Once outside a capture: on its first run a network may allocate memory or choose kernels, and kernels are
+        # loaded. No row is moving yet, so this changes nothing.
         self._ordinary_step()
         compute.synchronize()
         self._graph = device.capture(compute, self._ordinary_step) if gradient.network.capturable else None
 
     def admit(self, rows: Numpy, images: Numpy, y: Numpy, index: Numpy, limit: Numpy) -> None:
-        """Put images into rows; every field of these rows starts anew. Does not wait for the device, unless it is two behind."""
+        """Put images into rows and reset every field of these rows. Waits only if the device is two uploads behind."""
         with self._uploads.send(row=rows, y=y, index=index, limit=limit, images=images) as at:
             arrived = [at[name] for name in ("row", "y", "index", "limit", "images")]
             self._device.launch(kernels.ADMIT, len(rows), [*self._state, *arrived, *self._form], self._compute)
@@ -95,26 +97,26 @@ class DeviceFlight:
         self._update("no")
 
     def retry(self) -> None:
-        """Queue one step with gradients in float32 for the rows that wait for it."""
-        self._precise().enqueue(self._rows.tensors, self._compute)
+        """Queue one step with gradients in float32 for the waiting rows."""
+        self._float32().enqueue(self._rows.tensors, self._compute)
         self._update("yes")
-        self._earlier = None  # it shows rows waiting that wait no more
+        self._earlier = None  # it shows rows as waiting that no longer are
 
-    def _update(self, precise: str) -> None:
+    def _update(self, in_float32: str) -> None:
         at = self._rows.at
         network = [at["grad"], at["network_class_logit"], at["network_predicted"]]
-        words = [*self._state, *network, at["controls"], at[precise], self._size]
+        words = [*self._state, *network, at["controls"], at[in_float32], self._size]
         self._device.launch(self._step_kernel, self._count, words, self._compute)
 
-    def look(self, *, fresh: bool) -> Look:
-        """The rows as of now, waiting for the device, if `fresh`; else as of the look before, if this one is still under way."""
+    def status(self, *, fresh: bool) -> RowStatus:
+        """The status now, waiting for it, if `fresh`; else the previous one while the copy of this one is under way."""
         seen = self._records(fresh=fresh)
-        return Look(**{field.name: seen[field.name].copy() for field in fields(Look)})
+        return RowStatus(**{field.name: seen[field.name].copy() for field in fields(RowStatus)})
 
     def _records(self, *, fresh: bool) -> dict[str, Numpy]:
-        # The pinned memory of the snapshot before the last is free: the last call returned a later one, or waited for it.
-        self._snapshots.reverse()
-        newest, seen = self._snapshots[0], self._earlier
+        # The older copy's pinned memory is free: the last call waited for that copy, or for a later one.
+        self._host_copies.reverse()
+        newest, seen = self._host_copies[0], self._earlier
         # On the compute stream, so that no step changes the rows half-way through the copy.
         newest.take(self._compute)
         self._earlier = newest
@@ -124,7 +126,7 @@ class DeviceFlight:
         return seen.views
 
     def collect(self, rows: Numpy) -> Finished:
-        """What is in `rows` after every step queued so far."""
+        """The images in `rows` after every step queued so far."""
         n, results = len(rows), self._results
         with self._uploads.send(row=rows) as sent:
             words = [*self._state, sent["row"], results.at["images"], results.at["moved"], *self._form]
@@ -142,7 +144,7 @@ class DeviceFlight:
         )  # fmt: skip
 
     def close(self) -> None:
-        """Give the device's memory back; the flight is at its end."""
+        """Free the device's memory; the flight cannot be used afterwards."""
         self._device.synchronize()
         self._rows.free()
         self._uploads.free()

@@ -41,8 +41,8 @@ struct StepArguments {
   const float *grad, *class_logit; // the network's: [B, C, H, W], [B]
   const int64 *predicted;          // [B]
   const Controls *controls;
-  const uint8 *precise; // 1: a step in float32 for the rows that wait for it; 0: an ordinary one for the others
-  int64 size;           // C * H * W
+  const uint8 *in_float32; // 1: a step in float32, for the waiting rows; 0: an ordinary one, for the others
+  int64 size;              // C * H * W
 };
 
 struct AdmitArguments {
@@ -205,8 +205,8 @@ __device__ float realness(float z) { return (z > 0.0f ? z : 0.0f) + log1pf(expf(
 template <class Move> __device__ void advance(const StepArguments &s, Move move) {
   const Rows &rows = s.rows;
   const int row = blockIdx.x, size = (int)s.size;
-  const bool precise = *s.precise;
-  if (!rows.moving[row] || (rows.waiting[row] != 0) != precise) return; // the same for every thread
+  const bool in_float32 = *s.in_float32;
+  if (!rows.moving[row] || (rows.waiting[row] != 0) != in_float32) return; // the same for every thread
 
   // What thread 0 writes below is read here, before the barriers of the first reduction.
   const Controls how = *s.controls;
@@ -217,7 +217,7 @@ template <class Move> __device__ void advance(const StepArguments &s, Move move)
   for (int i = threadIdx.x; i < size; i += blockDim.x) top = Larger()(top, fabsf(grad[i]));
   top = reduce(top, Larger());
   const bool finite = top <= LARGEST; // false for NaN too
-  const bool wait = !finite && !precise;
+  const bool wait = !finite && !in_float32;
   // Of no account while it waits. An infinite threshold is none, even for a class logit that has overflowed.
   const bool stopped = how.threshold <= LARGEST && realness(class_logit) >= how.threshold;
   const bool go = finite && !stopped;

@@ -1,4 +1,4 @@
-"""What the runners share whose images in flight are a CUDA device's buffers."""
+"""The base of the runners that keep the images in flight in a CUDA device's buffers."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ Numpy = np.ndarray[Any, Any]
 class DeviceRunner:
     """A runner on networks that read and write device memory; see `jboost.engine.loop.runner.Runner`.
 
-    Its arrays are numpy's: what stays on the device does so in a flight's buffers. All work is queued on one stream. A subclass
-    sets the attributes, and frees its networks before it leaves this context.
+    Its arrays are numpy's; only a flight's buffers stay on the device. All work is queued on one stream. `put`, `get`
+    and `gradient` serve measurements and tests, not the loop. A subclass sets the attributes, and frees its networks
+    before it leaves this context.
 
     Args:
         device: the runner closes it on leaving.
         gradient: the objective's gradient graph.
         forward: the forward pass.
-        precise: makes the gradient graph in float32, of the same batch; called when a gradient was not finite, if ever. None where
-            there is none, or `gradient` is it: then an image whose gradient is not finite fails.
+        float32: makes the gradient graph in float32, for the same batch size; called when a gradient is first not
+            finite. None if there is none, or if `gradient` is it: an image whose gradient is not finite then fails.
         compute: the stream that all networks are queued on; None for a new one.
 
     Attributes:
@@ -53,15 +54,15 @@ class DeviceRunner:
         device: Device,
         gradient: Network,
         forward: Network,
-        precise: Callable[[], Network] | None = None,
+        float32: Callable[[], Network] | None = None,
         *,
         compute: Stream | None = None,
     ):
         self.batch_size = gradient.batch_size
         self._device, self._compute, self._transfers = device, compute or device.stream(), device.stream()
         self._gradient, self._forward = Binding(gradient), Binding(forward)
-        self._make_precise, self._precise = precise, None if precise else self._gradient
-        self._looks: dict[tuple[int, ...], _ForwardPass] = {}
+        self._make_float32, self._float32 = float32, None if float32 else self._gradient
+        self._forward_passes: dict[tuple[int, ...], _ForwardPass] = {}
         self._flights: weakref.WeakSet[DeviceFlight] = weakref.WeakSet()
 
     def __enter__(self) -> Self:
@@ -71,9 +72,9 @@ class DeviceRunner:
         self._device.synchronize()
         for flight in self._flights:
             flight.close()
-        for look in self._looks.values():
-            look.close()
-        self._looks.clear()
+        for buffers in self._forward_passes.values():
+            buffers.close()
+        self._forward_passes.clear()
         self._device.close()
 
     def put(self, array: Numpy) -> Numpy:
@@ -84,9 +85,9 @@ class DeviceRunner:
         """`array` itself."""
         return array
 
-    def gradient(self, x: Numpy, y: Numpy, *, precise: bool = False) -> Gradient:
+    def gradient(self, x: Numpy, y: Numpy, *, in_float32: bool = False) -> Gradient:
         """The objective's gradient for `x` float32 [B, C, H, W], classes `y` int64 [B]; waits for the device."""
-        network = self._float32() if precise else self._gradient
+        network = self._float32_binding() if in_float32 else self._gradient
         self._check(len(x), network.network)
         each = {"class_logit": (np.float32, y.shape), "loss": (np.float32, y.shape), "predicted": (np.int64, y.shape)}
         images = (np.float32, x.shape)
@@ -104,22 +105,22 @@ class DeviceRunner:
     def evaluate_images(self, images: Numpy, y: Numpy) -> Evaluation:
         """One forward pass on images uint8 [B, H, W, C] with classes `y` int64 [B]; waits for the device."""
         self._check(len(images), self._forward.network)
-        if images.shape not in self._looks:
+        if images.shape not in self._forward_passes:
             with self._room(len(images)):
-                self._looks[images.shape] = _ForwardPass(self._device, images.shape)
-        look = self._looks[images.shape]
-        look.tensors.views["images"][:], look.tensors.views["y"][:] = images, y
-        look.tensors.upload(self._compute)
+                self._forward_passes[images.shape] = _ForwardPass(self._device, images.shape)
+        at, tensors = self._forward_passes[images.shape].at, self._forward_passes[images.shape].tensors
+        tensors.views["images"][:], tensors.views["y"][:] = images, y
+        tensors.upload(self._compute)
         count, height, width, channels = images.shape
-        words = [look.at["images"], look.at["x"], channels, height * width]
+        words = [at["images"], at["x"], channels, height * width]
         self._device.launch(kernels.TO_FLOAT, count, words, self._compute)
-        self._forward.enqueue({name: look.at[name] for name in ("x", "y", "class_logit", "predicted")}, self._compute)
-        look.tensors.download(self._compute, look.tensors.layout.end("predicted", count))
+        self._forward.enqueue({name: at[name] for name in ("x", "y", "class_logit", "predicted")}, self._compute)
+        tensors.download(self._compute, tensors.layout.end("predicted", count))
         self._compute.synchronize()
-        return Evaluation(*(look.tensors.views[name].copy() for name in Evaluation._fields))
+        return Evaluation(*(tensors.views[name].copy() for name in Evaluation._fields))
 
     def flight(self, kind: str, controls: Controls, count: int, shape: tuple[int, int, int]) -> DeviceFlight:
-        """`count` empty rows for images of `shape` (C, H, W), which move as `kind` and `controls` say."""
+        """`count` empty rows for images of `shape` (C, H, W); see `jboost.engine.loop.runner.Runner.flight`."""
         self._check(count, self._gradient.network)
         with self._room(count):
             flight = DeviceFlight(
@@ -127,7 +128,7 @@ class DeviceRunner:
                 self._compute,
                 self._transfers,
                 self._gradient,
-                self._float32,
+                self._float32_binding,
                 kind,
                 controls,
                 count,
@@ -136,13 +137,13 @@ class DeviceRunner:
         self._flights.add(flight)
         return flight
 
-    def _float32(self) -> Binding:
-        if self._precise is None:
-            assert self._make_precise is not None
-            network = self._make_precise()
+    def _float32_binding(self) -> Binding:
+        if self._float32 is None:
+            assert self._make_float32 is not None
+            network = self._make_float32()
             self._check(self._gradient.network.batch_size, network)
-            self._precise = Binding(network)
-        return self._precise
+            self._float32 = Binding(network)
+        return self._float32
 
     def _check(self, count: int, network: Network) -> None:
         if count != network.batch_size:
@@ -161,7 +162,7 @@ class DeviceRunner:
 
 
 class _ForwardPass:
-    """The buffers of a forward pass. The images come last and the answers first, so that these are a short copy."""
+    """The buffers of a forward pass. The results come first and the images last, so a short copy moves the results."""
 
     def __init__(self, device: Device, shape: tuple[int, ...]):
         count, height, width, channels = shape

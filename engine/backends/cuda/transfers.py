@@ -37,15 +37,15 @@ class Mirror:
 
 
 class Uploads:
-    """Host arrays on their way to the device, beside the work that is going on there: two mirrors, used in turn.
+    """Uploads of host arrays to the device, beside the work that runs there: two mirrors, used in turn.
 
-    What keeps them apart: the host fills a mirror's pinned memory when its last copy is `copied`; the copy, on the stream of
-    transfers, waits until the work that read the mirror's device memory is behind `used`; the compute stream waits for `copied`
-    before it reads.
+    Two events order host, copies and work. The host fills a mirror's pinned memory after `copied`, the end of that
+    mirror's last copy. The next copy, on the stream of transfers, waits for `used`, the end of the work that read the
+    mirror's device memory. The compute stream waits for `copied` before it reads.
 
     Args:
-        device: where to.
-        compute: the stream of the work that reads what is uploaded.
+        device: the destination.
+        compute: the stream of the work that reads the uploaded arrays.
         transfers: the stream of the copies.
         layout: the arrays that may be uploaded together; the longest last.
     """
@@ -59,7 +59,7 @@ class Uploads:
         """Queue the copies; within the context, queue the work on the compute stream that reads them.
 
         Args:
-            arrays: by the layout's names; shorter ones than it has room for fill the beginning.
+            arrays: by the layout's names; an array shorter than its room fills the beginning.
 
         Yields:
             The device address of each of the layout's arrays.
@@ -91,11 +91,11 @@ class _Slot:
         self.mirror, self.copied, self.used = Mirror(device, layout), device.event(), device.event()
 
 
-class Snapshot:
-    """A copy on the host of device memory as it was at some point of a stream.
+class HostCopy:
+    """A copy on the host of device memory, taken at a point of a stream.
 
     Attributes:
-        taken: the event behind the copy; before it, `views` must not be read.
+        taken: the event after the copy; `views` must not be read before it.
         views: the host's arrays by name.
     """
 

@@ -67,12 +67,12 @@ class EagerRunner(ArrayRunner):
         """A tensor as numpy."""
         return array.detach().cpu().numpy()
 
-    def gradient(self, x: torch.Tensor, y: torch.Tensor, *, precise: bool = False) -> Gradient:
+    def gradient(self, x: torch.Tensor, y: torch.Tensor, *, in_float32: bool = False) -> Gradient:
         """Gradient of the summed objective with respect to `x` float32 [B, C, H, W], classes `y` int64 [B]."""
-        scale = _FP16_LOSS_SCALE if self.dtype == "fp16" and not precise else 1.0
+        scale = _FP16_LOSS_SCALE if self.dtype == "fp16" and not in_float32 else 1.0
         x = x.detach().requires_grad_()
         with self._exact_float32():
-            with self._autocast(precise):
+            with self._autocast(in_float32):
                 logits = self._model(x).float()
             loss = self._objective(logits, y, self._l0)
             # The sum, never the mean: an image's gradient must not depend on how many others share its batch.
@@ -83,7 +83,7 @@ class EagerRunner(ArrayRunner):
     @torch.no_grad()
     def evaluate(self, x: torch.Tensor, y: torch.Tensor) -> Evaluation:
         """Class logit and prediction for `x`."""
-        with self._exact_float32(), self._autocast(precise=False):
+        with self._exact_float32(), self._autocast(in_float32=False):
             logits = self._model(x).float()
         return Evaluation(class_logit(logits, y), logits.argmax(1))
 
@@ -93,7 +93,7 @@ class EagerRunner(ArrayRunner):
             return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         return nullcontext()
 
-    def _autocast(self, precise: bool) -> AbstractContextManager[Any]:
-        if self.dtype == "fp32" or precise:
+    def _autocast(self, in_float32: bool) -> AbstractContextManager[Any]:
+        if self.dtype == "fp32" or in_float32:
             return nullcontext()
         return torch.autocast(torch.device(self.device).type, dtype=_DTYPES[self.dtype])

@@ -39,7 +39,7 @@ class OnnxRunner(ArrayRunner):
         self._checked: set[str] = set()
         self._session = self._open(artefact_name(request.objective, request.dtype, request.resolution))
         self._forward = self._open(forward_name(request.dtype, request.resolution))
-        self._precise: ort.InferenceSession | None = None
+        self._float32: ort.InferenceSession | None = None
         self._bindings: dict[tuple[int, ...], _Binding] = {}
 
     def _open(self, name: str) -> ort.InferenceSession:
@@ -51,7 +51,7 @@ class OnnxRunner(ArrayRunner):
     def __exit__(self, *exc: object) -> None:
         self._bindings.clear()
         del self._session, self._forward
-        self._precise = None
+        self._float32 = None
 
     def put(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """`array` itself: the device is the CPU."""
@@ -61,17 +61,17 @@ class OnnxRunner(ArrayRunner):
         """`array` itself."""
         return array
 
-    def gradient(self, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], *, precise: bool = False) -> Gradient:
+    def gradient(self, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], *, in_float32: bool = False) -> Gradient:
         """The objective's gradient for `x` float32 [B, C, H, W], classes `y` int64 [B].
 
-        ``grad`` is a buffer that the next call overwrites. `precise` uses the bundle's float32 graph where it has one.
+        ``grad`` is a buffer that the next call overwrites. `in_float32` uses the bundle's float32 graph, if any.
         """
-        if precise and self.dtype != "fp32":
+        if in_float32 and self.dtype != "fp32":
             name = artefact_name(self._objective, "fp32", self._resolution)
             if name not in self._bundle.config.artefacts:
                 return self.gradient(x, y)  # as it was: the loop then counts the image as failed
-            self._precise = self._precise or self._open(name)
-            grad, class_logit, loss, predicted = self._precise.run(None, {"x": x, "y": y})
+            self._float32 = self._float32 or self._open(name)
+            grad, class_logit, loss, predicted = self._float32.run(None, {"x": x, "y": y})
             return Gradient(grad, class_logit, loss, predicted)
         if x.shape not in self._bindings:
             self._bindings[x.shape] = _Binding(self._session, x.shape)

@@ -60,18 +60,18 @@ class OnnxCudaRunner(DeviceRunner):
             self._networks.append(made)
             return made
 
-        precise_name = artefact_name(objective, "fp32", resolution)
+        float32_name = artefact_name(objective, "fp32", resolution)
 
-        def precise() -> OrtNetwork:
-            made = network(precise_name)
+        def float32() -> OrtNetwork:
+            made = network(float32_name)
             made.batch_size = self._networks[0].batch_size
             return made
 
-        has_precise = dtype != "fp32" and precise_name in bundle.config.artefacts
+        has_float32 = dtype != "fp32" and float32_name in bundle.config.artefacts
         try:
             gradient = network(artefact_name(objective, dtype, resolution))
             forward = network(forward_name(dtype, resolution))
-            super().__init__(opened, gradient, forward, precise if has_precise else None, compute=stream)
+            super().__init__(opened, gradient, forward, float32 if has_float32 else None, compute=stream)
         except BaseException:
             self._networks.clear()
             opened.close()
@@ -83,10 +83,10 @@ class OnnxCudaRunner(DeviceRunner):
             network.close()
         super().__exit__(*exc)
 
-    def gradient(self, x: Numpy, y: Numpy, *, precise: bool = False) -> Gradient:
+    def gradient(self, x: Numpy, y: Numpy, *, in_float32: bool = False) -> Gradient:
         """The objective's gradient for `x` float32 [B, C, H, W], classes `y` int64 [B], any B."""
         self._resize(len(x))
-        return super().gradient(x, y, precise=precise)
+        return super().gradient(x, y, in_float32=in_float32)
 
     def evaluate_images(self, images: Numpy, y: Numpy) -> Evaluation:
         """One forward pass on images uint8 [B, H, W, C] with classes `y` int64 [B], any B."""

@@ -44,7 +44,7 @@ class TrtRunner(DeviceRunner):
         try:
             gradient = self._gradient_network(plan)
             forward = self._forward_network(forward_name(request.dtype, resolution, plan.key.machine))
-            super().__init__(self._opened, gradient, forward, self._precise_network(plan))
+            super().__init__(self._opened, gradient, forward, self._float32_network(plan))
         except BaseException:
             self._free()
             self._opened.close()
@@ -90,15 +90,15 @@ class TrtRunner(DeviceRunner):
         self._networks.append(network)
         return network
 
-    def _precise_network(self, plan: Plan) -> Callable[[], Network] | None:
+    def _float32_network(self, plan: Plan) -> Callable[[], Network] | None:
         """The gradient in float32: the bundle's float32 plan, else its ONNX graph, on the CPU; None where it has neither."""
         if self.dtype == "fp32":
             return None
         try:
-            precise = find_plan(self._bundle, replace(self._request, dtype="fp32", batch_size=plan.key.batch_size))
+            float32 = find_plan(self._bundle, replace(self._request, dtype="fp32", batch_size=plan.key.batch_size))
         except BadInputError:
             return self._onnx_network(plan.key.batch_size)
-        return lambda: self._gradient_network(precise)
+        return lambda: self._gradient_network(float32)
 
     def _onnx_network(self, batch_size: int) -> Callable[[], Network] | None:
         from jboost.engine.backends.onnx.cpu import OnnxRunner

@@ -18,7 +18,7 @@ class Clock:
 class Timed:
     """A runner and its flight: takes `seconds` a turn of two steps, the first one ten times as much."""
 
-    look_every = 2
+    status_every = 2
 
     def __init__(self, name: str, seconds: float, clock: Clock, calls: list[str], batch_size: int | None = None):
         self.name, self.seconds, self.clock, self.calls, self.batch_size = name, seconds, clock, calls, batch_size
@@ -35,7 +35,7 @@ class Timed:
     def step(self):
         self.steps += 1
 
-    def look(self, *, fresh):
+    def status(self, *, fresh):
         assert fresh
         assert self.steps == 2
         self.steps = 0

@@ -31,21 +31,21 @@ class BowlRunner(NumpyRunner):
 
 
 class LaggingRunner(BowlRunner):
-    """Its flight is looked at as a GPU's is: every few steps, and a look that need not be fresh is the one before."""
+    """Its flight gives the status as a GPU's does: every few steps, and the one before if it need not be fresh."""
 
     def flight(self, kind, controls, count, shape):
         return LaggingFlight(self, kind, controls, count, shape)
 
 
 class LaggingFlight(ArrayFlight):
-    look_every = 3
+    status_every = 3
 
     def __init__(self, *args):
         super().__init__(*args)
-        self.last = super().look(fresh=True)
+        self.last = super().status(fresh=True)
 
-    def look(self, *, fresh):
-        before, self.last = self.last, copy.deepcopy(super().look(fresh=True))
+    def status(self, *, fresh):
+        before, self.last = self.last, copy.deepcopy(super().status(fresh=True))
         return self.last if fresh else before
 
 
@@ -188,9 +188,9 @@ def test_snapshots_where_gradients_overflow_on_the_way(kind, recovers) -> None:
                 super().__init__()
                 self.dtype = "fp16"
 
-            def gradient(self, x, y, *, precise=False):
-                out = super().gradient(x, y, precise=precise)
-                lost = (out.class_logit > 3) & (not (precise and recovers))
+            def gradient(self, x, y, *, in_float32=False):
+                out = super().gradient(x, y, in_float32=in_float32)
+                lost = (out.class_logit > 3) & (not (in_float32 and recovers))
                 return out._replace(grad=np.where(lost[:, None, None, None], np.float32(np.nan), out.grad))
 
         return Overflowing()
@@ -207,25 +207,25 @@ def test_snapshots_where_gradients_overflow_on_the_way(kind, recovers) -> None:
     assert moved[-1].all() == recovers
 
 
-def test_a_late_look_costs_no_step_where_nobody_stops_early() -> None:
+def test_a_late_status_costs_no_step_where_no_image_stops_early() -> None:
     lagging, prompt = LaggingRunner(), BowlRunner()
     for runner in (lagging, prompt):
         run(runner, starts(12), settings(PGD(5, 0.1)), batch_size=4)
     assert lagging.steps == prompt.steps == 3 * 5
 
 
-def test_snapshots_cost_as_many_looks_for_late_images_as_for_early_ones_and_are_handed_on_once() -> None:
-    def looks(count: int) -> int:
+def test_snapshots_cost_as_many_statuses_for_late_images_as_for_early_ones_and_are_handed_on_once() -> None:
+    def statuses(count: int) -> int:
         slots = Slots(LaggingRunner(), settings(PGD(9, 0.1)), 4, SHAPE, snapshots=(3,))
         images, waves, taken = starts(count), np.split(np.arange(count), count // 4), 0
-        looked, look = 0, slots.flight.look
+        asked, status = 0, slots.flight.status
 
         def counted(*, fresh: bool) -> object:
-            nonlocal looked
-            looked += 1
-            return look(fresh=fresh)
+            nonlocal asked
+            asked += 1
+            return status(fresh=fresh)
 
-        slots.flight.look = counted
+        slots.flight.status = counted
         for wave in waves:
             slots.admit(images[wave], np.zeros(4, np.int64), wave, np.full(4, 9))
             while len(slots.held):
@@ -233,9 +233,9 @@ def test_snapshots_cost_as_many_looks_for_late_images_as_for_early_ones_and_are_
                 slots.harvest()
                 taken += sum(len(part.index) for _, part in slots.snapshots())
         assert taken == count
-        return looked
+        return asked
 
-    assert looks(12) == 3 * looks(4)
+    assert statuses(12) == 3 * statuses(4)
 
 
 def test_slots_are_refilled_while_others_go_on() -> None:
@@ -249,10 +249,10 @@ def test_slots_are_refilled_while_others_go_on() -> None:
     assert half.steps <= full.steps / 2 + 64 // 8 + 2
 
 
-def test_the_results_are_looked_at_in_full_batches() -> None:
+def test_the_results_are_scored_in_full_batches() -> None:
     runner = BowlRunner()
     run(runner, starts(40), settings(PGD(3, 0.1)), batch_size=8, limits=np.arange(40) % 3 + 1)
-    assert runner.looks == 5
+    assert runner.evaluations == 5
 
 
 def test_a_nan_gradient_costs_only_its_own_image() -> None:
@@ -276,7 +276,7 @@ def test_an_overflow_in_low_precision_is_retried_in_float32() -> None:
     assert got.records["retried"].tolist() == [False] * 4 + [True, False]
     assert not got.records["failed"].any()
     assert np.isfinite(got.records["realness_before"]).all()
-    assert runner.precise == 1
+    assert runner.retries == 1
 
 
 def test_progress_counts_images_in_flight_by_their_steps() -> None:
@@ -291,8 +291,8 @@ def test_progress_counts_images_in_flight_by_their_steps() -> None:
 
 def test_a_logit_that_overflows_is_a_failure_and_no_early_stop() -> None:
     class Overflowing(BowlRunner):
-        def gradient(self, x, y, *, precise=False):
-            grad, f_c, loss, predicted = super().gradient(x, y, precise=precise)
+        def gradient(self, x, y, *, in_float32=False):
+            grad, f_c, loss, predicted = super().gradient(x, y, in_float32=in_float32)
             return Gradient(np.full_like(grad, np.nan), np.full_like(f_c, np.inf), loss, predicted)
 
     got = run(Overflowing(), starts(), settings(PGD(2, 0.1)))

@@ -1,4 +1,4 @@
-"""The flight with fixed addresses: the same results as the plain one, whoever looks late. Without a GPU, step by step."""
+"""The flight with fixed addresses gives the results of the plain one, though its status is late. On the CPU."""
 
 from __future__ import annotations
 

@@ -83,10 +83,10 @@ def test_bf16_points_the_same_way_and_falls_back_to_float32(compiled, images, la
     with CompiledRunner(bundle, RunRequest("joint", 3.0, 16, dtype="bf16")) as runner:
         got = gradient(runner, images, labels)
         x = runner.put(images[:BATCH].transpose(0, 3, 1, 2).astype(np.float32) / 255)
-        precise = runner.gradient(x, runner.put(labels[:BATCH]), precise=True).grad.flatten(1)
+        float32 = runner.gradient(x, runner.put(labels[:BATCH]), in_float32=True).grad.flatten(1)
     assert torch.cosine_similarity(got, want).median() > 0.95  # an untrained network: a robust one does far better
     assert not torch.equal(got, want)
-    torch.testing.assert_close(precise, want)
+    torch.testing.assert_close(float32, want)
 
 
 def test_small_maps_are_products_in_float32(tmp_path) -> None:
@@ -213,19 +213,19 @@ def test_a_step_leaves_alone_whom_it_should(kind) -> None:
     """Eager torch and numpy agree too; empty slots, finished images and those that wait for float32 keep their rows."""
     for seed in range(4):
         arrays = [np.asarray(a) for a in example(16, (3, 5, 5), seed)]
-        state, gradient, controls, precise = unflatten(arrays)
-        after = advance(kind, state, gradient, controls, precise)
+        state, gradient, controls, in_float32 = unflatten(arrays)
+        after = advance(kind, state, gradient, controls, in_float32)
         eager = advance(kind, *unflatten([torch.from_numpy(a) for a in arrays]))
         for name in CHANGED:
             np.testing.assert_allclose(getattr(after, name), getattr(eager, name).numpy(), rtol=1e-5, atol=2e-6)
-        idle = ~(state.moving & (state.waiting == precise))
+        idle = ~(state.moving & (state.waiting == in_float32))
         assert idle.any()
         assert not idle.all()
         for name in set(CHANGED):
             np.testing.assert_array_equal(getattr(after, name)[idle], getattr(state, name)[idle])
         bad = ~np.isfinite(gradient.grad).all(axis=(1, 2, 3)) & ~idle
         np.testing.assert_array_equal(after.x[bad], state.x[bad])
-        assert (after.failed[bad] | after.stopped[bad]).all() if precise else after.waiting[bad].all()
+        assert (after.failed[bad] | after.stopped[bad]).all() if in_float32 else after.waiting[bad].all()
 
 
 def test_a_package_from_another_kind_of_machine_is_refused(compiled, tmp_path) -> None:

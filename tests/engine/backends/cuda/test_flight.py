@@ -207,9 +207,11 @@ def test_a_network_is_bound_again_when_another_has_used_it(emulator) -> None:
         slots.step()
         x = rng.random((4, *SHAPE), dtype=np.float32)
         x[1, 0, 0, 0] = 0.123
-        for precise in (False, True):
+        for in_float32 in (False, True):
             for got, expected in zip(
-                runner.gradient(x, np.zeros(4, np.int64), precise=precise), bowl.gradient(x, precise), strict=True
+                runner.gradient(x, np.zeros(4, np.int64), in_float32=in_float32),
+                bowl.gradient(x, in_float32),
+                strict=True,
             ):
                 np.testing.assert_array_equal(got, expected)
         finished = None
@@ -219,30 +221,30 @@ def test_a_network_is_bound_again_when_another_has_used_it(emulator) -> None:
         np.testing.assert_array_equal(finished.images, want.images)
 
 
-def test_a_look_does_not_wait_but_where_it_must(emulator) -> None:
+def test_the_status_waits_only_where_it_must(emulator) -> None:
     device = HostDevice(emulator, schedule="lazy")  # does nothing before somebody waits
     with HostRunner(device, Bowl(), 4) as runner:
         flight = runner.flight("pgd-l2", PGD(9, 0.1).controls(), 4, SHAPE)
-        assert (flight.look(fresh=False).index == -1).all()  # an empty row is no image's
+        assert (flight.status(fresh=False).index == -1).all()  # an empty row is no image's
         rows = np.array([2, 0])
         flight.admit(rows, starts(2), np.array([1, 2]), np.array([7, 8]), np.array([9, 9]))
-        old = flight.look(fresh=False)
+        old = flight.status(fresh=False)
         assert (old.index == -1).all()
-        look = flight.look(fresh=False)
-        assert look.index[rows].tolist() == [7, 8]
-        assert look.moving.tolist() == [True, False, True, False]
+        status = flight.status(fresh=False)
+        assert status.index[rows].tolist() == [7, 8]
+        assert status.moving.tolist() == [True, False, True, False]
         for _ in range(3):
             flight.step()
         before = device.kernels
-        look = flight.look(fresh=False)
+        status = flight.status(fresh=False)
         assert device.kernels == before
-        assert look.steps.tolist() == [0, 0, 0, 0]
-        look = flight.look(fresh=True)
-        assert look.steps.tolist() == [3, 0, 3, 0]
+        assert status.steps.tolist() == [0, 0, 0, 0]
+        status = flight.status(fresh=True)
+        assert status.steps.tolist() == [3, 0, 3, 0]
         flight.step()
         flight.retry()
-        assert flight.look(fresh=False).steps.tolist() == [4, 0, 4, 0]  # a retry is seen at once
-        assert old.index.tolist() == [-1] * 4  # a look keeps what it showed
+        assert flight.status(fresh=False).steps.tolist() == [4, 0, 4, 0]  # a retry is seen at once
+        assert old.index.tolist() == [-1] * 4  # a status keeps its values
 
 
 @pytest.mark.parametrize("missing", ["wait", "synchronize"])
@@ -265,7 +267,7 @@ def test_the_schedules_show_what_is_not_ordered(emulator, missing, monkeypatch) 
 
 
 def _bounded(runner, images, how) -> np.ndarray:
-    """A run that ends, whatever the looks show."""
+    """A run that ends, whatever the status shows."""
     slots, got, waiting = Slots(runner, how, 4, SHAPE), np.zeros_like(images), list(range(COUNT))
     for _ in range(60):
         entering = np.array([waiting.pop(0) for _ in range(min(len(slots.free), len(waiting)))], np.int64)

@@ -67,25 +67,26 @@ def test_normals_agree_with_numpy(device) -> None:
 @pytest.mark.parametrize("kind", MOVES)
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 5, 7), (1, 1, 1), (3, 31, 33)])
 def test_a_step_is_numpys(device, kind, shape) -> None:
-    for seed in range(4):  # with and without a ball, ordinary and precise
+    for seed in range(4):  # with and without a ball, ordinary and in float32
         arrays = example(24, shape, seed)
         if shape == (1, 1, 1) and seed % 2:
             arrays[-2 - 3] = np.float32(0.2)  # a radius that one pixel can leave
-        state, gradient, controls, precise = unflatten(arrays)
+        state, gradient, controls, in_float32 = unflatten(arrays)
         assert_same(
-            step(device, kind, state, gradient, controls, precise), advance(kind, state, gradient, controls, precise)
+            step(device, kind, state, gradient, controls, in_float32),
+            advance(kind, state, gradient, controls, in_float32),
         )
 
 
 @pytest.mark.parametrize("kind", MOVES)
 def test_a_whole_block_of_threads_and_any_order_of_them(emulator, kind) -> None:
     """The block size of a device, whose sums have the device's own order; and no order of threads changes a bit."""
-    state, gradient, controls, precise = unflatten(example(6, (3, 13, 16), 1))
-    want = advance(kind, state, gradient, controls, precise)
+    state, gradient, controls, in_float32 = unflatten(example(6, (3, 13, 16), 1))
+    want = advance(kind, state, gradient, controls, in_float32)
     first = None
     for order in range(4):
         device = HostDevice(emulator, threads=kernels.THREADS, order=order)
-        got = step(device, kind, state, gradient, controls, precise)
+        got = step(device, kind, state, gradient, controls, in_float32)
         assert_same(got, want)
         first = first or got
         for name in CHANGED:
@@ -105,9 +106,9 @@ def test_gradients_of_any_size(device, kind, scale) -> None:
     assert (np.abs(want.x - state.x).max() > 0) or scale <= 1e-38
 
 
-@pytest.mark.parametrize("precise", [False, True])
+@pytest.mark.parametrize("in_float32", [False, True])
 @pytest.mark.parametrize("threshold", [np.inf, 3.0])
-def test_every_kind_of_gradient_and_logit(device, precise, threshold) -> None:
+def test_every_kind_of_gradient_and_logit(device, in_float32, threshold) -> None:
     """What is not finite, alone and together: the same flags as numpy's."""
     values = np.array([1.0, 5.0, np.nan, np.inf, -np.inf], np.float32)
     bad = np.array([0.5, np.nan, np.inf, -np.inf], np.float32)
@@ -119,13 +120,13 @@ def test_every_kind_of_gradient_and_logit(device, precise, threshold) -> None:
     grad[:, 0, 2, 2] = entry
     steps = np.arange(n) % 3
     state = state._replace(
-        moving=np.ones(n, bool), waiting=np.full(n, precise), steps=steps, limit=steps + 1 + steps % 2
+        moving=np.ones(n, bool), waiting=np.full(n, in_float32), steps=steps, limit=steps + 1 + steps % 2
     )
     gradient = Gradient(grad, logit, -logit, gradient.predicted)
     controls = controls._replace(threshold=np.float32(threshold))
     with np.errstate(invalid="ignore"):
-        want = advance("pgd-l2", state, gradient, controls, precise)
-    got = step(device, "pgd-l2", state, gradient, controls, precise)
+        want = advance("pgd-l2", state, gradient, controls, in_float32)
+    got = step(device, "pgd-l2", state, gradient, controls, in_float32)
     assert_same(got, want)
 
 
@@ -133,29 +134,30 @@ def test_every_kind_of_gradient_and_logit(device, precise, threshold) -> None:
 def situations(draw):
     seed, batch = draw(st.integers(0, 999)), draw(st.integers(1, 7))
     shape = (draw(st.sampled_from([1, 3])), draw(st.integers(1, 7)), draw(st.integers(1, 7)))
-    state, gradient, controls, precise = unflatten(example(batch, shape, seed))
+    state, gradient, controls, in_float32 = unflatten(example(batch, shape, seed))
     step_size, radius = draw(st.floats(2**-10, 3, width=32)), draw(st.sampled_from([0.0, 0.05, 0.5, np.inf]))
     x0 = state.x0
     x = np.clip(x0 + np.float32(min(radius, 1)) * (state.x - x0) / max(1, np.sqrt(x0[0].size)), 0, 1)  # inside the ball
     controls = controls._replace(step_size=np.float32(step_size), radius=np.float32(radius))
-    return draw(st.sampled_from(list(MOVES))), state._replace(x=x.astype(np.float32)), gradient, controls, precise
+    return draw(st.sampled_from(list(MOVES))), state._replace(x=x.astype(np.float32)), gradient, controls, in_float32
 
 
 @hypothesis_settings(max_examples=60, deadline=None)
 @given(situation=situations(), threads=st.sampled_from([1, 2, 7, 32]), order=st.integers(0, 3), data=st.data())
 def test_rows_are_independent_and_stay_where_they_may(emulator, situation, threads, order, data) -> None:
-    kind, state, gradient, controls, precise = situation
+    kind, state, gradient, controls, in_float32 = situation
     device = HostDevice(emulator, threads=threads, order=order)
-    after = step(device, kind, state, gradient, controls, precise)
-    assert_same(after, advance(kind, state, gradient, controls, precise))
+    after = step(device, kind, state, gradient, controls, in_float32)
+    assert_same(after, advance(kind, state, gradient, controls, in_float32))
 
-    still = ~(state.moving & (state.waiting == precise))
+    still = ~(state.moving & (state.waiting == in_float32))
     for name in CHANGED:
         np.testing.assert_array_equal(getattr(after, name)[still], getattr(state, name)[still], err_msg=name)
 
     row = data.draw(st.integers(0, len(state.x) - 1))
     alone = step(
-        device, kind, State(*(a[row : row + 1] for a in state)), Gradient(*(a[row : row + 1] for a in gradient)), controls, precise
+        device, kind, State(*(a[row : row + 1] for a in state)), Gradient(*(a[row : row + 1] for a in gradient)), controls,
+        in_float32,
     )  # fmt: skip
     for name in CHANGED:
         np.testing.assert_array_equal(getattr(alone, name)[0], getattr(after, name)[row], err_msg=name)

@@ -153,8 +153,8 @@ def test_a_gradient_that_overflows_is_computed_again_in_float32(half, world, ima
     got = boosted(half, runner, images, labels, jboost.PGD(3, 0.2), batch_size=6)
     assert got.records["retried"].any()
     assert not got.records["failed"].any()
-    precise = checked_graph(Bundle(half), artefact_name("joint", "fp32", SIZE))
-    assert [session.path for session in world.sessions[2:]] == [precise]
+    float32 = checked_graph(Bundle(half), artefact_name("joint", "fp32", SIZE))
+    assert [session.path for session in world.sessions[2:]] == [float32]
     want = boosted(half, OnnxRunner(Bundle(half), REQUEST), images, labels, jboost.PGD(3, 0.2), batch_size=6)
     apart = np.abs(got.images.astype(int) - want.images.astype(int))
     assert apart.max() <= 3  # half of its steps are fp16's

@@ -81,9 +81,9 @@ def test_fp16_points_the_same_way_and_falls_back_to_fp32(half, images, labels) -
         with OnnxRunner(Bundle(half), RunRequest("joint", 3.0, 16, dtype=dtype)) as runner:
             runs[dtype] = torch.from_numpy(runner.gradient(x, labels).grad.copy()).flatten(1)
             if dtype == "fp16":
-                precise = torch.from_numpy(runner.gradient(x, labels, precise=True).grad).flatten(1)
+                float32 = torch.from_numpy(runner.gradient(x, labels, in_float32=True).grad).flatten(1)
     assert torch.cosine_similarity(runs["fp32"], runs["fp16"]).min() > 0.99
-    torch.testing.assert_close(precise, runs["fp32"], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(float32, runs["fp32"], rtol=1e-4, atol=1e-6)
 
 
 def test_boosting_needs_numpy_typer_and_onnxruntime_alone(whole, samples, tmp_path) -> None:
