@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from jboost.engine.backends.program import first_line, load_program
-from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.backends.program import load_program
+from jboost.engine.errors import BadInputError, FailureError, first_line
 
 from .verification.gradient import check_images, relative_error
 

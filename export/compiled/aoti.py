@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch.export.passes import move_to_device_pass
 
-from jboost.engine.backends.program import first_line
 from jboost.engine.backends.torch_device import set_tf32
-from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.errors import BadInputError, FailureError, first_line, one_line
 
 
 def check_compiler(device: str) -> None:
@@ -139,5 +138,5 @@ def compile_package(program: torch.export.ExportedProgram, path: Path, device: s
 
 def _reason(e: Exception) -> str:
     """The first thing that a C++ compiler or linker says was wrong, which torch puts behind its command; else the first line."""
-    said = (line.strip() for line in str(e).splitlines())
-    return next((line[:200] for line in said if "error: " in line or "cannot find -l" in line), first_line(e))
+    said = (line for line in str(e).splitlines() if "error: " in line or "cannot find -l" in line)
+    return one_line(next(said, first_line(e)))

@@ -21,7 +21,7 @@ import torch
 from jboost.engine.backends.registry import DEFAULT_BATCH, DTYPES, ENGINES
 from jboost.engine.backends.torch_device import find_device, set_tf32
 from jboost.engine.bundle import Bundle
-from jboost.engine.errors import BadInputError, FailureError, JboostError
+from jboost.engine.errors import BadInputError, FailureError, JboostError, one_line
 from jboost.engine.method.objectives import NEEDS_L0, resolve_objective
 from jboost.engine.method.settings import find_preset
 
@@ -245,12 +245,10 @@ def _open(
         except Exception as e:  # compilers, runtimes and drivers fail in their own ways, and the others still compete
             if contestant == YARDSTICK:
                 raise
-            said = " ".join(str(e).split())
-            why = (
-                said
-                if isinstance(e, JboostError)
-                else f"{contestant.label} fails here: {type(e).__name__}: {said[:200]}"
-            )
+            if isinstance(e, JboostError):
+                why = one_line(e, None)
+            else:
+                why = f"{contestant.label} fails here: {type(e).__name__}: {one_line(e)}"
             failed.append(Skipped(contestant.name, contestant.dtype, why))
         else:
             entrants[contestant] = entrant
