@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from .engine.backends.registry import DEFAULT_BATCH, DTYPES, Engine, find_engine, pick_engine
+from .engine.backends.registry import DTYPES, Engine, default_batch, find_engine, pick_engine
 from .engine.bundle import Bundle
 from .engine.errors import BadInputError, FailureError
 from .engine.loop.pipeline import Reader
@@ -278,7 +278,7 @@ class Booster:
                 "dtype": self._dtype,
             }
             if engine is None:
-                guess = self._batch_size or DEFAULT_BATCH["cpu"]
+                guess = self._batch_size or default_batch("cpu")
                 self._runner, choice = pick_engine(self.bundle, batch_size=guess, fixed=self._batch_size, **run)
                 _log.info(choice)
             else:
@@ -303,7 +303,7 @@ class Booster:
             l0=settings.l0,
             resolution=resolution,
             dtype=self._dtype,
-            batch_size=self._batch_size or DEFAULT_BATCH[device.split(":")[0]],
+            batch_size=self._batch_size or default_batch(device),
             device=device,
             say=_log.info,
         )
@@ -335,7 +335,7 @@ class Booster:
         """Boost what is not done yet; returns the number of images finished and the batch size used."""
         batch_size = runner.batch_size
         if batch_size is None:
-            batch_size = self._batch_size or DEFAULT_BATCH[runner.device.split(":")[0]]
+            batch_size = self._batch_size or default_batch(runner.device)
             batch_size = min(batch_size, len(store.records))
         try:
             done = run_set(runner, read, labels, store, settings, batch_size=batch_size, on_progress=on_progress)

@@ -13,6 +13,7 @@ from jboost.engine.errors import BadInputError
 from jboost.engine.loop.runner import Evaluation
 from jboost.engine.method.objectives import OBJECTIVES, class_logit
 from jboost.engine.method.step import Gradient
+from jboost.engine.system.devices import device_kind
 from jboost.engine.system.memory import keep_freed_memory
 
 from .array_runner import ArrayRunner
@@ -68,7 +69,7 @@ class EagerRunner(ArrayRunner):
 
     def __exit__(self, *exc: object) -> None:
         del self._model
-        if self.device.startswith("cuda"):
+        if device_kind(self.device) == "cuda":
             torch.cuda.empty_cache()
 
     def put(self, array: np.ndarray[Any, Any]) -> torch.Tensor:
@@ -101,11 +102,11 @@ class EagerRunner(ArrayRunner):
 
     def _exact_float32(self) -> AbstractContextManager[None]:
         # float32 means float32 here: TF32 would carry 10 bits of mantissa through the yardstick.
-        if self.device.startswith("cuda"):
+        if device_kind(self.device) == "cuda":
             return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         return nullcontext()
 
     def _autocast(self, precise: bool) -> AbstractContextManager[Any]:
         if self.dtype == "fp32" or precise:
             return nullcontext()
-        return torch.autocast(torch.device(self.device).type, dtype=_DTYPES[self.dtype])
+        return torch.autocast(device_kind(self.device), dtype=_DTYPES[self.dtype])

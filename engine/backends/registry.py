@@ -11,13 +11,18 @@ from typing import Any
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError, one_line
 from jboost.engine.loop.runner import Runner
+from jboost.engine.system.devices import device_kind
 from jboost.engine.system.machine import machine_name
 
 from .trial import time_runners
 
 DTYPES = ("fp32", "fp16", "bf16")
-#: Images in flight unless told otherwise, by kind of device.
-DEFAULT_BATCH = {"cpu": 32, "cuda": 256}
+_DEFAULT_BATCH = {"cpu": 32, "cuda": 256}
+
+
+def default_batch(device: str) -> int:
+    """Images in flight unless told otherwise, on the device called `device`: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``."""
+    return _DEFAULT_BATCH[device_kind(device)]
 
 
 @dataclass(frozen=True)

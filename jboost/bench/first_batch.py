@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from jboost.engine.errors import FailureError, one_line
+from jboost.engine.system.devices import device_kind
 from jboost.engine.system.memory import peak_memory
 
 from .contestants import TORCH_COMPILE, Contestant, Entrant, Work
@@ -100,7 +101,7 @@ def first_batch(contestant: Contestant, work: Work, started: float) -> FirstBatc
 
 
 def _peak_device_mib(device: str) -> float | None:
-    if not device.startswith("cuda"):
+    if device_kind(device) != "cuda":
         return None
     import torch
 

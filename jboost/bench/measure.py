@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from jboost.engine.backends.registry import DEFAULT_BATCH, DTYPES, ENGINES
+from jboost.engine.backends.registry import DTYPES, ENGINES, default_batch
 from jboost.engine.backends.torch_device import find_device, set_tf32
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError, FailureError, JboostError, one_line
 from jboost.engine.method.objectives import NEEDS_L0, resolve_objective
 from jboost.engine.method.settings import find_preset
+from jboost.engine.system.devices import device_kind
 
 from .baselines import Autograd
 from .contestants import (
@@ -114,7 +115,7 @@ def make_plan(
     objective = resolve_objective(objective, l0)
     size = _check_resolution(bundle, resolution)
     dtypes = dtypes or served_dtypes(bundle)
-    batch = batch_size or packaged_batch(bundle, objective, size, dtypes) or DEFAULT_BATCH[torch.device(device).type]
+    batch = batch_size or packaged_batch(bundle, objective, size, dtypes) or default_batch(device)
     work = Work(str(bundle.path.resolve()), objective, l0, size, batch, device)
     field, skipped = line_up(bundle, work, engines=engines, dtypes=dtypes, torch_compile=torch_compile)
     return Plan(work, preset, chosen.steps, dtypes, tuple(field), tuple(skipped), rounds, first_batches)
@@ -128,7 +129,8 @@ def run_plan(plan: Plan, say: Say = lambda stage: None) -> dict[str, Any]:
     """
     set_tf32(False)
     work, device = plan.work, plan.work.device
-    wait: Callable[[], object] = (lambda: torch.cuda.synchronize(device)) if device.startswith("cuda") else lambda: None
+    kind = device_kind(device)
+    wait: Callable[[], object] = (lambda: torch.cuda.synchronize(device)) if kind == "cuda" else lambda: None
     with tempfile.TemporaryDirectory(prefix="jboost-bench-") as scratch, ExitStack() as stack:
         firsts = _first_batches(plan, Path(scratch), say) if plan.first_batches else {}
         say("counting operations")
@@ -136,7 +138,6 @@ def run_plan(plan: Plan, say: Say = lambda stage: None) -> dict[str, Any]:
         entrants, gradients, failed = _open(plan, stack, Path(scratch), say)
         say("peaks")
         peaks = measure_peaks(device, _peak_dtypes(plan), wait)
-        kind = torch.device(device).type
         say(f"{plan.rounds} rounds of {len(entrants)}")
         seconds = alternate(
             {contestant.label: entrant.step for contestant, entrant in entrants.items()},

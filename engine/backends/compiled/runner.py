@@ -15,10 +15,11 @@ from jboost.engine.errors import BadInputError
 from jboost.engine.loop.runner import Evaluation
 from jboost.engine.method.step import CHANGED, Gradient, State
 from jboost.engine.method.updates import Controls
+from jboost.engine.system.devices import device_kind
 from jboost.engine.system.memory import keep_freed_memory
 
 from .captured import CapturedFlight
-from .packages import Packages, _kind, load_package, packages_of, why_unusable
+from .packages import Packages, load_package, packages_of, why_unusable
 
 
 class CompiledRunner(ArrayRunner):
@@ -51,7 +52,7 @@ class CompiledRunner(ArrayRunner):
         packages: Packages | None = None,
     ):
         self.device = find_device(device)
-        self._cuda = _kind(self.device) == "cuda"
+        self._cuda = device_kind(self.device) == "cuda"
         if packages is None:
             why = why_unusable(bundle, objective=objective, l0=l0, resolution=resolution, device=device, dtype=dtype)
             if why is not None:

@@ -22,6 +22,7 @@ from jboost.engine.errors import BadInputError, FailureError, one_line
 from jboost.engine.loop.runner import Evaluation
 from jboost.engine.method.step import Gradient
 from jboost.engine.method.updates import Controls
+from jboost.engine.system.devices import DeviceName
 
 from .graphs import _PROVIDER, artefact_name, checked_graph, forward_name, session_options
 
@@ -47,7 +48,7 @@ class OnnxCudaRunner(DeviceRunner):
     name = "onnx"
 
     def __init__(self, bundle: Bundle, *, objective: str, resolution: int, device: str, dtype: str):
-        number = int(device.partition(":")[2] or 0)
+        number = DeviceName.parse(device).index
         self.device, self.dtype = device, dtype
         shape = (bundle.config.in_channels, resolution, resolution)
         self._networks: list[OrtNetwork] = []

@@ -10,7 +10,7 @@ import onnxruntime as ort
 
 from jboost.engine.backends.request import why_no_graph
 from jboost.engine.bundle import Bundle
-from jboost.engine.errors import BadInputError
+from jboost.engine.system.devices import device_kind
 from jboost.engine.system.gpu import find_driver
 
 
@@ -40,11 +40,8 @@ def why_unusable(
     batch_size: int | None = None,
 ) -> str | None:
     """Why the bundle's graph, if any, cannot serve this run; None if it can."""
-    if _kind(device) == "cuda":
-        from .graphs import why_no_cuda
-
-        if (why := why_no_cuda()) is not None:
-            return why
+    if _kind(device) == "cuda" and (why := why_no_cuda()) is not None:
+        return why
     name = artefact_name(objective, dtype, resolution)
     return why_no_graph(bundle, name, "onnx", objective=objective, l0=l0, resolution=resolution, dtype=dtype)
 
@@ -53,15 +50,11 @@ def _kind(device: str) -> str:
     """``"cpu"`` or ``"cuda"``; ``"auto"`` is CUDA where ONNX Runtime can use it.
 
     Raises:
-        BadInputError: neither.
+        BadInputError: no device has such a name.
     """
-    if device == "auto":
-        from .graphs import why_no_cuda
-
+    kind = device_kind(device)
+    if kind == "auto":
         return "cpu" if why_no_cuda() else "cuda"
-    kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda") or not (number or "0").isdecimal():
-        raise BadInputError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N")
     return kind
 
 

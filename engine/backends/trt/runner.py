@@ -10,6 +10,7 @@ from jboost.engine.backends.cuda.pycuda_device import open_device
 from jboost.engine.backends.cuda.runner import DeviceRunner
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError
+from jboost.engine.system.devices import DeviceName
 
 from .check import Check, Reference, check_forward, check_gradient
 from .network import FORWARD, GRADIENT, Tensor, TensorRTNetwork, network_run
@@ -55,7 +56,7 @@ class TrtRunner(DeviceRunner):
         self._bundle, self._shape = bundle, (bundle.config.in_channels, resolution, resolution)
         self._reference = Reference.read(bundle.checked_path(check_name(resolution)), objective)
         self._networks: list[TensorRTNetwork] = []
-        self._opened = open_device(int(device.partition(":")[2] or 0))
+        self._opened = open_device(DeviceName.parse(device).index)
         try:
             gradient = self._gradient_network(plan)
             forward = self._forward_network(forward_name(dtype, resolution, plan.key.machine))
