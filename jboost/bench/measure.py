@@ -22,6 +22,7 @@ from jboost.engine.backends.registry import DTYPES, ENGINES, default_batch
 from jboost.engine.backends.torch_device import find_device, set_tf32
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError, FailureError, JboostError, one_line
+from jboost.engine.method.compare import relative_error
 from jboost.engine.method.objectives import NEEDS_L0, resolve_objective
 from jboost.engine.method.settings import find_preset
 from jboost.engine.system.devices import device_kind
@@ -168,9 +169,7 @@ def run_plan(plan: Plan, say: Say = lambda stage: None) -> dict[str, Any]:
 
 def gradient_difference(got: np.ndarray[Any, Any], want: np.ndarray[Any, Any]) -> float:
     """How far `got` [B, ...] is from `want`: the median over the images of the relative L2 distance."""
-    difference, size = ((a.astype(np.float64)).reshape(len(a), -1) for a in (got - want, want))
-    norms = np.linalg.norm(size, axis=1)
-    return float(np.median(np.linalg.norm(difference, axis=1) / np.where(norms > 0, norms, 1.0)))
+    return float(np.median(relative_error(got, want)))
 
 
 def _check_resolution(bundle: Bundle, resolution: int | None) -> int:
