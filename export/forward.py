@@ -10,10 +10,11 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from jboost.engine.backends.program import first_line, load_program
-from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.backends.program import load_program
+from jboost.engine.errors import BadInputError, FailureError, first_line
+from jboost.engine.method.compare import relative_error
 
-from .verification.gradient import check_images, relative_error
+from .verification.gradient import check_images
 
 #: Tolerances of `verify_forward` unless told otherwise: the program runs the model's own operators.
 FORWARD_ATOL, FORWARD_RTOL = 1e-4, 1e-3

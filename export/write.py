@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors.torch import save
 
-from jboost.engine.backends.registry import DEFAULT_BATCH, ENGINES, time_engines
+from jboost.engine.backends.registry import ENGINES, default_batch, time_engines
 from jboost.engine.backends.request import RunRequest
 from jboost.engine.bundle import CONFIG, Artefact, Bundle, BundleConfig, Timing, artefact_of
 from jboost.engine.errors import one_line
@@ -98,7 +98,7 @@ def write_artefacts(
     metadata = {"architecture": info.arch, "checkpoint_sha256": loaded.sha256, "jboost": versions["jboost"]}
     common: dict[str, Any] = {"in_channels": info.in_channels, "l0": l0, "say": say}
     graphs: dict[str, tuple[Artefact, float]] = {}
-    here, on_gpu = batch_size or DEFAULT_BATCH[device.split(":")[0]], batch_size or DEFAULT_BATCH["cuda"]
+    here, on_gpu = batch_size or default_batch(device), batch_size or default_batch("cuda")
     if "onnx" in formats:
         graphs |= write_gradients(folder, model, replace(wanted, dtypes=onnx_dtypes), metadata=metadata, **common)
     if "trt" in formats:

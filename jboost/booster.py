@@ -13,21 +13,19 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from jboost.engine.backends.engine import Engine
+from jboost.engine.backends.registry import DTYPES, default_batch, find_engine
 from jboost.engine.backends.request import RunRequest
-from jboost.opening import open_runner
-
-from .engine.backends.registry import DEFAULT_BATCH, DTYPES, find_engine
-from .engine.bundle import Bundle
-from .engine.errors import BadInputError, FailureError
-from .engine.loop.pipeline import Reader
-from .engine.loop.run import ProgressCallback, run_set
-from .engine.loop.runner import Runner
-from .engine.method.settings import Preset, Settings, ignores_labels, resolve_settings
-from .engine.method.updates import PGD, SGLD, Update
-from .engine.results.run_file import write_run
-from .engine.results.store import DiskStore, MemoryStore, Store, partial_folder, unfinished_engine
-from .engine.results.summary import RECORD, Summary, image_means, model_means
-from .engine.samples import (
+from jboost.engine.bundle import Bundle
+from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.loop.pipeline import Reader
+from jboost.engine.loop.run import ProgressCallback, run_set
+from jboost.engine.loop.runner import Runner
+from jboost.engine.method.settings import Preset, Settings, ignores_labels, resolve_settings
+from jboost.engine.method.updates import PGD, SGLD, Update
+from jboost.engine.results.run_file import write_run
+from jboost.engine.results.store import DiskStore, MemoryStore, Store, partial_folder, unfinished_engine
+from jboost.engine.results.summary import RECORD, Summary, image_means, model_means
+from jboost.engine.samples import (
     SampleSet,
     check_against_model,
     check_images,
@@ -36,7 +34,8 @@ from .engine.samples import (
     snapshot_output,
     write_samples,
 )
-from .engine.system.memory import peak_memory
+from jboost.engine.system.memory import peak_memory
+from jboost.opening import open_runner
 
 if TYPE_CHECKING:
     pass
@@ -306,7 +305,7 @@ class Booster:
         """Boost what is not done yet; returns the number of images finished and the batch size used."""
         batch_size = runner.batch_size
         if batch_size is None:
-            batch_size = self._batch_size or DEFAULT_BATCH[runner.device.split(":")[0]]
+            batch_size = self._batch_size or default_batch(runner.device)
             batch_size = min(batch_size, len(store.records))
         try:
             done = run_set(runner, read, labels, store, settings, batch_size=batch_size, on_progress=on_progress)

@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 
 from jboost.engine.backends.engine import Engine
-from jboost.engine.backends.registry import DEFAULT_BATCH, open_engine, pick_engine
+from jboost.engine.backends.registry import default_batch, open_engine, pick_engine
 from jboost.engine.backends.request import RunRequest
 from jboost.engine.bundle import Bundle
 from jboost.engine.loop.runner import Runner
@@ -42,6 +42,6 @@ def _compile_and_open(bundle: Bundle, request: RunRequest) -> Runner:
     from jboost.export.compiled.first_use import compile_on_first_use
 
     device = find_device(request.device)
-    batch_size = request.batch_size or DEFAULT_BATCH[device.split(":")[0]]
+    batch_size = request.batch_size or default_batch(device)
     request = replace(request, device=device, batch_size=batch_size)
     return CompiledRunner(bundle, request, compile_on_first_use(bundle, request, say=_log.info))

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from jboost.engine.errors import BadInputError
+from jboost.engine.errors import BadInputError, one_line
 
 from .cifar_wrn import WideResNet
 from .resnet import RESNETS, ResNet
@@ -117,7 +117,9 @@ def _call_factory(name: str, num_classes: int, in_channels: int) -> nn.Module:
             network = factory(**arguments)
         except Exception as error:
             call = ", ".join(f"{key}={value}" for key, value in arguments.items())
-            raise BadInputError(f"{name} called with ({call}) failed: {_brief(error)}") from error
+            raise BadInputError(
+                f"{name} called with ({call}) failed: {type(error).__name__}: {one_line(error)}"
+            ) from error
     if not isinstance(network, nn.Module):
         raise BadInputError(f"{name} returned {_describe(network)} where a torch.nn.Module was expected")
     return network
@@ -138,9 +140,11 @@ def find_factory(module_name: str, attribute: str) -> Callable[..., Any]:
                 f"no module {module_name!r} on the Python path or in {os.getcwd()}; run from the directory that holds "
                 "it, or set PYTHONPATH"
             ) from error
-        raise BadInputError(f"importing {module_name} failed: {_brief(error)}; install what it needs") from error
+        raise BadInputError(
+            f"importing {module_name} failed: {type(error).__name__}: {one_line(error)}; install what it needs"
+        ) from error
     except Exception as error:
-        raise BadInputError(f"importing {module_name} failed: {_brief(error)}") from error
+        raise BadInputError(f"importing {module_name} failed: {type(error).__name__}: {one_line(error)}") from error
     factory = getattr(module, attribute, None)
     if factory is None:
         where = getattr(module, "__file__", None) or module_name
@@ -173,11 +177,6 @@ def _takes(factory: Callable[..., Any], parameter: str) -> bool:
         return parameter in inspect.signature(factory).parameters
     except (TypeError, ValueError):
         return False
-
-
-def _brief(error: BaseException) -> str:
-    """An exception in one line of bounded length."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def _describe(value: object) -> str:

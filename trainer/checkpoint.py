@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.errors import BadInputError, FailureError, one_line
 
 from .joint import JointModel, check_normalization
 from .weights_file import write_safetensors
@@ -144,7 +144,7 @@ def save_checkpoint(path: str | os.PathLike[str], model: JointModel, info: Model
     try:
         write_safetensors(path, tensors, {METADATA_KEY: json.dumps(info.to_dict())})
     except (OSError, SafetensorError) as error:
-        raise FailureError(f"cannot write {path}: {' '.join(str(error).split())}") from error
+        raise FailureError(f"cannot write {path}: {one_line(error)}") from error
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], ModelInfo | None]:
@@ -165,9 +165,8 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], M
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (OSError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
         raise BadInputError(
-            f"{path} is not a readable safetensors file ({reason}); download or copy it again"
+            f"{path} is not a readable safetensors file ({one_line(error)}); download or copy it again"
         ) from error
     if METADATA_KEY not in metadata:
         return tensors, None

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from jboost.engine.errors import BadInputError
+from jboost.engine.errors import BadInputError, one_line
 from jboost.engine.method.updates import PGD
 
 from .adversarial import AdversarialConfig
@@ -260,7 +260,7 @@ def read_config(path: Path) -> dict[str, Any]:
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except ValueError as e:
         kind = "JSON" if path.suffix == ".json" else "TOML"
-        raise BadInputError(f"{path} is not {kind}: {' '.join(str(e).split())}") from e
+        raise BadInputError(f"{path} is not {kind}: {one_line(e)}") from e
     if not isinstance(values, dict):
         raise BadInputError(f"{path} holds no table of values but {values!r:.60}")
     for key in values:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from jboost.engine.errors import BadInputError
+from jboost.engine.errors import BadInputError, one_line
 
 from .adversarial import Labelled, Raters, attack, make_raters, objective
 from .attack import Rater, compiled_forward
@@ -143,7 +143,7 @@ class Learner:
                 self._average.load_state_dict(_below("average.", tensors))
             unpack_optimizer(self._raw_optimizer, tensors)
         except (RuntimeError, ValueError) as e:
-            raise BadInputError(f"the run's state is of another model ({' '.join(str(e).split())[:160]})") from e
+            raise BadInputError(f"the run's state is of another model ({one_line(e)})") from e
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(dict(facts["scaler"]))
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.errors import BadInputError, FailureError, one_line
 from jboost.engine.method.updates import PGD
 
 from .adversarial import Labelled, StepReport, mean_realness
@@ -73,8 +73,7 @@ def read_stored(out: Path) -> TrainConfig | None:
     try:
         return TrainConfig(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as e:
-        reason = " ".join(str(e).split())[:160]
-        raise BadInputError(f"{path} is not the configuration of a run ({reason}); choose another -o") from e
+        raise BadInputError(f"{path} is not the configuration of a run ({one_line(e)}); choose another -o") from e
 
 
 def train(

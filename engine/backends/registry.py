@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError, one_line
 from jboost.engine.loop.runner import Runner
+from jboost.engine.system.devices import device_kind
 from jboost.engine.system.machine import machine_name
 
 from .compiled.engine import CompileEngine
@@ -18,8 +19,13 @@ from .trial import time_runners
 from .trt.engine import TrtEngine
 
 DTYPES = ("fp32", "fp16", "bf16")
-#: Images in flight unless told otherwise, by kind of device.
-DEFAULT_BATCH = {"cpu": 32, "cuda": 256}
+_DEFAULT_BATCH = {"cpu": 32, "cuda": 256}
+
+
+def default_batch(device: str) -> int:
+    """Images in flight unless told otherwise, on the device called `device`: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``."""
+    return _DEFAULT_BATCH[device_kind(device)]
+
 
 #: All engines; ``--engine auto`` picks the fastest of those that can run here and that the bundle serves.
 ENGINES: dict[str, Engine] = {
@@ -96,7 +102,7 @@ def pick_engine(bundle: Bundle, request: RunRequest) -> tuple[Runner, str]:
         def pass_over(name: str, e: Exception) -> None:
             passed_over.append(f"\n  not {name}: {type(e).__name__}: {one_line(e)}")
 
-        batch_size = request.batch_size or DEFAULT_BATCH["cpu"]
+        batch_size = request.batch_size or default_batch("cpu")
         runners, times = time_engines(bundle, candidates, request, batch_size=batch_size, on_failure=pass_over)
         rest, when = "".join(passed_over), "in a trial just now"
         best_name = min(times, key=times.__getitem__, default=None)

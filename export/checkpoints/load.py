@@ -20,7 +20,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from jboost.engine.errors import BadInputError
+from jboost.engine.errors import BadInputError, one_line
 from jboost.trainer.architectures import NAMES, Architecture, build_network, find_architecture
 from jboost.trainer.checkpoint import WEIGHTS_PREFIX, ModelInfo, read_safetensors
 from jboost.trainer.joint import NORMALIZATIONS, JointModel, parse_normalization
@@ -316,10 +316,9 @@ def _unpickle_weights(path: Path) -> object:
             raise BadInputError(
                 f"{path} is a TorchScript archive, which holds code; save the model's state_dict() instead"
             ) from None
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         raise BadInputError(
-            f"{path} cannot be read as a checkpoint ({reason}); it is truncated or something else; download or copy "
-            "it again"
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}: {one_line(error)}); it is truncated or something "
+            "else; download or copy it again"
         ) from error
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch.export.passes import move_to_device_pass
 
-from jboost.engine.backends.program import first_line
 from jboost.engine.backends.torch_device import set_tf32
-from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.errors import BadInputError, FailureError, first_line, one_line
+from jboost.engine.system.devices import DeviceName, device_kind
 
 
 def check_compiler(device: str) -> None:
@@ -35,7 +35,7 @@ def check_compiler(device: str) -> None:
         raise BadInputError(
             f"compiling needs a C++ compiler and finds none ({compiler}); install one, e.g.: apt-get install g++, or set CXX"
         )
-    if torch.device(device).type == "cuda" and not any((folder / "cuda.h").is_file() for folder in _header_folders()):
+    if device_kind(device) == "cuda" and not any((folder / "cuda.h").is_file() for folder in _header_folders()):
         raise BadInputError(
             "compiling for a GPU needs CUDA's headers and finds none; install the CUDA toolkit, or set CUDA_HOME to the folder "
             "that has include/cuda.h"
@@ -57,7 +57,7 @@ def inductor_configs(device: str) -> dict[str, Any]:
     """What Inductor is told, for packages that run on `device`, a torch device string."""
     # Packs the weights into the layout that the convolutions want, once, at compile time.
     configs: dict[str, Any] = {"freezing": True}
-    if torch.device(device).type == "cuda":
+    if device_kind(device) == "cuda":
         configs["max_autotune"] = True  # measures kernels against each other; what it learns is kept in torch's cache
         if torch.__version__ < "2.13":  # a TorchVersion: compares as versions do
             # With it on, loops over images keep all their axes until products, which have rows, are done with looking for what to
@@ -69,7 +69,7 @@ def inductor_configs(device: str) -> dict[str, Any]:
 def _quiet(device: str) -> contextlib.AbstractContextManager[object]:
     """On a GPU without the table that Inductor prints for each product that it tunes, dozens a network, unless torch is told to."""
     wanted = os.environ.get("TORCHINDUCTOR_MAX_AUTOTUNE_REPORT_CHOICES_STATS") == "1"
-    if wanted or torch.device(device).type != "cuda":
+    if wanted or device_kind(device) != "cuda":
         return contextlib.nullcontext()
     return contextlib.redirect_stderr(io.StringIO())  # what torch logs, it logs all the same
 
@@ -80,7 +80,7 @@ def _linkable_driver(device: str) -> Iterator[None]:
 
     Programs load ``libcuda.so.1``; packages are linked with ``-lcuda``, that is ``libcuda.so``.
     """
-    if torch.device(device).type != "cuda":
+    if device_kind(device) != "cuda":
         yield
         return
     torch.cuda.init()  # type: ignore[no-untyped-call]  # loads it
@@ -109,8 +109,8 @@ def _loaded_library(name: str) -> Path | None:
 
 def _numbered(device: str) -> str:
     """`device`, a torch device string, with its number: programs assert their tensors' devices, and are compared to the letter."""
-    where = torch.device(device)
-    return device if where.index is not None else f"{where.type}:{torch.cuda.current_device()}"
+    where = DeviceName.parse(device)
+    return device if where.number is not None else f"{where.kind}:{torch.cuda.current_device()}"
 
 
 def compile_package(program: torch.export.ExportedProgram, path: Path, device: str) -> None:
@@ -119,7 +119,7 @@ def compile_package(program: torch.export.ExportedProgram, path: Path, device: s
     Raises:
         FailureError: Inductor or the C++ compiler fails.
     """
-    if torch.device(device).type == "cuda":
+    if device_kind(device) == "cuda":
         set_tf32(False)  # kernels are chosen by trying them
         program = move_to_device_pass(program, _numbered(device))
     try:
@@ -139,5 +139,5 @@ def compile_package(program: torch.export.ExportedProgram, path: Path, device: s
 
 def _reason(e: Exception) -> str:
     """The first thing that a C++ compiler or linker says was wrong, which torch puts behind its command; else the first line."""
-    said = (line.strip() for line in str(e).splitlines())
-    return next((line[:200] for line in said if "error: " in line or "cannot find -l" in line), first_line(e))
+    said = (line for line in str(e).splitlines() if "error: " in line or "cannot find -l" in line)
+    return one_line(next(said, first_line(e)))

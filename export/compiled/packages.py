@@ -23,6 +23,7 @@ from jboost.engine.backends.compiled.packages import (
 )
 from jboost.engine.bundle import Artefact, artefact_of
 from jboost.engine.method.updates import MOVES
+from jboost.engine.system.devices import device_kind
 from jboost.export.graph import Lowered, Pooling, attach_objective, lower, optimize, optimize_for_cpu, trace_trunk
 from jboost.export.graph.forward import forward_of
 from jboost.export.graph.program import export_program
@@ -69,13 +70,13 @@ class Compiler:
             self._trunk = self._traced(self.batch_size)
         if dtype not in self._low:
             self._low[dtype] = self._lower(self._trunk, dtype)
-            if dtype == "fp32" and torch.device(self.device).type == "cpu":
+            if dtype == "fp32" and device_kind(self.device) == "cpu":
                 optimize_for_cpu(self._low[dtype].trunk)
         return self._low[dtype]
 
     def _traced(self, batch_size: int) -> fx.GraphModule:
         # On a GPU a scatter is atomic additions: slow in half precision, and in another order each time.
-        pooling: Pooling = "gather" if torch.device(self.device).type == "cuda" else "scatter"
+        pooling: Pooling = "gather" if device_kind(self.device) == "cuda" else "scatter"
         trunk = trace_trunk(self.model, torch.rand(batch_size, *self.shape), pooling=pooling)
         optimize(trunk, "inductor")
         return trunk
@@ -159,7 +160,7 @@ def write_packages(
     """
     (folder / FOLDER).mkdir()
     written: dict[str, tuple[Artefact, float]] = {}
-    where = torch.device(device).type
+    where = device_kind(device)
 
     def keep(name: str, what: str, file: str, make: Callable[[Path], dict[str, float]], **facts: Any) -> None:
         start = perf_counter()

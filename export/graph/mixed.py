@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx
 
+from jboost.engine.method.compare import cosine
+
 from .precision import DTYPES, choose_scale, count_products, filled_batches, lower_precision
 from .rewriter import results
 
@@ -73,8 +75,8 @@ def lower(trunk: fx.GraphModule, dtype: str, probes: Sequence[Tensor], least: fl
     def attempt(float32: set[int]) -> Lowered:
         low = lower_precision(trunk, DTYPES[dtype], scale, float32=float32)
         got = _gradients(low, probes)
-        cosine = torch.nn.functional.cosine_similarity(got, want, dim=1, eps=1e-60).nan_to_num(-1.0).median()
-        return Lowered(low, scale, count, len(float32), float(cosine), frozenset(float32))
+        median = cosine(got, want).nan_to_num(-1.0).median()
+        return Lowered(low, scale, count, len(float32), float(median), frozenset(float32))
 
     low = attempt(set())
     if low.cosine >= least:

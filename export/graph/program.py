@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from jboost.engine.backends.program import first_line
-from jboost.engine.errors import FailureError
+from jboost.engine.errors import FailureError, first_line
 from jboost.export.graph.operators import relu_mask  # noqa: F401  (registers the operator)
 
 

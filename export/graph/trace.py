@@ -24,7 +24,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from jboost.engine.errors import BadInputError, JboostError
+from jboost.engine.errors import BadInputError, JboostError, first_line
 from jboost.engine.method.objectives import OBJECTIVES, class_logit, resolve_objective
 
 from .dead_code import remove_dead_code
@@ -153,9 +153,8 @@ def trace_trunk(
         raise
     except Exception as e:
         # Whatever the model's own code raised under tracing (data-dependent branches, .item(), numpy): the cause is its to fix.
-        detail = str(e).strip().splitlines() or [""]
         raise BadInputError(
-            f"{type(model).__name__} cannot be traced: {type(e).__name__}: {detail[0]}; the forward pass must be made of torch "
+            f"{type(model).__name__} cannot be traced: {type(e).__name__}: {first_line(e)}; the forward pass must be made of torch "
             "operators, without branches on values, .item() or numpy, and its logits must depend on the input differentiably"
         ) from e
     trunk = _lift(joint, state, names)

@@ -16,8 +16,7 @@ import torch
 from onnxscript import opset18 as op
 from torch import fx
 
-from jboost.engine.backends.program import first_line
-from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.errors import BadInputError, FailureError, first_line
 from jboost.export.graph.operators import relu_mask  # noqa: F401  (registers the operator)
 from jboost.export.graph.program import export_program
 from jboost.export.graph.trace import OUTPUTS

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from jboost.engine.errors import BadInputError
+from jboost.engine.errors import BadInputError, first_line
 from jboost.export.verification.gradient import TOLERANCES, Figures, Run, Tolerance, judge, measure
 
 
@@ -27,7 +27,7 @@ def onnx_run(path: Path, threads: int = 0) -> tuple[Run, int | None]:
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as e:
-        raise BadInputError(f"ONNX Runtime cannot load {path.name} on the CPU: {str(e).strip().splitlines()[0]}") from e
+        raise BadInputError(f"ONNX Runtime cannot load {path.name} on the CPU: {first_line(e)}") from e
     batch = session.get_inputs()[0].shape[0]
 
     def run(x: NDArray[np.float32], y: NDArray[np.int64]) -> Sequence[NDArray[np.generic]]:

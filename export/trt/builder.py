@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jboost.engine.backends.trt.variant import Flavour, first_line, new_log, said
-from jboost.engine.errors import FailureError
+from jboost.engine.backends.trt.variant import Flavour, new_log, said
+from jboost.engine.errors import FailureError, one_line
 from jboost.engine.system.cache import read_cached, write_cached
 from jboost.engine.system.gpu import sm_of
 
@@ -58,7 +58,7 @@ def build_plan(
     network = builder.create_network(_strongly_typed(trt))
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(path)):
-        why = first_line(parser.get_error(0).desc()) if parser.num_errors else said(log)
+        why = one_line(parser.get_error(0).desc()) if parser.num_errors else said(log)
         raise failed("parse", why)
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)

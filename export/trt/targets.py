@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from jboost.engine.backends.trt.plans import PlanKey, machine_key
 from jboost.engine.backends.trt.variant import FLAVOURS, INSTALL, Flavour, found_flavours, load_flavour
 from jboost.engine.errors import BadInputError
+from jboost.engine.system.devices import DeviceName
 from jboost.engine.system.gpu import Gpu, find_driver, sm_of
 
 
@@ -49,7 +50,7 @@ def find_targets(names: Sequence[str] = (), device: str = "auto") -> tuple[Targe
     Raises:
         BadInputError: no GPU, no TensorRT, or none that builds for these GPUs here.
     """
-    index = int(device.partition(":")[2] or 0)
+    index = DeviceName.parse(device).index
     if not names:
         return (_target_here(index),)
     try:

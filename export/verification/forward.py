@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from jboost.engine.errors import FailureError
+from jboost.engine.method.compare import class_logit_error
 
-from .gradient import Run, Tolerance, check_images, readout_errors
+from .gradient import Run, Tolerance, check_images
 
 
 def verify_readout(
@@ -48,7 +49,7 @@ def verify_readout(
                 logits = reference(x.double())
             y = torch.randint(0, logits.shape[1], (batch,), generator=torch.Generator().manual_seed(seed + 100))
             f_c, predicted = (torch.from_numpy(np.asarray(o)) for o in run(x.numpy(), y.numpy()))
-            error, others = readout_errors(f_c, predicted, logits, y)
+            error, others = class_logit_error(f_c, predicted, logits, y)
             worst = max(worst, float(error.max()))
             wrong += others
     if not worst <= tolerance.logits or wrong:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.method.compare import class_logit_error, cosine, relative_error
 from jboost.engine.method.objectives import OBJECTIVES, class_logit, resolve_objective
 
 #: (x float32 [B, C, H, W], y int64 [B]) -> the four outputs of a gradient graph, as numpy arrays.
@@ -122,23 +123,6 @@ def autograd(
     return grad.detach(), logits.detach(), f_c.detach(), loss.detach()
 
 
-def relative_error(a: Tensor, b: Tensor) -> Tensor:
-    """||a - b||_2 / ||b||_2 per image [B], float64, for [B, ...] of any float dtype."""
-    a, b = a.double().flatten(1), b.double().flatten(1)
-    error: Tensor = (a - b).norm(dim=1) / b.norm(dim=1).clamp_min(1e-30)
-    return error
-
-
-def readout_errors(f_c: Tensor, predicted: Tensor, logits: Tensor, y: Tensor) -> tuple[Tensor, int]:
-    """Errors of a class logit [B] relative to the spread of the reference `logits` [B, K] of its image, and how many of the
-    `predicted` classes [B] are others than the reference's, near-ties aside."""
-    spread = logits.std(dim=1).clamp_min(1e-12)
-    error: Tensor = (f_c.double() - class_logit(logits, y)).abs() / spread
-    known = (predicted >= 0) & (predicted < logits.shape[1])  # a program that is wrong may say anything
-    short = logits.amax(1) - logits.gather(1, torch.where(known, predicted, 0)[:, None]).squeeze(1)
-    return error, int((~known | (short > 4 * error.max() * spread + 1e-6 * spread)).sum())
-
-
 def measure(
     run: Run,
     model: nn.Module,
@@ -186,17 +170,17 @@ def measure(
             want, logits, _, want_loss = autograd(reference, objective, xs.double(), ys, l0)
             eager = autograd(model, objective, xs, ys, l0)[0]
             floor = _floor(model, objective, xs, ys, l0, want, eager, g)
-            cosine = nn.functional.cosine_similarity(grad.double().flatten(1), want.flatten(1), dim=1, eps=1e-60)
             loss_error = (loss.double() - want_loss).abs() / want_loss.abs().clamp_min(1.0)
-            f_error, others = readout_errors(f_c, predicted, logits, ys)
-            rows.append((relative_error(grad, want), cosine, f_error, loss_error, relative_error(grad, eager), floor))
+            f_error, others = class_logit_error(f_c, predicted, logits, ys)
+            error, to_eager = relative_error(grad, want), relative_error(grad, eager)
+            rows.append((error, cosine(grad, want), f_error, loss_error, to_eager, floor))
             wrong += others
-    error, cosine, f_error, loss_error, to_eager, floor = (torch.cat(column) for column in zip(*rows, strict=True))
+    error, cosines, f_error, loss_error, to_eager, floor = (torch.cat(column) for column in zip(*rows, strict=True))
     return Figures(
         images=len(error),
         grad_median=float(error.median()),
         grad_worst=float(error.max()),
-        cosine_worst=float(cosine.min()),
+        cosine_worst=float(cosines.min()),
         logits_worst=float(f_error.max()),
         loss_worst=float(loss_error.max()),
         predicted_wrong=wrong,
@@ -221,7 +205,7 @@ def _floor(
 
     Whether one run's rounding happens to turn a ReLU round is luck; three runs tell how much an image suffers from it.
     """
-    worst = relative_error(eager, want)
+    worst: Tensor = relative_error(eager, want)
     for _ in range(2):
         stirred = x * (1 + 1.2e-7 * torch.randn(x.shape, generator=generator))
         worst = torch.maximum(worst, relative_error(autograd(model, objective, stirred, y, l0)[0], want))

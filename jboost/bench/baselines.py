@@ -17,6 +17,7 @@ from jboost.engine.backends.program import load_program
 from jboost.engine.backends.torch_device import set_tf32
 from jboost.engine.bundle import Bundle
 from jboost.engine.method.objectives import OBJECTIVES
+from jboost.engine.system.devices import device_kind
 
 _FP16_LOSS_SCALE = 256.0
 
@@ -62,7 +63,7 @@ class Autograd:
             # The array-API namespace of a tensor is looked up through a cache, which tracing sees through, and says so.
             warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`", UserWarning)
             # Shapes stay as they are, so nothing is gained from a graph for any batch size.
-            mode = "max-autotune" if device.startswith("cuda") else None
+            mode = "max-autotune" if device_kind(device) == "cuda" else None
             self._loss = torch.compile(self.loss, dynamic=False, mode=mode)
 
     def __enter__(self) -> Self:
@@ -99,13 +100,13 @@ class Autograd:
         if self._dtype == "fp32":
             return nullcontext()
         return torch.autocast(
-            torch.device(self._device).type, dtype=torch.float16 if self._dtype == "fp16" else torch.bfloat16
+            device_kind(self._device), dtype=torch.float16 if self._dtype == "fp16" else torch.bfloat16
         )
 
 
 def why_no_torch_compile(device: str) -> str | None:
     """Why ``torch.compile`` cannot compile for `device` here; None if it can."""
-    if device.startswith("cuda"):
+    if device_kind(device) == "cuda":
         from torch.utils._triton import has_triton
 
         return None if has_triton() else "it needs Triton, which does not run here; install it: pip install triton"

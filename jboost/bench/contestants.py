@@ -15,6 +15,7 @@ from jboost.engine.backends.trial import endless_flight
 from jboost.engine.bundle import Bundle, BundleConfig
 from jboost.engine.errors import BadInputError
 from jboost.engine.loop.runner import Runner
+from jboost.engine.system.devices import device_kind
 
 AUTOGRAD, TF32, CHANNELS_LAST, TORCH_COMPILE = "autograd", "autograd-tf32", "autograd-nhwc", "torch.compile"
 BASELINES = {
@@ -141,7 +142,7 @@ def line_up(
 
     field, skipped = [YARDSTICK], []
     half = [dtype for dtype in dtypes if dtype != "fp32"]
-    if work.device.startswith("cuda"):
+    if device_kind(work.device) == "cuda":
         field += [Contestant(TF32, "fp32"), *(Contestant(CHANNELS_LAST, dtype) for dtype in half)]
     if torch_compile:
         why = why_no_torch_compile(work.device)
@@ -222,7 +223,7 @@ class Entrant:
         x, y = work.inputs(bundle.config)
         self._inputs = self._runner.put(x), self._runner.put(y)
         self.step: Callable[[], object] = self._gradient
-        if engine is not None and work.device.startswith("cuda"):
+        if engine is not None and device_kind(work.device) == "cuda":
             # There an engine's step is one graph, update and all.
             self.step = endless_flight(engine, to_uint8(x), y).step
 

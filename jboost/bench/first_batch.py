@@ -17,7 +17,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from jboost.engine.errors import FailureError
+from jboost.engine.errors import FailureError, one_line
+from jboost.engine.system.devices import device_kind
 from jboost.engine.system.memory import peak_memory
 
 from .contestants import TORCH_COMPILE, Contestant, Entrant, Work
@@ -75,7 +76,7 @@ def _in_a_process(contestant: Contestant, work: Work, environment: dict[str, str
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise FailureError(f"the first batch of {contestant.label} failed in a process of its own: {last[:300]}")
+        raise FailureError(f"the first batch of {contestant.label} failed in a process of its own: {one_line(last)}")
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return result
 
@@ -100,7 +101,7 @@ def first_batch(contestant: Contestant, work: Work, started: float) -> FirstBatc
 
 
 def _peak_device_mib(device: str) -> float | None:
-    if not device.startswith("cuda"):
+    if device_kind(device) != "cuda":
         return None
     import torch
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from jboost.engine.backends.registry import installed
+from jboost.engine.system.devices import device_kind
 from jboost.engine.system.machine import cpu_model, usable_cores
 
 
@@ -41,7 +42,7 @@ class Machine:
 
 def describe_machine(device: str) -> Machine:
     """This machine, as it is set up now; `device` is a torch device string."""
-    cuda = device.startswith("cuda")
+    cuda = device_kind(device) == "cuda"
     return Machine(
         cpu=cpu_model(),
         cores=usable_cores(),

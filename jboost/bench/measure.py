@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from jboost.engine.backends.registry import DEFAULT_BATCH, DTYPES, ENGINES
+from jboost.engine.backends.registry import DTYPES, ENGINES, default_batch
 from jboost.engine.backends.torch_device import find_device, set_tf32
 from jboost.engine.bundle import Bundle
-from jboost.engine.errors import BadInputError, FailureError, JboostError
+from jboost.engine.errors import BadInputError, FailureError, JboostError, one_line
+from jboost.engine.method.compare import relative_error
 from jboost.engine.method.objectives import NEEDS_L0, resolve_objective
 from jboost.engine.method.settings import find_preset
+from jboost.engine.system.devices import device_kind
 
 from .baselines import Autograd
 from .contestants import (
@@ -114,7 +116,7 @@ def make_plan(
     objective = resolve_objective(objective, l0)
     size = _check_resolution(bundle, resolution)
     dtypes = dtypes or served_dtypes(bundle)
-    batch = batch_size or packaged_batch(bundle, objective, size, dtypes) or DEFAULT_BATCH[torch.device(device).type]
+    batch = batch_size or packaged_batch(bundle, objective, size, dtypes) or default_batch(device)
     work = Work(str(bundle.path.resolve()), objective, l0, size, batch, device)
     field, skipped = line_up(bundle, work, engines=engines, dtypes=dtypes, torch_compile=torch_compile)
     return Plan(work, preset, chosen.steps, dtypes, tuple(field), tuple(skipped), rounds, first_batches)
@@ -128,7 +130,8 @@ def run_plan(plan: Plan, say: Say = lambda stage: None) -> dict[str, Any]:
     """
     set_tf32(False)
     work, device = plan.work, plan.work.device
-    wait: Callable[[], object] = (lambda: torch.cuda.synchronize(device)) if device.startswith("cuda") else lambda: None
+    kind = device_kind(device)
+    wait: Callable[[], object] = (lambda: torch.cuda.synchronize(device)) if kind == "cuda" else lambda: None
     with tempfile.TemporaryDirectory(prefix="jboost-bench-") as scratch, ExitStack() as stack:
         firsts = _first_batches(plan, Path(scratch), say) if plan.first_batches else {}
         say("counting operations")
@@ -136,7 +139,6 @@ def run_plan(plan: Plan, say: Say = lambda stage: None) -> dict[str, Any]:
         entrants, gradients, failed = _open(plan, stack, Path(scratch), say)
         say("peaks")
         peaks = measure_peaks(device, _peak_dtypes(plan), wait)
-        kind = torch.device(device).type
         say(f"{plan.rounds} rounds of {len(entrants)}")
         seconds = alternate(
             {contestant.label: entrant.step for contestant, entrant in entrants.items()},
@@ -167,9 +169,7 @@ def run_plan(plan: Plan, say: Say = lambda stage: None) -> dict[str, Any]:
 
 def gradient_difference(got: np.ndarray[Any, Any], want: np.ndarray[Any, Any]) -> float:
     """How far `got` [B, ...] is from `want`: the median over the images of the relative L2 distance."""
-    difference, size = ((a.astype(np.float64)).reshape(len(a), -1) for a in (got - want, want))
-    norms = np.linalg.norm(size, axis=1)
-    return float(np.median(np.linalg.norm(difference, axis=1) / np.where(norms > 0, norms, 1.0)))
+    return float(np.median(relative_error(got, want)))
 
 
 def _check_resolution(bundle: Bundle, resolution: int | None) -> int:
@@ -245,12 +245,10 @@ def _open(
         except Exception as e:  # compilers, runtimes and drivers fail in their own ways, and the others still compete
             if contestant == YARDSTICK:
                 raise
-            said = " ".join(str(e).split())
-            why = (
-                said
-                if isinstance(e, JboostError)
-                else f"{contestant.label} fails here: {type(e).__name__}: {said[:200]}"
-            )
+            if isinstance(e, JboostError):
+                why = one_line(e, None)
+            else:
+                why = f"{contestant.label} fails here: {type(e).__name__}: {one_line(e)}"
             failed.append(Skipped(contestant.name, contestant.dtype, why))
         else:
             entrants[contestant] = entrant

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import conv2d
 
+from jboost.engine.system.devices import device_kind
+
 from .timing import best_of
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -42,7 +44,7 @@ def measure_peaks(device: str, dtypes: Sequence[str], wait: Callable[[], object]
         dtypes: "fp32", "fp16", "bf16".
         wait: returns when the device is done.
     """
-    side, batch = _SIZES[torch.device(device).type]
+    side, batch = _SIZES[device_kind(device)]
     peaks: dict[str, Peak] = {}
     for name in dtypes:
         try:

@@ -7,10 +7,10 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-import torch
 
 from jboost.engine.backends.torch_device import find_device
 from jboost.engine.errors import BadInputError
+from jboost.engine.system.devices import device_kind
 
 from .extract import extract
 from .extractors.base import INCEPTION_URL, Extractor, Identity, Outputs
@@ -84,7 +84,7 @@ def evaluate(
             source.images,
             extractor,
             keep_logits=source is not ref or save is not None,
-            batch_size=batch_size or _BATCH[torch.device(where).type],
+            batch_size=batch_size or _BATCH[device_kind(where)],
             device=where,
             on_progress=lambda done: on_progress(f"features of {source.path.name}", done, total),
         )

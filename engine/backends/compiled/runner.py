@@ -16,10 +16,11 @@ from jboost.engine.bundle import Bundle
 from jboost.engine.loop.runner import Evaluation
 from jboost.engine.method.step import CHANGED, Gradient, State
 from jboost.engine.method.updates import Controls
+from jboost.engine.system.devices import device_kind
 from jboost.engine.system.memory import keep_freed_memory
 
 from .captured import CapturedFlight
-from .packages import Packages, _kind, load_package, packages_of
+from .packages import Packages, load_package, packages_of
 
 
 class CompiledRunner(ArrayRunner):
@@ -39,7 +40,7 @@ class CompiledRunner(ArrayRunner):
 
     def __init__(self, bundle: Bundle, request: RunRequest, packages: Packages | None = None):
         self.device = find_device(request.device)
-        self._cuda = _kind(self.device) == "cuda"
+        self._cuda = device_kind(self.device) == "cuda"
         if packages is None:
             packages = packages_of(bundle, request, self.device)
         if not self._cuda:

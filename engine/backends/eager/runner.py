@@ -17,6 +17,7 @@ from jboost.engine.errors import BadInputError
 from jboost.engine.loop.runner import Evaluation
 from jboost.engine.method.objectives import OBJECTIVES, class_logit
 from jboost.engine.method.step import Gradient
+from jboost.engine.system.devices import device_kind
 from jboost.engine.system.memory import keep_freed_memory
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -56,7 +57,7 @@ class EagerRunner(ArrayRunner):
 
     def __exit__(self, *exc: object) -> None:
         del self._model
-        if self.device.startswith("cuda"):
+        if device_kind(self.device) == "cuda":
             torch.cuda.empty_cache()
 
     def put(self, array: np.ndarray[Any, Any]) -> torch.Tensor:
@@ -89,11 +90,11 @@ class EagerRunner(ArrayRunner):
 
     def _exact_float32(self) -> AbstractContextManager[None]:
         # float32 means float32 here: TF32 would carry 10 bits of mantissa through the yardstick.
-        if self.device.startswith("cuda"):
+        if device_kind(self.device) == "cuda":
             return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         return nullcontext()
 
     def _autocast(self, in_float32: bool) -> AbstractContextManager[Any]:
         if self.dtype == "fp32" or in_float32:
             return nullcontext()
-        return torch.autocast(torch.device(self.device).type, dtype=_DTYPES[self.dtype])
+        return torch.autocast(device_kind(self.device), dtype=_DTYPES[self.dtype])

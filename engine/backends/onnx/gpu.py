@@ -23,6 +23,7 @@ from jboost.engine.errors import BadInputError, FailureError, one_line
 from jboost.engine.loop.runner import Evaluation
 from jboost.engine.method.step import Gradient
 from jboost.engine.method.updates import Controls
+from jboost.engine.system.devices import DeviceName
 
 from .graphs import _PROVIDER, artefact_name, checked_graph, forward_name, session_options
 
@@ -49,7 +50,7 @@ class OnnxCudaRunner(DeviceRunner):
         objective, resolution, dtype = request.objective, request.resolution, request.dtype
         self.device = "cuda" if request.device == "auto" else request.device
         self.dtype = dtype
-        number = int(self.device.partition(":")[2] or 0)
+        number = DeviceName.parse(self.device).index
         shape = (bundle.config.in_channels, resolution, resolution)
         self._networks: list[OrtNetwork] = []
         opened = PycudaDevice(number)

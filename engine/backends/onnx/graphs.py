@@ -10,7 +10,7 @@ import onnxruntime as ort
 
 from jboost.engine.backends.request import RunRequest, why_no_graph
 from jboost.engine.bundle import Bundle
-from jboost.engine.errors import BadInputError
+from jboost.engine.system.devices import device_kind
 from jboost.engine.system.gpu import find_driver
 
 
@@ -31,28 +31,21 @@ def weights_name(graph: str) -> str:
 
 def why_unusable(bundle: Bundle, request: RunRequest) -> str | None:
     """Why the bundle's graph, if any, cannot serve a request; None if it can."""
-    if device_kind(request.device) == "cuda":
-        from .graphs import why_no_cuda
-
-        if (why := why_no_cuda()) is not None:
-            return why
+    if settled_kind(request.device) == "cuda" and (why := why_no_cuda()) is not None:
+        return why
     name = artefact_name(request.objective, request.dtype, request.resolution)
     return why_no_graph(bundle, name, "onnx", request)
 
 
-def device_kind(device: str) -> str:
+def settled_kind(device: str) -> str:
     """``"cpu"`` or ``"cuda"``; ``"auto"`` is CUDA where ONNX Runtime can use it.
 
     Raises:
-        BadInputError: neither.
+        BadInputError: no device has such a name.
     """
-    if device == "auto":
-        from .graphs import why_no_cuda
-
+    kind = device_kind(device)
+    if kind == "auto":
         return "cpu" if why_no_cuda() else "cuda"
-    kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda") or not (number or "0").isdecimal():
-        raise BadInputError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N")
     return kind
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from jboost.engine.backends.request import RunRequest, export_command, why_no_graph
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError
+from jboost.engine.system.devices import DeviceName
 from jboost.engine.system.gpu import Gpu, find_driver, sm_of
 
 from .variant import FLAVOURS, load_flavour
@@ -124,17 +125,17 @@ def find_gpu(device: str) -> Gpu:
     """The GPU called `device`, ``"auto"``, ``"cuda"`` or ``"cuda:N"``.
 
     Raises:
-        BadInputError: there is none of that number, or no GPU at all.
+        BadInputError: another device, no GPU of that number, or no GPU at all.
     """
-    kind, _, number = device.partition(":")
-    if kind not in ("auto", "cuda") or not (number or "0").isdecimal():
+    name = DeviceName.parse(device)
+    if name.kind == "cpu":
         raise BadInputError(f"it runs on NVIDIA GPUs, not on {device!r}; use --device cuda, or another engine")
     driver = find_driver()
     if driver.problem is not None:
         raise BadInputError(f"{driver.problem}; use --engine onnx, compile or eager")
-    if int(number or 0) >= len(driver.gpus):
+    if name.index >= len(driver.gpus):
         raise BadInputError(f"device {device!r} is not there: this machine has {len(driver.gpus)} GPU(s)")
-    return driver.gpus[int(number or 0)]
+    return driver.gpus[name.index]
 
 
 def find_plan(bundle: Bundle, request: RunRequest) -> Plan:

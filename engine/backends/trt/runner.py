@@ -11,6 +11,7 @@ from jboost.engine.backends.cuda.runner import DeviceRunner
 from jboost.engine.backends.request import RunRequest
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError
+from jboost.engine.system.devices import DeviceName
 
 from .check import Check, Reference, check_forward, check_gradient
 from .network import FORWARD, GRADIENT, Tensor, TensorRTNetwork, network_run
@@ -40,7 +41,7 @@ class TrtRunner(DeviceRunner):
         self._shape = (bundle.config.in_channels, resolution, resolution)
         self._reference = Reference.read(bundle.checked_path(check_name(resolution)), request.objective)
         self._networks: list[TensorRTNetwork] = []
-        self._opened = open_device(int(request.device.partition(":")[2] or 0))
+        self._opened = open_device(DeviceName.parse(request.device).index)
         try:
             gradient = self._gradient_network(plan)
             forward = self._forward_network(forward_name(request.dtype, resolution, plan.key.machine))

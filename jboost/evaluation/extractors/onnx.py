@@ -11,6 +11,7 @@ import onnxruntime as ort
 from jboost.engine.backends.onnx.graphs import session_options
 from jboost.engine.bundle import sha256_file
 from jboost.engine.errors import BadInputError, one_line
+from jboost.engine.system.devices import DeviceName, device_kind
 
 from .base import OUTPUTS, Extractor, Identity, Numpy, Outputs, fix_batch, read_outputs
 
@@ -75,7 +76,7 @@ class OnnxExtractor:
 def _open(path: Path, device: str) -> Any:
     wanted: list[Any] = ["CPUExecutionProvider"]
     if device != "cpu" and "CUDAExecutionProvider" in ort.get_available_providers():
-        index = int(device.partition(":")[2] or 0)
+        index = DeviceName.parse(device).index
         wanted.insert(0, ("CUDAExecutionProvider", {"device_id": index}))
     try:
         session = ort.InferenceSession(path, session_options(), providers=wanted)
@@ -83,7 +84,7 @@ def _open(path: Path, device: str) -> Any:
         reason = one_line(e)
         raise BadInputError(f"ONNX Runtime {ort.__version__} cannot run --features {path} ({reason})") from e
     # It falls back to the CPU without raising.
-    if device.startswith("cuda") and session.get_providers()[0] != "CUDAExecutionProvider":
+    if device_kind(device) == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise BadInputError(
             f"ONNX Runtime {ort.__version__} cannot use {device} here (its CUDA libraries are missing); use --device cpu"
         )

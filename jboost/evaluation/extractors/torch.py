@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from jboost.engine.backends.program import first_line, load_program
+from jboost.engine.backends.program import load_program
 from jboost.engine.backends.torch_device import find_device
 from jboost.engine.bundle import Bundle, sha256_file
-from jboost.engine.errors import BadInputError
+from jboost.engine.errors import BadInputError, first_line
 from jboost.trainer.architectures import current_directory_on_path, find_factory
 
 from .base import Extractor, Identity, Numpy, Outputs, fix_batch, read_outputs
