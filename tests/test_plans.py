@@ -82,7 +82,7 @@ def test_what_was_not_run_says_so(exported) -> None:
     done, bundle = exported
     said = " ".join(done.stderr.split())
     assert "12 TensorRT plans were built without their GPU and not run" in said
-    assert "the ONNX graphs are written as well" in said
+    assert "the ONNX graphs are written too" in said
     for entry in bundle.config.artefacts.values():
         is_plan = entry.file.endswith(".plan")
         assert (entry.unverified is not None) == is_plan
