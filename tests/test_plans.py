@@ -258,7 +258,12 @@ def test_the_engine_says_what_it_lacks(machine, driver, modules, available, why,
             ("sm_86",),
             "--gpu builds with TensorRT-RTX: TensorRT-RTX is not installed; install it: pip",
         ),
-        (ONE, {"tensorrt_rtx": RTX}, ("sm_90",), "does not build for sm_90 .it builds for sm_86, sm_120.*without --gpu"),
+        (
+            ONE,
+            {"tensorrt_rtx": RTX},
+            ("sm_90",),
+            "does not build for sm_90 .it builds for sm_86, sm_120.*without --gpu",
+        ),
     ],
 )
 def test_what_cannot_be_built_here(machine, driver, modules, names, complaint) -> None:

@@ -176,7 +176,7 @@ def _from_elsewhere(path: Path, weights: Mapping[str, Tensor], arch: str | None,
     if num_classes is not None and told is not None and num_classes != told:
         raise BadInputError(f"the last layer in {path} has {told} classes, not {num_classes}; leave --num-classes out")
     if told is None and inferred is not None:
-        told = 1  # the last layer is missing: `_fill` says so
+        told = 1  # the last layer is missing: `_fill` reports it
     classes = num_classes if num_classes is not None else told
     if classes is None:
         raise BadInputError(f"cannot infer the number of classes of {path} from its weights; give --num-classes")

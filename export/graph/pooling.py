@@ -1,9 +1,9 @@
 """Pooling and its gradients as plain operators.
 
 Max-pooling works one axis at a time. torch sends the gradient to a window's first maximum in row-major order: the first
-row that attains the maximum, and in that row the first column. So two passes of k comparisons give exactly what one
-pass of k*k gives. Average pooling of every kind (ceil mode, adaptive pooling to sizes that do not divide the input) is
-a fixed matrix along each axis.
+row that attains the maximum, and in that row the first column. So two passes of k comparisons give exactly the
+result of one pass of k*k. Average pooling of every kind (ceil mode, adaptive pooling to sizes that do not divide the
+input) is a fixed matrix along each axis.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def over_classes(labels: Indices | None, count: int, most: int) -> Indices:
-    """Select at most `most` of `count` images: the first images of each class, equally many per class.
+    """Select at most `most` of `count` images: the first images of each class, as evenly as possible.
 
     With more than `most` classes, select from evenly spread classes. Without labels, select evenly spread images.
     """
