@@ -1,4 +1,4 @@
-"""Which gradient graphs an export is asked for."""
+"""The export request: which gradient graphs to write."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from jboost.engine.errors import BadInputError
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which gradient graphs to write.
+    """The export request: which gradient graphs to write.
 
     Attributes:
-        objectives, dtypes, resolutions: one graph for each combination.
+        objectives, dtypes, resolutions: one gradient graph for each combination.
         opset: ONNX opset; None for the default.
         atol, rtol: see `tolerance`; None for the dtype's own.
     """
@@ -28,10 +28,11 @@ class Wanted:
 
 
 def check_dtypes(dtypes: Sequence[str], formats: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The dtypes to write as ONNX, and a remark on those that are not.
+    """Return the dtypes to write as ONNX, and a remark on each dtype left out.
 
     Raises:
-        BadInputError: an unknown dtype, or nothing but bf16 for ONNX alone, which ONNX Runtime's CPU provider cannot run.
+        BadInputError: a dtype is unknown, or bf16 is the only dtype and the formats hold ``"onnx"`` but not
+            ``"compile"``: ONNX Runtime's CPU provider cannot run bf16.
     """
     for dtype in dtypes:
         if dtype not in DTYPES:

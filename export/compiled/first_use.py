@@ -1,4 +1,4 @@
-"""Compiling what a bundle does not hold, when the compile engine is first asked for it; later runs find it in the cache."""
+"""Compile packages that a bundle does not hold, when the compile engine first needs them; later runs use the cache."""
 
 from __future__ import annotations
 
@@ -25,44 +25,45 @@ from .steps import step_package
 
 
 class Program(nn.Module):
-    """A forward program as a module that can be told to evaluate, which torch.export's refuse (torch 2.13)."""
+    """A forward program as a module that accepts ``eval()``; torch.export's own modules refuse it (torch 2.13)."""
 
     def __init__(self, program: nn.Module):
         super().__init__()
         self.program = program
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The logits."""
+        """Return the logits."""
         logits: torch.Tensor = self.program(x)
         return logits
 
     def train(self, mode: bool = True) -> Self:
-        """Nothing to switch: the program was traced in evaluation mode."""
+        """Do nothing: the program was traced in evaluation mode."""
         return self
 
 
 def model_of(bundle: Bundle) -> nn.Module:
-    """A bundle's forward program, float32 [B, C, H, W] in [0, 1] -> logits [B, num_classes], as a module on the CPU.
+    """Load a bundle's forward program, float32 [B, C, H, W] in [0, 1] -> logits [B, num_classes], as a CPU module.
 
     Raises:
         BadInputError: the file is missing, changed or unreadable.
     """
-    # Copying an exported module makes torch 2.13 use a class of its own that it has deprecated.
+    # Copying an exported module makes torch 2.13 warn about a deprecated class of its own.
     warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`", FutureWarning)
     return Program(load_program(bundle.checked_path("forward"), "cpu"))
 
 
 def compile_on_first_use(bundle: Bundle, request: RunRequest, *, say: Callable[[str], object]) -> Packages:
-    """The packages for a request, from this machine's cache or compiled and verified now.
+    """Return the packages for a request, from this machine's cache or compiled and verified now.
 
     Args:
-        bundle: its forward program is what is differentiated.
-        request: what to compute; its device is a torch device string, its batch size the number of images a call.
-        say: told what is being compiled.
+        bundle: the bundle whose forward program is differentiated.
+        request: the computation. Its device is a torch device string, its batch size the number of images per call.
+        say: called with a line of progress before each compilation.
 
     Raises:
-        BadInputError: there is no C++ compiler, or for a GPU no headers of CUDA.
+        BadInputError: there is no C++ compiler, or, for a GPU, there are no CUDA headers.
         FailureError: a package cannot be compiled or does not match autograd.
+        ValueError: the request names no batch size.
     """
     objective, l0, dtype, device, batch_size = (
         request.objective, request.l0, request.dtype, request.device, request.batch_size,
@@ -72,12 +73,12 @@ def compile_on_first_use(bundle: Bundle, request: RunRequest, *, say: Callable[[
     shape = (bundle.config.in_channels, request.resolution, request.resolution)
 
     @cache
-    def compiler() -> Compiler:  # not made where the cache has everything
+    def compiler() -> Compiler:  # made only if the cache lacks a package
         check_compiler(device)
         return Compiler(model_of(bundle), shape, batch_size, l0, device)
 
     def note(what: str) -> Callable[[], object]:
-        return lambda: say(f"compiling {what} for this machine, once; -b {batch_size}, kept in the cache")
+        return lambda: say(f"compiling {what} for this machine, -b {batch_size}; later runs use the cache")
 
     bound = tolerance(dtype, None, None)
     key = {

@@ -1,4 +1,4 @@
-"""A graph as a torch.export program."""
+"""Convert a graph to a torch.export program."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _is_dynamic(module: fx.GraphModule) -> bool:
 
 
 def export_program(module: fx.GraphModule) -> torch.export.ExportedProgram:
-    """The graph as a torch.export program with inputs x and y, batch size fixed or open as it was traced.
+    """Convert the graph to a torch.export program with inputs x and y; the batch stays fixed or open, as traced.
 
     Raises:
         FailureError: torch.export refuses the graph.

@@ -1,4 +1,4 @@
-"""An ONNX graph in ONNX Runtime, compared with autograd."""
+"""Compare an ONNX graph in ONNX Runtime with autograd."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from jboost.export.verification.gradient import TOLERANCES, Figures, Run, Tolera
 
 
 def onnx_run(path: Path, threads: int = 0) -> tuple[Run, int | None]:
-    """An ONNX artefact in ONNX Runtime on the CPU: (run, its fixed batch size or None).
+    """Load an ONNX artefact in ONNX Runtime on the CPU; return (run, its fixed batch size or None).
 
     Raises:
-        BadInputError: ONNX Runtime's CPU provider cannot load it (it has no bfloat16 convolutions, for one).
+        BadInputError: ONNX Runtime's CPU provider cannot load the graph (for example, it has no bfloat16 convolutions).
     """
     import onnxruntime as ort
 
@@ -48,17 +48,17 @@ def verify_onnx(
     dtype: str = "fp32",
     tolerance: Tolerance | None = None,
 ) -> Figures:
-    """Reload an ONNX artefact, compare it with autograd, and raise where it is off.
+    """Reload an ONNX artefact and compare it with autograd.
 
     Args:
-        path, model, objective, shape, l0: what was exported.
-        batch_sizes: numbers of images to compare at a time; larger than a fixed batch becomes the fixed batch.
-        dtype: fp32, fp16 or bf16, for the default tolerance.
-        tolerance: instead of the default.
+        path, model, objective, shape, l0: the artefact and the arguments of its export.
+        batch_sizes: images per call; sizes above a fixed batch become the fixed batch.
+        dtype: fp32, fp16 or bf16; sets the default tolerance.
+        tolerance: replaces the default.
 
     Raises:
         BadInputError: the file cannot be loaded.
-        FailureError: a figure is above its tolerance; the message says which.
+        FailureError: a figure is above its tolerance; the message names it.
     """
     run, fixed = onnx_run(path)
     used = sorted({min(b, fixed) if fixed else b for b in batch_sizes}, reverse=True)

@@ -116,7 +116,7 @@ class Sensitive(torch.nn.Module):
 def test_an_artefact_that_is_not_the_model_is_refused(tmp_path) -> None:
     model, path = Sensitive().eval(), tmp_path / "forward.pt2"
     save_forward(model, path, in_channels=3, resolutions=(8,))
-    with pytest.raises(FailureError, match="does not compute"):
+    with pytest.raises(FailureError, match="does not match the model"):
         verify_forward(model, path, in_channels=3, resolutions=(8,), atol=1e-4, rtol=1e-4)
 
 

@@ -109,7 +109,7 @@ def test_curves_go_from_the_samples_over_the_snapshots_to_the_end(made) -> None:
 def test_tiles_show_the_images_and_their_signed_difference(made) -> None:
     before, after, difference = (made.page.images(kind) for kind in ("before", "after", "difference"))
     assert len(before) > 12
-    factor = int(re.search(r"(\d+) times as strong", made.page.text)[1])
+    factor = int(re.search(r"amplified (\d+) times", made.page.text)[1])
     assert factor > 1
     for i in before:
         np.testing.assert_array_equal(before[i], made.before[i])
@@ -139,7 +139,7 @@ def test_captions_and_groups_follow_the_records(made) -> None:
 
 def test_failures_and_retries_are_noted(made) -> None:
     notes = " | ".join(made.page.items)
-    assert "2 images (3, 4): the gradient was not finite, not even in float32" in notes
+    assert "2 images (3, 4): the gradient was not finite, even in float32, so they stayed unchanged" in notes
     assert "1 image (9): the gradient was not finite in bf16; retried in float32" in notes
     still = ((made.records["l2"] == 0) & ~made.records["failed"]).sum()
     assert f"{still} of 60 images did not move." in notes
@@ -190,7 +190,7 @@ def test_of_a_big_set_only_the_drawn_images_are_read_and_the_page_stays_small(tm
     assert 0 < len(seen) <= 2 * 16
     assert out.stat().st_size < 5e6
     text = out.read_text(encoding="utf-8")
-    shrunk = int(re.search(r"Drawn at 1/(\d+) of their size", text)[1])
+    shrunk = int(re.search(r"Images are drawn at 1/(\d+) of their size", text)[1])
     assert shrunk > 1
     for i, image in Page(text).images("before").items():
         blocks = made.before[i].reshape(256 // shrunk, shrunk, 256 // shrunk, shrunk, 3).mean((1, 3))
@@ -249,7 +249,7 @@ def test_the_command_writes_the_page_where_it_is_told(jboost, made, tmp_path) ->
         (lambda m: m.boosted.unlink(), (), "--boosted FILE"),
         (lambda m: np.savez(m.boosted, m.after[:50]), (), "holds 50 images"),
         (lambda m: np.savez(m.boosted, m.after[:, :8]), (), "does not change their size"),
-        (lambda m: np.savez(m.boosted, m.after[::-1]), (), "are not those of"),
+        (lambda m: np.savez(m.boosted, m.after[::-1]), (), "are not the sets of"),
         (lambda m: m.samples.write_text("text"), (), "not an npz"),
         (lambda m: np.savez(m.run, m.after), (), "not a run"),
         (None, ("-o", "no/such/report.html"), "does not exist"),

@@ -183,10 +183,10 @@ NOT_CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "samples.npz": (write_samples, "cannot be read as a checkpoint"),
     "script.pt": (lambda path: torch.jit.save(torch.jit.script(nn.Linear(1, 1)), path), "TorchScript"),
     "pickle.pt": (lambda path: path.write_bytes(pickle.dumps({"a": 1}, protocol=4)), "not a checkpoint"),
-    "list.pt": (lambda path: torch.save([torch.ones(1)], path), "no state dict but a list"),
-    "tensor.pt": (lambda path: torch.save(torch.ones(1), path), "no state dict but a Tensor"),
+    "list.pt": (lambda path: torch.save([torch.ones(1)], path), "a list, not a state dict"),
+    "tensor.pt": (lambda path: torch.save(torch.ones(1), path), "a Tensor, not a state dict"),
     "log.pt": (lambda path: torch.save({"epoch": 3, "loss": 0.1}, path), "a dict of epoch, loss"),
-    "none.pt": (lambda path: torch.save({}, path), "no state dict"),
+    "none.pt": (lambda path: torch.save({}, path), "not a state dict"),
     "none.safetensors": (lambda path: save_file({}, path), "no tensors"),
 }
 

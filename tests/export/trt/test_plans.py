@@ -82,7 +82,7 @@ def test_what_was_not_run_says_so(exported) -> None:
     done, bundle = exported
     said = " ".join(done.stderr.split())
     assert "12 TensorRT plans were built without their GPU and not run" in said
-    assert "the ONNX graphs are written as well" in said
+    assert "the ONNX graphs are written too" in said
     for entry in bundle.config.artefacts.values():
         is_plan = entry.file.endswith(".plan")
         assert (entry.unverified is not None) == is_plan
@@ -153,7 +153,7 @@ def test_what_cannot_be_parsed_or_built_is_told_in_a_line(exported, rtx, tmp_pat
 def test_a_gpu_that_is_not_known_is_refused(checkpoint, jboost, tmp_path, rtx) -> None:
     done = jboost("export", "--ckpt", checkpoint, "-o", tmp_path / "b", "--format", "trt", "--gpu", "sm_90")
     assert done.returncode == 2, done.stderr
-    assert "does not build for sm_90 (it does for sm_75, " in " ".join(done.stderr.split())
+    assert "does not build for sm_90 (it builds for sm_75, " in " ".join(done.stderr.split())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -249,7 +249,7 @@ def test_the_engine_says_what_it_lacks(machine, driver, modules, available, why,
     ("driver", "modules", "names", "complaint"),
     [
         (NO_DRIVER, {"tensorrt_rtx": RTX}, (), "no NVIDIA driver was found .* --gpu sm_86"),
-        (ONE, {}, (), r"no TensorRT or TensorRT-RTX is here; pip install"),
+        (ONE, {}, (), r"no TensorRT or TensorRT-RTX is installed; pip install"),
         (ONE, {"tensorrt_rtx": RTX}, (), "does not build for the NVIDIA H200 .* install TensorRT: pip"),
         (ONE, {"tensorrt": STUB}, (), "cannot be imported"),
         (
@@ -258,7 +258,12 @@ def test_the_engine_says_what_it_lacks(machine, driver, modules, available, why,
             ("sm_86",),
             "--gpu builds with TensorRT-RTX: TensorRT-RTX is not installed; install it: pip",
         ),
-        (ONE, {"tensorrt_rtx": RTX}, ("sm_90",), "does not build for sm_90 .it does for sm_86, sm_120.*without --gpu"),
+        (
+            ONE,
+            {"tensorrt_rtx": RTX},
+            ("sm_90",),
+            "does not build for sm_90 .it builds for sm_86, sm_120.*without --gpu",
+        ),
     ],
 )
 def test_what_cannot_be_built_here(machine, driver, modules, names, complaint) -> None:
