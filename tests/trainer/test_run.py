@@ -233,13 +233,13 @@ def test_a_run_that_is_killed_at_any_moment_arrives_where_an_uninterrupted_one_d
 
 def test_a_run_is_not_mixed_with_another(tmp_path: Path) -> None:
     run(configuration(), tmp_path)
-    with pytest.raises(BadInputError, match=r"holds a run; go on with --resume"):
+    with pytest.raises(BadInputError, match=r"holds a run; continue it with --resume"):
         run(configuration(), tmp_path)
     with pytest.raises(BadInputError, match=r"--learning-rate was 0.05, is 0.5"):
         run(configuration(learning_rate=0.5), tmp_path, resume=True)
     other = problem()
     other.real.labels[0] = 3
-    with pytest.raises(BadInputError, match="the images are not those"):
+    with pytest.raises(BadInputError, match="the images differ from those of the run"):
         run(configuration(), tmp_path, resume=True, data=other)
     assert "log_every" in CHANGEABLE
     finished = run(configuration(log_every=2), tmp_path, resume=True)
