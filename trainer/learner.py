@@ -145,7 +145,7 @@ class Learner:
                 self._average.load_state_dict(_below("average.", tensors))
             unpack_optimizer(self._raw_optimizer, tensors)
         except (RuntimeError, ValueError) as e:
-            raise BadInputError(f"the run's state is of another model ({one_line(e)})") from e
+            raise BadInputError(f"the run's state belongs to another model ({one_line(e)})") from e
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(dict(facts["scaler"]))
 

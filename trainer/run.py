@@ -251,7 +251,7 @@ class _Run:
             save_state(self.out, State(self.done, tensors, facts))
 
     def _remedy(self) -> str:
-        return "start anew in another -o with a lower --learning-rate, or with --clip 1"
+        return "start again in another -o with a lower --learning-rate, or with --clip 1"
 
     def close(self) -> None:
         """Close the log and end the accelerator's training."""

@@ -53,7 +53,7 @@ def save_state(folder: Path, state: State) -> None:
     try:
         write_safetensors(path, state.tensors, {_KEY: json.dumps(meta)})
     except (OSError, SafetensorError) as e:
-        raise FailureError(f"cannot write {path}: {one_line(e)}; free some room and go on with --resume") from e
+        raise FailureError(f"cannot write {path}: {one_line(e)}; free disk space and continue with --resume") from e
 
 
 def load_state(folder: Path) -> State | None:
@@ -70,7 +70,7 @@ def load_state(folder: Path) -> State | None:
             meta = json.loads((file.metadata() or {})[_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (OSError, SafetensorError, KeyError, ValueError) as e:
-        raise BadInputError(f"{path} is not a training state ({one_line(e)}); start anew in another -o") from e
+        raise BadInputError(f"{path} is not a training state ({one_line(e)}); start again in another -o") from e
     if meta["version"] != _VERSION:
         raise BadInputError(
             f"{path} has version {meta['version']!r}, this jboost reads {_VERSION}; use the jboost that wrote it"

@@ -96,7 +96,7 @@ def test_a_run_without_held_out_images_measures_l0_on_its_own(tmp_path: Path) ->
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(FailureError, match=r"iteration \d+; start anew .* lower --learning-rate"):
+    with pytest.raises(FailureError, match=r"iteration \d+; start again .* lower --learning-rate"):
         run(configuration(learning_rate=1e25, iterations=20), tmp_path)
     state = load_state(tmp_path)
     assert state is None or all(tensor.isfinite().all() for tensor in state.tensors.values())

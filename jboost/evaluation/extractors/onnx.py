@@ -83,7 +83,7 @@ def _open(path: Path, device: str) -> Any:
     except Exception as e:
         reason = one_line(e)
         raise BadInputError(f"ONNX Runtime {ort.__version__} cannot run --features {path} ({reason})") from e
-    # It falls back to the CPU without raising.
+    # ONNX Runtime falls back to the CPU without raising.
     if device_kind(device) == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise BadInputError(
             f"ONNX Runtime {ort.__version__} cannot use {device} here (its CUDA libraries are missing); use --device cpu"
