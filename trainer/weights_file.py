@@ -1,4 +1,4 @@
-"""Writing a safetensors file so that a kill leaves the old one or the new one."""
+"""Write a safetensors file atomically: a killed process leaves the old file or the new one."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[
     Args:
         path: the file to write or replace; its folder exists.
         tensors: by name, of any dtype, on any device, in any layout; memory may be shared.
-        metadata: the file's own.
+        metadata: the file's metadata.
 
     Raises:
-        OSError: writing failed; the old file is as it was.
-        SafetensorError: a tensor that safetensors does not store; likewise.
+        OSError: writing failed; the old file is unchanged.
+        SafetensorError: safetensors cannot store a tensor; the old file is unchanged.
     """
     # Copies: safetensors refuses memory that tensors share, and wants it dense.
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}

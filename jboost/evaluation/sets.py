@@ -1,4 +1,4 @@
-"""What is compared: images, features kept from an earlier run, or a reference's statistics."""
+"""The sets to compare: images, features saved by an earlier run, or a reference's statistics."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class Features:
 
 @dataclass
 class Source:
-    """An opened reference or sample file: at least one of its parts is there.
+    """An opened reference or sample file; at least one of its parts is present.
 
     Attributes:
         path: the file or folder.
-        images: not read yet.
-        features: kept from an earlier run.
+        images: the images, not read yet.
+        features: features saved by an earlier run.
         moments, spatial: statistics of a reference file.
     """
 
@@ -63,7 +63,7 @@ class Source:
 
     @property
     def shape(self) -> Shape | None:
-        """(H, W, C) of its images, where it tells."""
+        """(H, W, C) of its images; None if unknown."""
         if self.images is not None:
             _, h, w, c = self.images.shape
             return h, w, c
@@ -80,10 +80,10 @@ class Source:
 
 
 def open_source(path: str | Path, *, reference: bool) -> Source:
-    """Open an npz of images, a folder or zip of PNGs, an npz of kept features or, for a reference, of statistics.
+    """Open an npz of images, a folder or zip of PNGs, an npz of saved features or, for a reference, of statistics.
 
     Raises:
-        BadInputError: none of these, damaged, or statistics where images are needed.
+        BadInputError: the file is none of these, is damaged, or holds statistics where images are needed.
     """
     path = Path(path)
     names = _npz_members(path)
@@ -95,7 +95,7 @@ def open_source(path: str | Path, *, reference: bool) -> Source:
         if "arr_0" in names:
             return Source(path, images=open_samples(path))
         raise BadInputError(
-            f"{path} holds statistics (mu, sigma) and no images; a reference may, samples must be images"
+            f"{path} holds statistics (mu, sigma) and no images; only a reference may, samples must be images"
         )
     return Source(
         path,
@@ -128,7 +128,7 @@ def save_features(path: Path, kept: Features) -> None:
 
 
 def _npz_members(path: Path) -> set[str]:
-    """Names of the arrays in an npz; empty for anything else, about which `open_samples` has its say."""
+    """Names of the arrays in an npz; empty for anything else, which `open_samples` checks."""
     if path.suffix.lower() == ".zip" or not path.is_file():
         return set()
     try:

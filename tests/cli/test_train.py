@@ -65,7 +65,7 @@ def test_a_model_is_trained_gone_on_with_exported_and_trained_further(folder: Pa
     weights = (run / "last.safetensors").read_bytes()
     again = jboost("train", "-o", "run", "--resume", cwd=folder)
     assert again.returncode == 0, again.stderr
-    assert "going on after 6 of 6 iterations" in again.stderr
+    assert "resuming after 6 of 6 iterations" in again.stderr
     assert (run / "last.safetensors").read_bytes() == weights
 
     exported = jboost("export", "--ckpt", "run/last.safetensors", "--format", "none", cwd=folder)

@@ -163,7 +163,7 @@ BAD = {
     "own_features:squeezed": "must give",
     "own_features:fails": "no weights",
     "own_features:nothing": "cannot be called",
-    "own_features:number": "not something to call",
+    "own_features:number": "an object of type int, which cannot be called",
     "own_features:absent": "no 'absent'",
     "no_such_module:x": "no module",
     "own-features:x": "package.module:factory",

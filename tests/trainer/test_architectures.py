@@ -291,7 +291,7 @@ def test_a_factory_in_the_current_directory_is_called(modules: Path) -> None:
         ("jb_missing:f", ["no module 'jb_missing'", "PYTHONPATH"]),
         ("jb_factories.sub:f", ["no module 'jb_factories.sub'"]),
         ("jb_factories:absent", ["has no 'absent'"]),
-        ("jb_factories:number", ["not something to call"]),
+        ("jb_factories:number", ["which cannot be called"]),
         ("jb_factories:broken", ["failed", "no luck"]),
         ("jb_factories:nothing", ["returned None", "torch.nn.Module"]),
         ("jb_needs:f", ["jb_no_such_dependency", "install"]),

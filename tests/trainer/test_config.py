@@ -75,9 +75,9 @@ def test_every_value_has_a_flag_of_its_name() -> None:
         ({"accumulate": 3}, "cannot be split into --accumulate 3"),
         ({"generated_weights": (1.0, 2.0)}, "2 generated weights for 1 sample sets"),
         ({"log_with": "mlflow"}, "unknown tracker 'mlflow'"),
-        ({"warmup": 10_000}, "leaves nothing of 10000 iterations"),
-        ({"bce_real": 0, "bce_generated": 0, "ce_real": 0, "ce_generated": 0}, "every weight of the loss is 0"),
-        ({"real": None}, "nothing says which images are real; give --real PATH"),
+        ({"warmup": 10_000}, "takes up all 10000 iterations"),
+        ({"bce_real": 0, "bce_generated": 0, "ce_real": 0, "ce_generated": 0}, "all loss weights are 0"),
+        ({"real": None}, "no real images are given; give --real PATH"),
     ],
 )
 def test_a_value_that_cannot_be_is_named_with_its_flag(flags: dict[str, object], message: str) -> None:
@@ -94,7 +94,7 @@ def test_a_value_that_cannot_be_is_named_with_its_flag(flags: dict[str, object],
         ("c.toml", "iterations = -3", "c.toml: iterations must be greater than or equal to 1, got -3"),
         ("c.toml", "iterations 3", "c.toml is not TOML"),
         ("c.json", "{", "c.json is not JSON"),
-        ("c.json", "[1]", "holds no table of values"),
+        ("c.json", "[1]", "must hold a table of values"),
         ("c.toml", 'preset = "imagenet"', "unknown preset 'imagenet'; choose one of paper-rn50"),
     ],
 )

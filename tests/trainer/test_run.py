@@ -96,7 +96,7 @@ def test_a_run_without_held_out_images_measures_l0_on_its_own(tmp_path: Path) ->
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(FailureError, match=r"iteration \d+; start anew .* lower --learning-rate"):
+    with pytest.raises(FailureError, match=r"iteration \d+; start again .* lower --learning-rate"):
         run(configuration(learning_rate=1e25, iterations=20), tmp_path)
     state = load_state(tmp_path)
     assert state is None or all(tensor.isfinite().all() for tensor in state.tensors.values())
@@ -233,13 +233,13 @@ def test_a_run_that_is_killed_at_any_moment_arrives_where_an_uninterrupted_one_d
 
 def test_a_run_is_not_mixed_with_another(tmp_path: Path) -> None:
     run(configuration(), tmp_path)
-    with pytest.raises(BadInputError, match=r"holds a run; go on with --resume"):
+    with pytest.raises(BadInputError, match=r"holds a run; continue it with --resume"):
         run(configuration(), tmp_path)
     with pytest.raises(BadInputError, match=r"--learning-rate was 0.05, is 0.5"):
         run(configuration(learning_rate=0.5), tmp_path, resume=True)
     other = problem()
     other.real.labels[0] = 3
-    with pytest.raises(BadInputError, match="the images are not those"):
+    with pytest.raises(BadInputError, match="the images differ from those of the run"):
         run(configuration(), tmp_path, resume=True, data=other)
     assert "log_every" in CHANGEABLE
     finished = run(configuration(log_every=2), tmp_path, resume=True)

@@ -17,7 +17,7 @@ from .base import OUTPUTS, Extractor, Identity, Numpy, Outputs, fix_batch, read_
 
 
 def open_onnx(path: Path, device: str) -> Extractor:
-    """The extractor in an ONNX file; one of a fixed batch size gets batches of that size.
+    """Open the extractor in an ONNX file; if its batch size is fixed, it gets batches of that size.
 
     Raises:
         BadInputError: see `OnnxExtractor`.
@@ -29,14 +29,14 @@ def open_onnx(path: Path, device: str) -> Extractor:
 class OnnxExtractor:
     """An ONNX file with one input, float32 [B, C, H, W] in [0, 1].
 
-    Outputs are found by their names (see `read_outputs`); where none of them is known, the first one is the features.
+    Outputs are found by their names (see `read_outputs`); if no name is known, the first output is the features.
 
     Args:
         path: the file.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; a GPU needs ONNX Runtime's CUDA provider.
 
     Raises:
-        BadInputError: ONNX Runtime cannot run it, or it takes something else than images.
+        BadInputError: ONNX Runtime cannot run it, or it does not take images.
     """
 
     def __init__(self, path: Path, device: str = "auto"):
@@ -64,7 +64,7 @@ class OnnxExtractor:
                 )
         try:
             found = self._session.run(self._outputs, {self._input: x})
-        except Exception as e:  # onnxruntime raises its own hierarchy, and RuntimeError
+        except Exception as e:  # onnxruntime raises its own classes of errors, and RuntimeError
             reason = one_line(e)
             raise BadInputError(
                 f"the extractor {self.identity.source} failed on images {list(x.shape)} ({reason})"
@@ -83,7 +83,7 @@ def _open(path: Path, device: str) -> Any:
     except Exception as e:
         reason = one_line(e)
         raise BadInputError(f"ONNX Runtime {ort.__version__} cannot run --features {path} ({reason})") from e
-    # It falls back to the CPU without raising.
+    # ONNX Runtime falls back to the CPU without raising.
     if device_kind(device) == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise BadInputError(
             f"ONNX Runtime {ort.__version__} cannot use {device} here (its CUDA libraries are missing); use --device cpu"
