@@ -1,8 +1,7 @@
-"""Export a checkpoint to a bundle: write it to a temporary folder, verify it, then rename the folder."""
+"""Export a checkpoint to a bundle: verified before it replaces an older one."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from jboost.engine.errors import BadInputError
 from jboost.engine.method.objectives import resolve_objective
 from jboost.engine.samples import open_samples
 from jboost.engine.samples.files import cannot_write
+from jboost.engine.system.replacing import replacing_folder
 
 from .checkpoints.load import LoadedCheckpoint, load_checkpoint
 from .compiled.aoti import check_compiler
@@ -115,29 +115,23 @@ def export_bundle(
     # Imported late: torch's tracer and compiler take seconds to import, and the checks above should fail first.
     from .write import write_artefacts
 
-    aside = out.with_name(f".{out.name}.writing")
     try:
-        if aside.exists():
-            shutil.rmtree(aside)
-        aside.mkdir(parents=True)
-        seconds = write_artefacts(
-            aside,
-            loaded,
-            checkpoint.name,
-            wanted,
-            l0=l0,
-            formats=formats,
-            onnx_dtypes=onnx_dtypes,
-            targets=targets,
-            batch_size=batch_size,
-            device=device,
-            say=say,
-        )
-        _replace(aside, out)
+        with replacing_folder(out, overwrite=True) as aside:
+            seconds = write_artefacts(
+                aside,
+                loaded,
+                checkpoint.name,
+                wanted,
+                l0=l0,
+                formats=formats,
+                onnx_dtypes=onnx_dtypes,
+                targets=targets,
+                batch_size=batch_size,
+                device=device,
+                say=say,
+            )
     except OSError as e:
         raise cannot_write(out, e) from e
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     bundle = Bundle(out)
     unverified = _remark_on_plans(bundle.config.artefacts.values())
     return Exported(bundle, (*loaded.notes, *built_from, *remarks, *unverified), seconds)
@@ -151,19 +145,6 @@ def _check_place(out: Path) -> None:
     parent = out.resolve().parent
     if not parent.is_dir():
         raise BadInputError(f"{parent} does not exist; make it with: mkdir -p {parent}")
-
-
-def _replace(aside: Path, out: Path) -> None:
-    """Move the finished folder into place; an old bundle is deleted only after that."""
-    if not out.exists():
-        aside.rename(out)
-        return
-    old = out.with_name(f".{out.name}.old")
-    if old.exists():
-        shutil.rmtree(old)
-    out.rename(old)
-    aside.rename(out)
-    shutil.rmtree(old)
 
 
 def _resolutions(loaded: LoadedCheckpoint, asked: tuple[int, ...] | None) -> tuple[int, ...]:

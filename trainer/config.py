@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from jboost.engine.errors import BadInputError, one_line
 from jboost.engine.method.updates import PGD
+from jboost.engine.system.replacing import replacing
 
 from .adversarial import AdversarialConfig
 from .losses import LossWeights
@@ -291,9 +291,8 @@ def _one_line(error: Any, given: Mapping[str, Any], from_file: Mapping[str, Any]
 
 def save_config(path: Path, config: TrainConfig) -> None:
     """Write the configuration as JSON, readable by `read_config`; never half."""
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    with replacing(path) as aside:
+        aside.write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
 
 
 def check_same(stored: TrainConfig, config: TrainConfig, out: Path) -> None:

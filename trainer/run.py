@@ -263,8 +263,6 @@ class _Run:
 def _prepare_folder(out: Path, config: TrainConfig) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for left in out.glob(".*.tmp"):  # by a kill
-            left.unlink()
         save_config(out / CONFIG, config)
     except OSError as e:
         raise BadInputError(f"cannot write to {out}: {e.strerror}; choose another -o") from e

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from jboost.engine.system.replacing import replacing
 
 from .validation import Frechet, Validated
 
@@ -57,9 +58,8 @@ class Log:
         self._accelerator = accelerator
         path = folder / LOG
         kept = [line for line in _lines(path) if _iteration_of(line) <= iteration]
-        aside = path.with_name(f".{LOG}.tmp")
-        aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(aside, path)
+        with replacing(path) as aside:
+            aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")
         if config.trackers:
             plain = {k: v if isinstance(v, bool | int | float) else str(v) for k, v in config.model_dump().items()}

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jboost.engine.system.replacing import replacing
+
 RECORD, BEGUN = "record.json", "begun.json"
 PARTIAL = ".partial"
 
@@ -133,9 +135,8 @@ class Runner:
 
 def write_json(path: Path, values: Any) -> None:
     """Write JSON; never half."""
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    with replacing(path) as aside:
+        aside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import jboost.engine
@@ -15,6 +14,7 @@ import jboost.export
 from jboost.engine.bundle import sha256_file
 from jboost.engine.errors import FailureError
 from jboost.engine.system.cache import cache_folder
+from jboost.engine.system.replacing import replacing
 
 
 def cached(
@@ -46,14 +46,11 @@ def cached(
     say()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder) as aside:
-            new = Path(aside) / package.name
-            errors = make(new)
-            content = {"sha256": sha256_file(new), "errors": errors, "key": key}
-            # Replace the package first. A package whose note is missing or has another hash is simply made again.
-            new.replace(package)
-            new.with_suffix(".json").write_text(json.dumps(content, indent=2))
-            new.with_suffix(".json").replace(note)
+        # A kill between the two renames does no harm: a package whose note is missing or has another hash is made again.
+        with replacing(note) as new_note, replacing(package) as new_package:
+            errors = make(new_package)
+            content = {"sha256": sha256_file(new_package), "errors": errors, "key": key}
+            new_note.write_text(json.dumps(content, indent=2))
     except OSError as e:
         raise FailureError(
             f"the cache of compiled packages, {folder}, cannot be written ({e.strerror or e}); "

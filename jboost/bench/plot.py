@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jboost.engine.errors import BadInputError
+from jboost.engine.system.replacing import replacing
 
 from .result import work_text
 
@@ -64,6 +65,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     ]
     figure.legend(handles=handles, loc="outside lower right", ncols=2, frameon=False, fontsize=9)
     try:
-        figure.savefig(path, format="png")
+        with replacing(path) as aside:
+            figure.savefig(aside, format="png")
     except OSError as e:
         raise BadInputError(f"--plot {path} cannot be written ({e.strerror or e}); give another path") from e

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from jboost.engine.system.replacing import replacing
+
 from .options import Debug, check_side_outputs, console
 from .tables import print_columns
 
@@ -143,7 +145,8 @@ def _write(result: dict[str, Any], json_file: str | None, plot: Path | None) -> 
     if json_file == "-":
         print(json.dumps(result, indent=2))
     elif json_file is not None:
-        Path(json_file).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        with replacing(json_file) as aside:
+            aside.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     if plot is not None:
         from jboost.bench.plot import draw
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jboost.engine.system.replacing import replacing
+
 from .options import Debug, check_side_outputs, console, split_numbers
 from .tables import print_columns
 
@@ -169,7 +171,8 @@ def boost(
     if json_file == "-":
         print(json.dumps(summary.to_dict()))
     elif json_file is not None:
-        Path(json_file).write_text(json.dumps(summary.to_dict(), indent=2) + "\n")
+        with replacing(json_file) as aside:
+            aside.write_text(json.dumps(summary.to_dict(), indent=2) + "\n")
 
 
 class _ToConsole(logging.Handler):
@@ -270,6 +273,7 @@ def _draw(path: Path, before: SampleSet, out: Path) -> None:
     columns = [] if before.labels is None else [str(before.labels[i]) for i in picks]
     try:
         rows = [("before", before.read(picks)), ("after", open_samples(out).read(picks))]
-        draw_grid(rows, columns).save(path, "PNG")
+        with replacing(path) as aside:
+            draw_grid(rows, columns).save(aside, "PNG")
     except OSError as e:
         raise cannot_write(path, e) from e

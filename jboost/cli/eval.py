@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jboost.engine.system.replacing import replacing
+
 from .options import Debug, Measuring, check_side_outputs, console
 from .progress import Bars
 from .tables import print_columns
@@ -80,7 +82,8 @@ def evaluate_sets(
     if json_file == "-":
         print(json.dumps(result.to_dict(), indent=2))
     elif json_file is not None:
-        Path(json_file).write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+        with replacing(json_file) as aside:
+            aside.write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
 def _show(result: Evaluation, *, stderr: bool) -> None:

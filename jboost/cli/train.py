@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jboost.engine.system.replacing import replacing
+
 from .options import Debug, console, split_numbers
 from .tables import print_columns
 
@@ -283,7 +285,8 @@ class _Bar:
         rows = [("generated", validated.generated[picks]), ("boosted", validated.boosted[picks])]
         folder = self._out / "grids"
         folder.mkdir(exist_ok=True)
-        draw_grid(rows, [str(validated.labels[i]) for i in picks]).save(folder / f"{iteration:06d}.png", "PNG")
+        with replacing(folder / f"{iteration:06d}.png") as aside:
+            draw_grid(rows, [str(validated.labels[i]) for i in picks]).save(aside, "PNG")
 
 
 def _show(finished: Finished) -> None:

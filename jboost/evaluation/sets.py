@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from jboost.engine.errors import BadInputError
 from jboost.engine.samples import SampleSet, open_samples
 from jboost.engine.samples.files import cannot_write
+from jboost.engine.system.replacing import replacing
 
 from .extractors.base import Identity
 from .metrics.moments import Moments
@@ -106,7 +106,7 @@ def open_source(path: str | Path, *, reference: bool) -> Source:
 
 
 def save_features(path: Path, kept: Features) -> None:
-    """Write features beside `path` and rename: `open_source` reads them back.
+    """Write features; `open_source` reads them back.
 
     Raises:
         BadInputError: the place is not writable, or the disk is full.
@@ -117,13 +117,10 @@ def save_features(path: Path, kept: Features) -> None:
     if kept.spatial is not None:
         arrays |= {"mu_s": kept.spatial.mu.numpy(), "sigma_s": kept.spatial.sigma.numpy()}
     about = {"extractor": kept.identity.to_dict(), "shape": kept.shape}
-    aside = path.with_name(f".{path.name}.writing")
     try:
-        with aside.open("wb") as f:
+        with replacing(path) as aside, aside.open("wb") as f:
             np.savez(f, about=np.array(json.dumps(about)), **arrays)
-        os.replace(aside, path)
     except OSError as e:
-        aside.unlink(missing_ok=True)
         raise cannot_write(path, e) from e
 
 

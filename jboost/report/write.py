@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from jboost.engine.errors import BadInputError
 from jboost.engine.samples.files import cannot_write
+from jboost.engine.system.replacing import replacing
 
 from . import charts
 from . import rows as facts
@@ -62,13 +63,11 @@ def write_report(
         sets = {0: material.samples.path, **snapshots, last: material.boosted.path}
         metrics = measure_run(yardstick, sets, on_progress)
     page = _render(material, notes, metrics, tiles, groups)
-    aside = out.with_name(f".{out.name}.part")
     try:
-        # The page is UTF-8, but a path need not be valid Unicode.
-        aside.write_bytes(page.encode("utf-8", errors="replace"))
-        aside.replace(out)
+        with replacing(out) as aside:
+            # The page is UTF-8, but a path need not be valid Unicode.
+            aside.write_bytes(page.encode("utf-8", errors="replace"))
     except OSError as e:
-        aside.unlink(missing_ok=True)
         raise cannot_write(out, e) from e
 
 

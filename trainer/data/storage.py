@@ -5,11 +5,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 import math
-import os
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from jboost.engine.errors import BadInputError, FailureError
 from jboost.engine.samples.npz import read_header
 from jboost.engine.system.cache import cache_folder
+from jboost.engine.system.replacing import replacing
 
 #: A set that takes fewer bytes when decompressed is kept in memory instead of in the cache.
 IN_MEMORY = 512 << 20
@@ -151,31 +151,27 @@ def _check_end(f: _Readable, done: int, expected: int) -> None:
         raise EOFError("it is shorter than its header says" if done < expected else "it is longer than its header says")
 
 
+def _chunks(f: _Readable, size: int) -> Iterator[bytes]:
+    """The `size` bytes to the end of a stream. Damage is never an OSError here, as gzip's is: that is left to the writing."""
+    done = 0
+    try:
+        while done < size and (chunk := f.read(min(_CHUNK, size - done))):
+            yield chunk
+            done += len(chunk)
+        _check_end(f, done, size)
+    except OSError as e:
+        raise ValueError(str(e)) from e
+
+
 def _write_cache(cached: Path, f: _Readable, size: int) -> None:
-    """Decompress into a file beside `cached` and rename it: processes that do so at the same time do not disturb each other."""
-
-    def refused(e: OSError) -> FailureError:
-        return FailureError(
-            f"cannot decompress {size / 1e9:.1f} GB into the cache, {cached.parent} ({e.strerror or e}); "
-            "set JBOOST_CACHE to a folder that has room"
-        )
-
+    """Decompress into `cached`; processes that do so at the same time do not disturb each other."""
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
-        aside = NamedTemporaryFile(dir=cached.parent, delete=False)  # noqa: SIM115
+        with replacing(cached) as aside, aside.open("wb") as file:
+            for chunk in _chunks(f, size):
+                file.write(chunk)
     except OSError as e:
-        raise refused(e) from e
-    try:
-        with aside:
-            done = 0
-            while done < size and (chunk := f.read(min(_CHUNK, size - done))):
-                try:
-                    aside.write(chunk)
-                except OSError as e:
-                    raise refused(e) from e
-                done += len(chunk)
-            _check_end(f, done, size)
-        os.replace(aside.name, cached)
-    except BaseException:
-        Path(aside.name).unlink(missing_ok=True)
-        raise
+        raise FailureError(
+            f"cannot decompress {size / 1e9:.1f} GB into the cache, {cached.parent} ({e.strerror or e}); "
+            "set JBOOST_CACHE to a folder that has room"
+        ) from e
