@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from .engine.backends.registry import DTYPES, Engine, default_batch, find_engine, pick_engine
+from .engine.backends.registry import Engine, default_batch, find_engine, pick_engine
 from .engine.bundle import Bundle
 from .engine.errors import BadInputError, FailureError
 from .engine.loop.pipeline import Reader
@@ -32,6 +32,7 @@ from .engine.samples import (
     snapshot_output,
     write_samples,
 )
+from .engine.system.dtypes import check_dtype
 from .engine.system.memory import peak_memory
 
 if TYPE_CHECKING:
@@ -82,8 +83,7 @@ class Booster:
         dtype: str = "fp32",
         batch_size: int | None = None,
     ):
-        if dtype not in DTYPES:
-            raise BadInputError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+        check_dtype(dtype)
         if batch_size is not None and batch_size < 1:
             raise BadInputError(f"batch size must be at least 1, got {batch_size}")
         self._engine = find_engine(engine)

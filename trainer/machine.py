@@ -15,8 +15,6 @@ from .config import TrainConfig
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-_PRECISION = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}
-
 
 def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
     """The process's part in the run. `accelerate launch` and `torchrun` say how many processes there are.
@@ -53,7 +51,7 @@ def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
         torch.backends.cudnn.benchmark = False
     accelerator = Accelerator(
         cpu=on_cpu,
-        mixed_precision=_PRECISION[config.dtype],
+        mixed_precision="no" if config.dtype == "fp32" else config.dtype,
         gradient_accumulation_steps=config.accumulate,
         log_with=list(config.trackers) or None,
         project_dir=out,

@@ -9,18 +9,17 @@ import numpy as np
 import torch
 
 from jboost.engine.bundle import Bundle
-from jboost.engine.errors import BadInputError
 from jboost.engine.loop.runner import Evaluation
 from jboost.engine.method.objectives import OBJECTIVES, class_logit
 from jboost.engine.method.step import Gradient
 from jboost.engine.system.devices import device_kind
+from jboost.engine.system.dtypes import check_dtype
 from jboost.engine.system.memory import keep_freed_memory
 
 from .array_runner import ArrayRunner
 from .program import load_program
-from .torch_device import find_device
+from .torch_device import TORCH_DTYPES, find_device
 
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Scales the loss under fp16 so that small gradients stay above the format's least subnormal, 6e-8; undone afterwards. The
 # steepest objective, joint, reaches d loss / d logit of about l0: 2^8 leaves room below 65,504.
 _FP16_LOSS_SCALE = 256.0
@@ -54,8 +53,7 @@ class EagerRunner(ArrayRunner):
         device: str = "auto",
         dtype: str = "fp32",
     ):
-        if dtype not in _DTYPES:
-            raise BadInputError(f"unknown dtype {dtype!r}; choose one of {', '.join(_DTYPES)}")
+        check_dtype(dtype)
         self.device = find_device(device)
         if self.device == "cpu":
             keep_freed_memory()
@@ -109,4 +107,4 @@ class EagerRunner(ArrayRunner):
     def _autocast(self, precise: bool) -> AbstractContextManager[Any]:
         if self.dtype == "fp32" or precise:
             return nullcontext()
-        return torch.autocast(device_kind(self.device), dtype=_DTYPES[self.dtype])
+        return torch.autocast(device_kind(self.device), dtype=TORCH_DTYPES[self.dtype])

@@ -16,7 +16,6 @@ from jboost.engine.system.machine import machine_name
 
 from .trial import time_runners
 
-DTYPES = ("fp32", "fp16", "bf16")
 _DEFAULT_BATCH = {"cpu": 32, "cuda": 256}
 
 
