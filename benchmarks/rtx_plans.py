@@ -29,10 +29,11 @@ import torch
 from torch import nn
 
 from jboost.engine.backends.onnx.graphs import weights_name
+from jboost.engine.backends.torch_device import TORCH_DTYPES
 from jboost.engine.backends.trt.variant import Flavour, load_flavour
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import FailureError
-from jboost.export.graph import DTYPES, attach_objective, choose_scale, lower_precision, optimize, trace_trunk
+from jboost.export.graph import attach_objective, choose_scale, lower_precision, optimize, trace_trunk
 from jboost.export.onnx.lowering import to_onnx
 from jboost.export.trt.builder import build_plan
 from jboost.export.verification.gradient import check_images
@@ -72,7 +73,7 @@ def export(arch: str, size: int, dtypes: list[str], batch: int, folder: Path) ->
         for dtype in dtypes:
             probes = check_images(batch if fixed else 4, (3, size, size))
             scale = choose_scale(trunk, probes).loss_scale if dtype == "fp16" else 1.0
-            gradient = attach_objective(lower_precision(trunk, DTYPES[dtype], scale), "joint", 1.0)
+            gradient = attach_objective(lower_precision(trunk, TORCH_DTYPES[dtype], scale), "joint", 1.0)
             path = folder / f"{arch}.{size}.{dtype}.{fixed or 'any'}.onnx"
             to_onnx(gradient, path)
             yield Graph(f"{arch} {size}px", dtype, path, fixed)

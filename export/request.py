@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jboost.engine.backends.registry import DTYPES
 from jboost.engine.errors import BadInputError
+from jboost.engine.system.dtypes import check_dtype
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,7 @@ def check_dtypes(dtypes: Sequence[str], formats: Sequence[str]) -> tuple[tuple[s
             ``"compile"``: ONNX Runtime's CPU provider cannot run bf16.
     """
     for dtype in dtypes:
-        if dtype not in DTYPES:
-            raise BadInputError(f"unknown dtype {dtype!r}; choose from {', '.join(DTYPES)}")
+        check_dtype(dtype)
     why = "ONNX Runtime has no bf16 convolutions on a CPU, so a bf16 graph could not be verified"
     kept = tuple(dtype for dtype in dict.fromkeys(dtypes) if dtype != "bf16")
     if "onnx" not in formats or "bf16" not in dtypes:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from jboost.engine.backends.engine import Engine
-from jboost.engine.backends.registry import DTYPES, default_batch, find_engine
+from jboost.engine.backends.registry import default_batch, find_engine
 from jboost.engine.backends.request import RunRequest
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError, FailureError
@@ -34,6 +34,7 @@ from jboost.engine.samples import (
     snapshot_output,
     write_samples,
 )
+from jboost.engine.system.dtypes import check_dtype
 from jboost.engine.system.memory import peak_memory
 from jboost.opening import open_runner
 
@@ -85,8 +86,7 @@ class Booster:
         dtype: str = "fp32",
         batch_size: int | None = None,
     ):
-        if dtype not in DTYPES:
-            raise BadInputError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+        check_dtype(dtype)
         if batch_size is not None and batch_size < 1:
             raise BadInputError(f"batch size must be at least 1, got {batch_size}")
         self._engine = find_engine(engine)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from jboost.engine.errors import BadInputError, one_line
 from jboost.engine.method.updates import PGD
+from jboost.engine.system.dtypes import DtypeName
 from jboost.engine.system.replacing import replacing
 
 from .adversarial import AdversarialConfig
@@ -130,7 +131,7 @@ class TrainConfig(BaseModel):
     gamma: Length = 0.1
     clip: Amount = 0.0
 
-    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    dtype: DtypeName = "fp32"
     compile: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     deterministic: bool = True

@@ -15,8 +15,6 @@ from .config import TrainConfig
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-_PRECISION = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}
-
 
 def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
     """Make this process's accelerator. `accelerate launch` and `torchrun` set the number of processes.
@@ -54,7 +52,7 @@ def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
         torch.backends.cudnn.benchmark = False
     accelerator = Accelerator(
         cpu=on_cpu,
-        mixed_precision=_PRECISION[config.dtype],
+        mixed_precision="no" if config.dtype == "fp32" else config.dtype,
         gradient_accumulation_steps=config.accumulate,
         log_with=list(config.trackers) or None,
         project_dir=out,

@@ -18,7 +18,6 @@ from .request import RunRequest
 from .trial import time_runners
 from .trt.engine import TrtEngine
 
-DTYPES = ("fp32", "fp16", "bf16")
 _DEFAULT_BATCH = {"cpu": 32, "cuda": 256}
 
 

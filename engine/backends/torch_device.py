@@ -1,4 +1,4 @@
-"""torch's devices by name, and what float32 means on them."""
+"""torch's devices and dtypes by name, and what float32 means on a device."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import torch
 
 from jboost.engine.errors import BadInputError
 from jboost.engine.system.devices import DeviceName
+
+#: torch's dtype of each of `jboost.engine.system.dtypes.DTYPES`.
+TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def find_device(name: str) -> str:

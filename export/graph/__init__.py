@@ -10,11 +10,11 @@ gradient = attach_objective(trunk, "joint", l0)  # (x, y) -> (grad, class_logit,
 from .decompositions import Pooling, register
 from .mixed import Lowered, lower
 from .optimize import optimize, optimize_for_cpu
-from .precision import DTYPES, Scale, choose_scale, lower_precision
+from .precision import Scale, choose_scale, lower_precision
 from .program import export_program
 from .trace import OUTPUTS, attach_objective, trace_gradient, trace_trunk
 
 __all__ = [
-    "DTYPES", "OUTPUTS", "Lowered", "Pooling", "Scale", "attach_objective", "choose_scale", "export_program", "lower",
+    "OUTPUTS", "Lowered", "Pooling", "Scale", "attach_objective", "choose_scale", "export_program", "lower",
     "lower_precision", "optimize", "optimize_for_cpu", "register", "trace_gradient", "trace_trunk",
 ]  # fmt: skip

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx
 
+from jboost.engine.backends.torch_device import TORCH_DTYPES
 from jboost.engine.method.compare import cosine
 
-from .precision import DTYPES, choose_scale, count_products, filled_batches, lower_precision
+from .precision import choose_scale, count_products, filled_batches, lower_precision
 from .rewriter import results
 
 #: Smallest allowed cosine between a half-precision gradient and the float32 one, median over the probe images.
@@ -42,7 +43,7 @@ class Lowered:
 
     def applied_to(self, trunk: fx.GraphModule, dtype: str) -> Lowered:
         """Lower `trunk`, the same network's float32 trunk at another batch size, to `dtype` with the same choices."""
-        low = lower_precision(trunk, DTYPES[dtype], self.loss_scale, float32=set(self.float32))
+        low = lower_precision(trunk, TORCH_DTYPES[dtype], self.loss_scale, float32=set(self.float32))
         return replace(self, trunk=low)
 
     def figures(self) -> dict[str, float]:
@@ -70,12 +71,12 @@ def lower(trunk: fx.GraphModule, dtype: str, probes: Sequence[Tensor], least: fl
     """
     count = count_products(trunk)
     if dtype == "fp32":
-        return Lowered(lower_precision(trunk, DTYPES[dtype]), 1.0, count, 0, 1.0)
+        return Lowered(lower_precision(trunk, TORCH_DTYPES[dtype]), 1.0, count, 0, 1.0)
     scale = choose_scale(trunk, probes).loss_scale if dtype == "fp16" else 1.0
     want = _gradients(trunk, probes)
 
     def attempt(float32: set[int]) -> Lowered:
-        low = lower_precision(trunk, DTYPES[dtype], scale, float32=float32)
+        low = lower_precision(trunk, TORCH_DTYPES[dtype], scale, float32=float32)
         got = _gradients(low, probes)
         median = cosine(got, want).nan_to_num(-1.0).median()
         return Lowered(low, scale, count, len(float32), float(median), frozenset(float32))

@@ -19,15 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from jboost.engine.backends.torch_device import TORCH_DTYPES
 from jboost.engine.errors import BadInputError
 
 from .passes.fold_constants import drop_no_ops, fold_constants, merge_duplicates
 from .rewriter import Rewriter, results
 
 aten = torch.ops.aten
-
-#: Dtypes by their names on the command line.
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 _PRODUCTS = {aten.convolution.default, aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default}
 
@@ -163,7 +161,7 @@ def lower_precision(
     if dtype is torch.float32:
         return module
     if dtype not in (torch.float16, torch.bfloat16):
-        raise BadInputError(f"no lower-precision variant in {dtype}; choose one of {', '.join(DTYPES)}")
+        raise BadInputError(f"no lower-precision variant in {dtype}; choose one of {', '.join(TORCH_DTYPES)}")
     r = Rewriter(module)
     x, v = (node for node in r.graph.nodes if node.op == "placeholder")
     output = r.graph.output_node()

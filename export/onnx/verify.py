@@ -9,25 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from jboost.engine.errors import BadInputError, first_line
 from jboost.export.verification.gradient import TOLERANCES, Figures, Run, Tolerance, judge, measure
 
 
-def onnx_run(path: Path, threads: int = 0) -> tuple[Run, int | None]:
-    """Load an ONNX artefact in ONNX Runtime on the CPU; return (run, its fixed batch size or None).
+def onnx_run(path: Path) -> tuple[Run, int | None]:
+    """An ONNX artefact in ONNX Runtime on the CPU: (run, its fixed batch size or None).
 
     Raises:
         BadInputError: ONNX Runtime's CPU provider cannot load the graph (for example, it has no bfloat16 convolutions).
     """
-    import onnxruntime as ort
+    from jboost.engine.backends.onnx.session import open_session
 
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as e:
-        raise BadInputError(f"ONNX Runtime cannot load {path.name} on the CPU: {first_line(e)}") from e
+    session = open_session(path, f"{path.name} on the CPU")
     batch = session.get_inputs()[0].shape[0]
 
     def run(x: NDArray[np.float32], y: NDArray[np.int64]) -> Sequence[NDArray[np.generic]]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from jboost.engine.backends.program import load_program
-from jboost.engine.backends.torch_device import set_tf32
+from jboost.engine.backends.torch_device import TORCH_DTYPES, set_tf32
 from jboost.engine.bundle import Bundle
 from jboost.engine.method.objectives import OBJECTIVES
 from jboost.engine.system.devices import device_kind
@@ -99,9 +99,7 @@ class Autograd:
     def _autocast(self) -> AbstractContextManager[Any]:
         if self._dtype == "fp32":
             return nullcontext()
-        return torch.autocast(
-            device_kind(self._device), dtype=torch.float16 if self._dtype == "fp16" else torch.bfloat16
-        )
+        return torch.autocast(device_kind(self._device), dtype=TORCH_DTYPES[self._dtype])
 
 
 def why_no_torch_compile(device: str) -> str | None:

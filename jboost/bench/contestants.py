@@ -9,13 +9,14 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from jboost.engine.backends.array_runner import to_uint8
-from jboost.engine.backends.registry import DTYPES, ENGINES
+from jboost.engine.backends.registry import ENGINES
 from jboost.engine.backends.request import RunRequest
 from jboost.engine.backends.trial import endless_flight
 from jboost.engine.bundle import Bundle, BundleConfig
 from jboost.engine.errors import BadInputError
 from jboost.engine.loop.runner import Runner
 from jboost.engine.system.devices import device_kind
+from jboost.engine.system.dtypes import DTYPES
 
 AUTOGRAD, TF32, CHANNELS_LAST, TORCH_COMPILE = "autograd", "autograd-tf32", "autograd-nhwc", "torch.compile"
 BASELINES = {

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from jboost.engine.backends.registry import DTYPES, ENGINES, default_batch
+from jboost.engine.backends.registry import ENGINES, default_batch
 from jboost.engine.backends.torch_device import find_device, set_tf32
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError, FailureError, JboostError, one_line
@@ -27,6 +27,7 @@ from jboost.engine.method.compare import relative_error
 from jboost.engine.method.objectives import NEEDS_L0, resolve_objective
 from jboost.engine.method.settings import find_preset
 from jboost.engine.system.devices import device_kind
+from jboost.engine.system.dtypes import DTYPES
 
 from .baselines import Autograd
 from .contestants import (

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import conv2d
 
+from jboost.engine.backends.torch_device import TORCH_DTYPES
 from jboost.engine.system.devices import device_kind
 
 from .timing import best_of
 
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 #: Side of the matrices and batch of the convolution, by device kind. A GPU needs more work to be busy.
 _SIZES = {"cpu": (2048, 32), "cuda": (8192, 1024)}
 _CHANNELS, _SIDE, _KERNEL = 128, 32, 3
@@ -47,10 +47,9 @@ def measure_peaks(device: str, dtypes: Sequence[str], wait: Callable[[], object]
     side, batch = _SIZES[device_kind(device)]
     peaks: dict[str, Peak] = {}
     for name in dtypes:
+        dtype = TORCH_DTYPES[name]
         try:
-            peaks[name] = Peak(
-                _matmul(side, device, _DTYPES[name], wait) / 1e9, _convolution(batch, device, _DTYPES[name], wait) / 1e9
-            )
+            peaks[name] = Peak(_matmul(side, device, dtype, wait) / 1e9, _convolution(batch, device, dtype, wait) / 1e9)
         except RuntimeError:  # torch raises this if an operator has no kernel for the dtype
             continue
     return peaks

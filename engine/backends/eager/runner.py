@@ -11,16 +11,15 @@ import torch
 from jboost.engine.backends.array_runner import ArrayRunner
 from jboost.engine.backends.program import load_program
 from jboost.engine.backends.request import RunRequest
-from jboost.engine.backends.torch_device import find_device
+from jboost.engine.backends.torch_device import TORCH_DTYPES, find_device
 from jboost.engine.bundle import Bundle
-from jboost.engine.errors import BadInputError
 from jboost.engine.loop.runner import Evaluation
 from jboost.engine.method.objectives import OBJECTIVES, class_logit
 from jboost.engine.method.step import Gradient
 from jboost.engine.system.devices import device_kind
+from jboost.engine.system.dtypes import check_dtype
 from jboost.engine.system.memory import keep_freed_memory
 
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Scales the loss under fp16 so that small gradients stay above the format's least subnormal, 6e-8; undone afterwards. The
 # steepest objective, joint, reaches d loss / d logit of about l0: 2^8 leaves room below 65,504.
 _FP16_LOSS_SCALE = 256.0
@@ -42,8 +41,7 @@ class EagerRunner(ArrayRunner):
     batch_size: int | None = None
 
     def __init__(self, bundle: Bundle, request: RunRequest):
-        if request.dtype not in _DTYPES:
-            raise BadInputError(f"unknown dtype {request.dtype!r}; choose one of {', '.join(_DTYPES)}")
+        check_dtype(request.dtype)
         self.device = find_device(request.device)
         if self.device == "cpu":
             keep_freed_memory()
@@ -97,4 +95,4 @@ class EagerRunner(ArrayRunner):
     def _autocast(self, in_float32: bool) -> AbstractContextManager[Any]:
         if self.dtype == "fp32" or in_float32:
             return nullcontext()
-        return torch.autocast(device_kind(self.device), dtype=_DTYPES[self.dtype])
+        return torch.autocast(device_kind(self.device), dtype=TORCH_DTYPES[self.dtype])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -11,11 +10,11 @@ import onnxruntime as ort
 from jboost.engine.backends.array_runner import ArrayRunner
 from jboost.engine.backends.request import RunRequest
 from jboost.engine.bundle import Bundle
-from jboost.engine.errors import BadInputError, one_line
 from jboost.engine.loop.runner import Evaluation
 from jboost.engine.method.step import Gradient
 
-from .graphs import artefact_name, checked_graph, forward_name, session_options
+from .graphs import artefact_name, checked_graph, forward_name
+from .session import open_session
 
 
 class OnnxRunner(ArrayRunner):
@@ -43,7 +42,8 @@ class OnnxRunner(ArrayRunner):
         self._bindings: dict[tuple[int, ...], _Binding] = {}
 
     def _open(self, name: str) -> ort.InferenceSession:
-        return open_session(checked_graph(self._bundle, name, self._checked))
+        path = checked_graph(self._bundle, name, self._checked)
+        return open_session(path, str(path), remedy="export the bundle again")
 
     def __enter__(self) -> Self:
         return self
@@ -106,18 +106,3 @@ class _Binding:
         session.run_with_iobinding(self._io)
         # The loop keeps these beyond the next call; they are small.
         return Gradient(self.grad, self.class_logit.copy(), self.loss.copy(), self.predicted.copy())
-
-
-def open_session(path: Path) -> ort.InferenceSession:
-    """An ONNX Runtime session on the CPU.
-
-    Raises:
-        BadInputError: ONNX Runtime cannot read or run the graph.
-    """
-    try:
-        return ort.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
-    except Exception as e:  # onnxruntime raises its own hierarchy, and RuntimeError
-        reason = one_line(e)
-        raise BadInputError(
-            f"ONNX Runtime {ort.__version__} cannot run {path} ({reason}); export the bundle again"
-        ) from e

@@ -25,7 +25,8 @@ from jboost.engine.method.step import Gradient
 from jboost.engine.method.updates import Controls
 from jboost.engine.system.devices import DeviceName
 
-from .graphs import _PROVIDER, artefact_name, checked_graph, forward_name, session_options
+from .graphs import artefact_name, checked_graph, forward_name
+from .session import CUDA_PROVIDER, open_session
 
 Numpy = np.ndarray[Any, Any]
 #: CUDA graphs of one session. ONNX Runtime keeps each for good, so whoever comes with ever new addresses is served without.
@@ -188,22 +189,21 @@ class OrtNetwork:
 def _open(path: Path, number: int, stream: int, *, graphs: bool) -> Any:
     _preload()
     _check_cudnn(path)
-    options = session_options()
-    if not graphs:
-        # ONNX Runtime falls back to the CPU silently: all of the graph on the GPU, or none. With graphs it sees to that itself, and
-        # allows what reads shapes, which it always puts on the CPU.
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    # ONNX Runtime falls back to the CPU silently: all of the graph on the GPU, or none. With graphs it sees to that itself, and
+    # allows what reads shapes, which it always puts on the CPU.
+    config = {} if graphs else {"session.disable_cpu_ep_fallback": "1"}
     how = {
         "device_id": str(number), "user_compute_stream": str(stream), "enable_cuda_graph": str(int(graphs)), "use_tf32": "0",
         "cudnn_conv_algo_search": "HEURISTIC",  # the default tries every algorithm of every convolution, for each new batch size
     }  # fmt: skip
-    try:
-        session = ort.InferenceSession(path, options, providers=[(_PROVIDER, how)])
-    except Exception as e:  # onnxruntime raises its own hierarchy, and RuntimeError
-        raise BadInputError(
-            f"ONNX Runtime {ort.__version__} does not run {path.name} on the GPU ({one_line(e)}); see: jboost doctor"
-        ) from e
-    if session.get_providers()[0] != _PROVIDER:
+    session = open_session(
+        path,
+        f"{path.name} on the GPU",
+        providers=[(CUDA_PROVIDER, how)],
+        config=config,
+        remedy="see: jboost doctor",
+    )
+    if session.get_providers()[0] != CUDA_PROVIDER:
         raise BadInputError(
             f"ONNX Runtime {ort.__version__} fell back to the CPU: its CUDA provider finds no CUDA 13 or no cuDNN 9; see: jboost "
             "doctor, or use --device cpu"
@@ -213,7 +213,7 @@ def _open(path: Path, number: int, stream: int, *, graphs: bool) -> Any:
 
 def _check_cudnn(path: Path) -> None:
     """ONNX Runtime 1.31 opens a session without cuDNN, and fails at the first convolution."""
-    if sys.platform != "linux" or _PROVIDER not in ort.get_available_providers():
+    if sys.platform != "linux" or CUDA_PROVIDER not in ort.get_available_providers():
         return
     try:
         ctypes.CDLL("libcudnn.so.9")

@@ -1,9 +1,8 @@
-"""The ONNX graphs of a bundle: their names, whether one serves a run here, and how a session is set up."""
+"""The ONNX graphs of a bundle: their names, and whether one serves a run here."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
 from pathlib import Path
 
 import onnxruntime as ort
@@ -12,6 +11,8 @@ from jboost.engine.backends.request import RunRequest, why_no_graph
 from jboost.engine.bundle import Bundle
 from jboost.engine.system.devices import device_kind
 from jboost.engine.system.gpu import find_driver
+
+from .session import CUDA_PROVIDER
 
 
 def artefact_name(objective: str, dtype: str, resolution: int) -> str:
@@ -69,23 +70,11 @@ def checked_graph(bundle: Bundle, name: str, known: set[str] | None = None) -> P
     return path
 
 
-def session_options() -> ort.SessionOptions:
-    """How every session runs: as many threads as torch takes, and errors alone are logged."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # warnings about a missing GPU are no news here
-    # By itself ONNX Runtime takes every core, which is what 0 means.
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)
-    return options
-
-
-_PROVIDER = "CUDAExecutionProvider"
-
-
 def why_no_cuda() -> str | None:
     """Why ONNX Runtime cannot run on a GPU here, as far as can be told without trying; None if it may."""
     if find_driver().problem is not None:
         return find_driver().problem
-    if _PROVIDER not in ort.get_available_providers():
+    if CUDA_PROVIDER not in ort.get_available_providers():
         return f"onnxruntime {ort.__version__} is built without CUDA; install it: pip install onnxruntime-gpu"
     for module, package in (("pycuda", "pycuda"), ("cuda", "cuda-python")):
         if importlib.util.find_spec(module) is None:

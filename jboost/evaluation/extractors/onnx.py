@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from jboost.engine.backends.onnx.graphs import session_options
+from jboost.engine.backends.onnx.session import CPU_PROVIDER, CUDA_PROVIDER, Provider, open_session
 from jboost.engine.bundle import sha256_file
 from jboost.engine.errors import BadInputError, one_line
-from jboost.engine.system.devices import DeviceName, device_kind
+from jboost.engine.system.devices import DeviceName
 
 from .base import OUTPUTS, Extractor, Identity, Numpy, Outputs, fix_batch, read_outputs
 
@@ -74,17 +74,12 @@ class OnnxExtractor:
 
 
 def _open(path: Path, device: str) -> Any:
-    wanted: list[Any] = ["CPUExecutionProvider"]
-    if device != "cpu" and "CUDAExecutionProvider" in ort.get_available_providers():
-        index = DeviceName.parse(device).index
-        wanted.insert(0, ("CUDAExecutionProvider", {"device_id": index}))
-    try:
-        session = ort.InferenceSession(path, session_options(), providers=wanted)
-    except Exception as e:
-        reason = one_line(e)
-        raise BadInputError(f"ONNX Runtime {ort.__version__} cannot run --features {path} ({reason})") from e
-    # ONNX Runtime falls back to the CPU without raising.
-    if device_kind(device) == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
+    name = DeviceName.parse(device)
+    providers: list[Provider] = [CPU_PROVIDER]
+    if name.kind != "cpu" and CUDA_PROVIDER in ort.get_available_providers():
+        providers.insert(0, (CUDA_PROVIDER, {"device_id": str(name.index)}))
+    session = open_session(path, f"--features {path}", providers=providers)
+    if name.kind == "cuda" and session.get_providers()[0] != CUDA_PROVIDER:
         raise BadInputError(
             f"ONNX Runtime {ort.__version__} cannot use {device} here (its CUDA libraries are missing); use --device cpu"
         )

@@ -10,8 +10,9 @@ import pytest
 import torch
 from graph_models import make
 
+from jboost.engine.backends.torch_device import TORCH_DTYPES
 from jboost.engine.errors import BadInputError, FailureError
-from jboost.export.graph import DTYPES, OUTPUTS, attach_objective, choose_scale, lower_precision, optimize, trace_trunk
+from jboost.export.graph import OUTPUTS, attach_objective, choose_scale, lower_precision, optimize, trace_trunk
 from jboost.export.onnx.lowering import to_onnx
 from jboost.export.onnx.verify import onnx_run, verify_onnx
 from jboost.export.verification.gradient import Tolerance, check_images, judge, measure
@@ -23,7 +24,7 @@ def export(
     trunk = trace_trunk(model, torch.zeros(shape), **kwargs)
     optimize(trunk)
     scale = choose_scale(trunk, check_images(shape[0], shape[1:], 7)).loss_scale if dtype == "fp16" else 1.0
-    gradient = attach_objective(lower_precision(trunk, DTYPES[dtype], scale), "joint", 1.5)
+    gradient = attach_objective(lower_precision(trunk, TORCH_DTYPES[dtype], scale), "joint", 1.5)
     return to_onnx(gradient, path, metadata={"objective": "joint", "l0": "1.5"})
 
 
