@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ import typer
 
 from .options import Debug, check_side_outputs, console, split_numbers
 from .tables import print_columns
+from .update_options import with_update_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,39 +74,13 @@ def boost(
             rich_help_panel=_METHOD,
         ),
     ] = None,
-    update: Annotated[
-        str | None, typer.Option(help="pgd or sgld.", show_default="pgd", rich_help_panel=_METHOD)
-    ] = None,
+    update: str | None = None,
     objective: Annotated[
         str | None,
         typer.Option(
             help="logit, ce, bce, ce-bce, joint or energy.",
             show_default="joint where l0 is known, else bce",
             rich_help_panel=_METHOD,
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Steps an image takes at most.", show_default="15", rich_help_panel=_METHOD)
-    ] = None,
-    step_size: Annotated[
-        float | None,
-        typer.Option(
-            help="pgd: length of a step; sgld: factor of the gradient.",
-            show_default="0.1; 0.002",
-            rich_help_panel=_METHOD,
-        ),
-    ] = None,
-    eps: Annotated[
-        float | None,
-        typer.Option(help="pgd: radius of the ball around the input.", show_default="none", rich_help_panel=_METHOD),
-    ] = None,
-    norm: Annotated[
-        str | None, typer.Option(help="pgd: l2 or linf.", show_default="l2", rich_help_panel=_METHOD)
-    ] = None,
-    noise: Annotated[
-        float | None,
-        typer.Option(
-            help="sgld: standard deviation of a step's noise.", show_default="0.0001", rich_help_panel=_METHOD
         ),
     ] = None,
     early_stop: Annotated[
@@ -145,6 +121,7 @@ def boost(
         str | None, typer.Option("--json", help="Write the summary as JSON; - is stdout.", rich_help_panel=_OUTPUT)
     ] = None,
     debug: Debug = False,
+    **values: float | str | None,
 ) -> None:
     """Move each image a few gradient steps towards looking real.
 
@@ -155,7 +132,7 @@ def boost(
     from jboost.engine.samples import default_output, open_samples
 
     chosen = find_preset(preset)
-    how = make_update(chosen, update=update, steps=steps, step_size=step_size, eps=eps, norm=norm, noise=noise)
+    how = make_update(chosen, update=update, **values)
     with Booster(bundle, engine=engine, device=device, dtype=dtype, batch_size=batch_size) as booster:
         settings = booster.settings(how, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=chosen)
         images = open_samples(samples)
@@ -170,6 +147,11 @@ def boost(
         print(json.dumps(summary.to_dict()))
     elif json_file is not None:
         Path(json_file).write_text(json.dumps(summary.to_dict(), indent=2) + "\n")
+
+
+def boost_command() -> Callable[..., None]:
+    """`boost` with the options of every registered update."""
+    return with_update_options(boost, after="objective", panel=_METHOD)
 
 
 class _ToConsole(logging.Handler):
