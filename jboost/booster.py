@@ -169,6 +169,7 @@ class Booster:
         settings = self.settings(update, objective=objective, l0=l0, early_stop=early_stop, seed=seed)
         store = MemoryStore(images.shape, check_snapshots(snapshots, settings.update.steps))
         runner = self._open_runner(settings, images.shape[1], self._engine)
+        runner.check_update(settings.update.kind)
         start = perf_counter()
         finished, batch_size = self._run(runner, settings, lambda indices: images[indices], labels, store, on_progress)
         summary = self._summary(
@@ -225,6 +226,7 @@ class Booster:
         begun = unfinished_engine(out) if resume and self._engine is None else None
         # Whatever is wrong with the bundle or the device shows before anything is written.
         runner = self._open_runner(settings, samples.shape[1], find_engine(begun) if begun else self._engine)
+        runner.check_update(settings.update.kind)
         identity = run_identity(
             settings, fingerprint=samples.fingerprint, images=samples.shape[0], bundle=config.source["sha256"],
             engine=runner.name, dtype=runner.dtype, snapshots=snapshots,

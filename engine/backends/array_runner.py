@@ -36,6 +36,9 @@ class ArrayRunner(ABC):
     def evaluate(self, x: Array, y: Array) -> Evaluation:
         """One forward pass: `x` float32 [B, C, H, W] in [0, 1], `y` int64 [B]."""
 
+    def check_update(self, kind: str) -> None:  # noqa: B027
+        """Nothing to see to: `advance` takes every registered update."""
+
     def step(self, kind: str, state: State, controls: Controls, *, precise: bool = False) -> State:
         """Gradient and update, see `jboost.engine.method.step.advance`; here operator by operator."""
         gradient = self.gradient(state.x, state.y, precise=precise)

@@ -35,7 +35,7 @@ def step(device, kind, state, gradient, controls, precise):
     count, size = len(state.x), state.x[0].size
     words = [*State._fields, "grad", "logit", "predicted", "controls", "precise", size]
     after = call(
-        device, kernels.STEP[kind], count, words, **state._asdict(), grad=gradient.grad, logit=gradient.class_logit,
+        device, kernels.step_kernel(kind), count, words, **state._asdict(), grad=gradient.grad, logit=gradient.class_logit,
         predicted=gradient.predicted, controls=packed, precise=np.array([precise], np.uint8),
     )  # fmt: skip
     for name in set(State._fields) - set(CHANGED):

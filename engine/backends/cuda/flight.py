@@ -39,6 +39,7 @@ class DeviceFlight:
         shape: (C, H, W) of an image.
 
     Raises:
+        BadInputError: the update has no kernel.
         OutOfDeviceMemoryError: the rows do not fit.
         FailureError: the step cannot be captured.
     """
@@ -59,7 +60,8 @@ class DeviceFlight:
         shape: tuple[int, int, int],
     ):
         self._device, self._compute, self._transfers = device, compute, transfers
-        self._gradient, self._precise, self._step_kernel, self._count = gradient, precise, kernels.STEP[kind], count
+        self._gradient, self._precise, self._count = gradient, precise, count
+        self._step_kernel = kernels.step_kernel(kind)
         channels, height, width = shape
         self._form, self._size = [channels, height * width], channels * height * width
         self._rows = RowBuffers(device, compute, controls, count, shape)
