@@ -10,6 +10,8 @@ from torch import nn
 from jboost.engine.backends.compiled.packages import runs_here
 from jboost.engine.backends.trt.plans import read_key
 from jboost.engine.bundle import Bundle
+from jboost.engine.errors import BadInputError
+from jboost.engine.method.updates import MOVES
 
 from .compiled.first_use import model_of
 from .compiled.packages import package_run, verify_package
@@ -40,8 +42,8 @@ def verify_bundle(
         The figures by file name. Packages and plans of another kind of machine cannot run here and have none.
 
     Raises:
-        BadInputError: a file is missing, changed or unreadable.
-        FailureError: a graph does not match autograd.
+        BadInputError: a file is missing, changed or unreadable, or a step's update is not registered.
+        FailureError: a graph does not compute what it should.
     """
     config = bundle.config
     say("hashes")
@@ -79,6 +81,10 @@ def _verify_graph(bundle: Bundle, name: str, model: nn.Module, bound: Tolerance)
         if artefact.target is None or not runs_here(artefact.target, device):
             return None
         if parts[1] == "step":
+            if parts[2] not in MOVES:
+                raise BadInputError(
+                    f"{path} is the step of the update {parts[2]}, which is not registered here; verify the bundle where it is"
+                )
             return {"worst": verify_step(path, parts[2], batch or 1, shape, device)}
         if objective is not None:
             return verify_package(

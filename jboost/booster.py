@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -20,28 +19,31 @@ from jboost.engine.errors import BadInputError, FailureError
 from jboost.engine.loop.pipeline import Reader
 from jboost.engine.loop.run import ProgressCallback, run_set
 from jboost.engine.loop.runner import Runner
-from jboost.engine.method.settings import Preset, Settings, ignores_labels, resolve_settings
-from jboost.engine.method.updates import PGD, SGLD, Update
+from jboost.engine.method.settings import Preset, Settings, resolve_settings
+from jboost.engine.method.updates import PGD, Update
 from jboost.engine.results.run_file import write_run
-from jboost.engine.results.store import DiskStore, MemoryStore, Store, partial_folder, unfinished_engine
-from jboost.engine.results.summary import RECORD, Summary, image_means, model_means
+from jboost.engine.results.store import (
+    DiskStore,
+    MemoryStore,
+    Store,
+    check_snapshots,
+    partial_folder,
+    run_identity,
+    unfinished_engine,
+)
+from jboost.engine.results.summary import RECORD, Summary
 from jboost.engine.samples import (
     SampleSet,
-    check_against_model,
+    check_fit,
     check_images,
     check_labels,
     check_output,
+    labels_of,
     snapshot_output,
     write_samples,
 )
 from jboost.engine.system.dtypes import check_dtype
-from jboost.engine.system.memory import peak_memory
 from jboost.opening import open_runner
-
-if TYPE_CHECKING:
-    pass
-
-_log = logging.getLogger("jboost")
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ class Booster:
         Args:
             images: uint8 [N, H, W, C] in [0, 255]; the bundle's resolution and channels.
             labels: integers [N], each image's class; None takes the model's prediction (algorithm 1).
-            update: `PGD` (the default: 15 steps of 0.1) or `SGLD`.
+            update: `PGD` (the default: 15 steps of 0.1), `SGLD`, or another registered update.
             objective: ``"logit"``, ``"ce"``, ``"bce"``, ``"ce-bce"``, ``"joint"`` or ``"energy"``; the default is ``"joint"`` where
                 l0 is known, else ``"bce"``.
             l0: mean realness of real images, instead of the bundle's.
@@ -164,9 +166,13 @@ class Booster:
         settings = self.settings(update, objective=objective, l0=l0, early_stop=early_stop, seed=seed)
         store = MemoryStore(images.shape, check_snapshots(snapshots, settings.update.steps))
         runner = self._open_runner(settings, images.shape[1], self._engine)
+        runner.check_update(settings.update.kind)
         start = perf_counter()
         finished, batch_size = self._run(runner, settings, lambda indices: images[indices], labels, store, on_progress)
-        summary = self._summary(runner, settings, labels, store, finished, batch_size, perf_counter() - start)
+        summary = self._summary(
+            runner, settings, store, labelled=labels is not None, finished=finished, batch_size=batch_size,
+            seconds=perf_counter() - start,
+        )  # fmt: skip
         taken_images = {step: kept.images for step, kept in store.snapshots.items()}
         return Boosted(store.images, summary, store.records, taken_images)
 
@@ -201,7 +207,8 @@ class Booster:
             BadInputError: the input, the output or the settings cannot be used; nothing is written.
         """
         start = perf_counter()
-        labels = self.labels_of(samples)
+        config = self.bundle.config
+        labels = labels_of(samples, class_names=config.class_names, num_classes=config.num_classes)
         self._check_fit(labels, samples.shape)
         snapshots = check_snapshots(snapshots, settings.update.steps)
         files = {step: snapshot_output(out, step) for step in snapshots}
@@ -216,9 +223,11 @@ class Booster:
         begun = unfinished_engine(out) if resume and self._engine is None else None
         # Whatever is wrong with the bundle or the device shows before anything is written.
         runner = self._open_runner(settings, samples.shape[1], find_engine(begun) if begun else self._engine)
-        identity = self._identity(runner, samples, settings)
-        if snapshots:
-            identity["snapshots"] = list(snapshots)
+        runner.check_update(settings.update.kind)
+        identity = run_identity(
+            settings, fingerprint=samples.fingerprint, images=samples.shape[0], bundle=config.source["sha256"],
+            engine=runner.name, dtype=runner.dtype, snapshots=snapshots,
+        )  # fmt: skip
         store = DiskStore(out, samples.shape, identity, resume=resume, snapshots=snapshots)
         try:
             finished, batch_size = self._run(runner, settings, samples.read, labels, store, on_progress)
@@ -227,10 +236,10 @@ class Booster:
             # Last: where the output is, everything is.
             write_samples(out, samples.shape, store.batches(), labels=labels, source=samples)
             summary = self._summary(
-                runner, settings, labels, store, finished, batch_size, perf_counter() - start, files
-            )
+                runner, settings, store, labelled=labels is not None, finished=finished, batch_size=batch_size,
+                seconds=perf_counter() - start, files=files,
+            )  # fmt: skip
             if run_file is not None:
-                config = self.bundle.config
                 write_run(
                     run_file, store.records, summary.to_dict(), samples=samples.path, boosted=out,
                     class_names=config.class_names, model={"architecture": config.architecture, "sha256": config.source["sha256"]},
@@ -240,34 +249,11 @@ class Booster:
         store.remove()
         return summary
 
-    def labels_of(self, samples: SampleSet) -> np.ndarray[Any, np.dtype[np.int64]] | None:
-        """A set's labels, folder names settled against the bundle's classes.
-
-        Raises:
-            BadInputError: folder names that are no class of the model's.
-        """
-        names = samples.label_names
-        if names is None or samples.labels is None:
-            return samples.labels
-        known = self.bundle.config.class_names
-        if known is not None and set(names) <= set(known):
-            return np.array([known.index(names[i]) for i in samples.labels], np.int64)
-        if len(names) == self.bundle.config.num_classes:
-            return samples.labels  # as torchvision's ImageFolder: classes in sorted order
-        raise BadInputError(
-            f"{samples.path} has the folders {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}, which are not the model's "
-            f"{self.bundle.config.num_classes} classes; name each folder after its class number, from 0"
-        )
-
     def _check_fit(self, labels: np.ndarray[Any, Any] | None, shape: tuple[int, ...]) -> None:
         config = self.bundle.config
-        check_against_model(labels, shape, num_classes=config.num_classes, in_channels=config.in_channels)
-        if shape[1] != shape[2] or shape[1] not in config.resolutions:
-            sizes = ", ".join(f"{r}x{r}" for r in config.resolutions)
-            raise BadInputError(
-                f"the images are {shape[1]}x{shape[2]}, the bundle was exported and verified for {sizes}; export it again with "
-                f"--resolution {shape[1]}, or resize the images"
-            )
+        check_fit(
+            labels, shape, num_classes=config.num_classes, in_channels=config.in_channels, resolutions=config.resolutions
+        )  # fmt: skip
 
     def _open_runner(self, settings: Settings, resolution: int, engine: Engine | None) -> Runner:
         request = RunRequest(settings.objective, settings.l0, resolution, self._device, self._dtype, self._batch_size)
@@ -277,21 +263,6 @@ class Booster:
             self._runner = open_runner(self.bundle, request, engine)
             self._bound = wanted
         return self._runner
-
-    def _identity(self, runner: Runner, samples: SampleSet, settings: Settings) -> dict[str, Any]:
-        """What the output depends on. The batch size is not part of it."""
-        return {
-            "input": samples.fingerprint,
-            "images": samples.shape[0],
-            "bundle": self.bundle.config.source["sha256"],
-            "engine": runner.name,
-            "dtype": runner.dtype,
-            "update": repr(settings.update),
-            "objective": settings.objective,
-            "l0": settings.l0,
-            "early_stop": settings.early_stop,
-            "seed": settings.seed,
-        }
 
     def _run(
         self,
@@ -323,54 +294,16 @@ class Booster:
         self,
         runner: Runner,
         settings: Settings,
-        labels: np.ndarray[Any, Any] | None,
         store: Store,
+        *,
+        labelled: bool,
         finished: int,
         batch_size: int,
         seconds: float,
         files: Mapping[int, Path] = MappingProxyType({}),
     ) -> Summary:
-        update, labelled = settings.update, labels is not None
-        return Summary(
-            steps=update.steps,
-            seconds=seconds,
-            images_per_second=finished / seconds,
-            engine=runner.name,
-            dtype=runner.dtype,
-            device=runner.device,
-            batch_size=batch_size,
-            update=update.name,
-            step_size=update.step_size,
-            eps=update.eps if isinstance(update, PGD) else None,
-            norm=update.norm if isinstance(update, PGD) else None,
-            noise=update.noise if isinstance(update, SGLD) else None,
-            objective=settings.objective,
-            l0=settings.l0,
-            early_stop=settings.early_stop,
-            seed=settings.seed,
-            peak_memory=peak_memory(),
-            labels="predicted" if labels is None else "unused" if ignores_labels(settings.objective) else "given",
-            snapshots=[
-                {
-                    "step": step,
-                    "file": str(files[step]) if files else None,
-                    **model_means(kept.records, "after", labelled),
-                }
-                for step, kept in store.snapshots.items()
-            ],
-            **image_means(np.asarray(store.records), labelled=labelled),
-        )
-
-
-def check_snapshots(wanted: Sequence[int], steps: int) -> tuple[int, ...]:
-    """Numbers of steps, ascending, each once.
-
-    Raises:
-        BadInputError: one below 1, or above the `steps` of the run.
-    """
-    for step in wanted:
-        if not 1 <= step <= steps:
-            raise BadInputError(
-                f"a snapshot after {step} steps is not to be had: the run has {steps}; choose from 1 to {steps}"
-            )
-    return tuple(sorted(set(wanted)))
+        return Summary.of_run(
+            settings, np.asarray(store.records), labelled=labelled, engine=runner.name, dtype=runner.dtype,
+            device=runner.device, batch_size=batch_size, finished=finished, seconds=seconds,
+            snapshots={step: kept.records for step, kept in store.snapshots.items()}, files=files,
+        )  # fmt: skip

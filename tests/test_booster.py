@@ -16,8 +16,9 @@ from jboost.engine.backends.eager.runner import EagerRunner
 from jboost.engine.backends.request import RunRequest
 from jboost.engine.bundle import Bundle
 from jboost.engine.method.objectives import OBJECTIVES
-from jboost.engine.results.store import DiskStore
-from jboost.engine.samples import open_samples
+from jboost.engine.method.settings import Settings
+from jboost.engine.results.store import DiskStore, run_identity
+from jboost.engine.samples import labels_of, open_samples
 from jboost.export.checkpoints.load import load_checkpoint
 
 
@@ -181,6 +182,19 @@ def test_a_killed_run_goes_on_and_gives_the_same_file(bundle, samples, tmp_path)
     assert [p.name for p in tmp_path.iterdir() if "partial" in p.name or p.name.startswith(".")] == []
 
 
+def test_a_run_that_an_earlier_version_began_has_the_same_identity() -> None:
+    facts = {"fingerprint": "f", "images": 3, "bundle": "b", "engine": "eager", "dtype": "fp32"}
+    how = {"objective": "joint", "l0": 3.0, "early_stop": True, "seed": 7}
+    updates = {
+        "PGD(steps=15, step_size=0.1, eps=None, norm='l2')": jboost.PGD(),
+        "SGLD(steps=3, step_size=0.01, noise=0.05)": jboost.SGLD(3, 0.01, noise=0.05),
+    }
+    for text, update in updates.items():
+        want = {"input": "f", "images": 3, "bundle": "b", "engine": "eager", "dtype": "fp32", "update": text} | how
+        assert run_identity(Settings(update, **how), **facts) == want
+        assert run_identity(Settings(update, **how), **facts, snapshots=(1, 2)) == want | {"snapshots": [1, 2]}
+
+
 def test_a_partial_folder_that_is_none_is_refused(tmp_path, samples) -> None:
     (tmp_path / "out.npz.partial").mkdir()
     with pytest.raises(jboost.BadInputError, match="rm -r"):
@@ -205,8 +219,9 @@ def test_class_folders_are_settled_against_the_bundle(booster, tmp_path, images)
     for i, name in enumerate(["b", "a", "c"]):
         (tmp_path / "set" / name).mkdir(parents=True)
         Image.fromarray(images[i]).save(tmp_path / "set" / name / "0.png")
+    config = booster.bundle.config
     with pytest.raises(jboost.BadInputError, match="class number"):
-        booster.labels_of(open_samples(tmp_path / "set"))
+        labels_of(open_samples(tmp_path / "set"), class_names=config.class_names, num_classes=config.num_classes)
 
 
 def test_summary_is_plain_json(booster, images, labels) -> None:

@@ -36,6 +36,9 @@ class ArrayRunner(ABC):
     def evaluate(self, x: Array, y: Array) -> Evaluation:
         """One forward pass: `x` float32 [B, C, H, W] in [0, 1], `y` int64 [B]."""
 
+    def check_update(self, kind: str) -> None:  # noqa: B027
+        """Do nothing: `advance` takes every registered update."""
+
     def step(self, kind: str, state: State, controls: Controls, *, in_float32: bool = False) -> State:
         """Gradient and update, operator by operator; see `jboost.engine.method.step.advance`."""
         gradient = self.gradient(state.x, state.y, in_float32=in_float32)

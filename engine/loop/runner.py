@@ -44,6 +44,14 @@ class Runner(Protocol):
         """One forward pass on images uint8 [B, H, W, C] with classes `y` int64 [B]; numpy arrays."""
         ...
 
+    def check_update(self, kind: str) -> None:
+        """See that there is a step for a kind of update, before a run begins.
+
+        Raises:
+            BadInputError: there is none.
+        """
+        ...
+
     def flight(self, kind: str, controls: Controls, count: int, shape: tuple[int, int, int]) -> Flight:
         """Empty rows for images in flight, which `step` moves as `kind` and `controls` say.
 

@@ -5,17 +5,27 @@ A preset only gives defaults: whatever the user states wins.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from jboost.engine.errors import BadInputError
 
 from .objectives import LABEL_FREE, NEEDS_L0, resolve_objective
-from .updates import PGD, SGLD, Update
+from .updates import UPDATES, Update, find_update, owners
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Defaults for a generator. `objective` and `early_stop` of None follow the run's own defaults."""
+    """Defaults for a generator.
+
+    Attributes:
+        steps, step_size, noise: of the update; None for its own default.
+        update: its name.
+        objective, early_stop: None for the run's own defaults.
+        about: what the values are for.
+        options: the update's other fields.
+    """
 
     steps: int
     step_size: float
@@ -24,7 +34,17 @@ class Preset:
     objective: str | None = None
     early_stop: bool | None = None
     about: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def values(self) -> dict[str, Any]:
+        """What it says of the update's fields."""
+        stated = {"steps": self.steps, "step_size": self.step_size, "noise": self.noise, **self.options}
+        return {name: value for name, value in stated.items() if value is not None}
+
+
+#: The update of a run that names none.
+DEFAULT_UPDATE = next(iter(UPDATES))
 
 PRESETS: dict[str, Preset] = {
     "ct1": Preset(35, 0.1, about="consistency training, 1 step"),
@@ -78,43 +98,41 @@ def find_preset(name: str | None) -> Preset | None:
     return PRESETS[name]
 
 
-def make_update(
-    preset: Preset | None = None,
-    *,
-    update: str | None = None,
-    steps: int | None = None,
-    step_size: float | None = None,
-    eps: float | None = None,
-    norm: str | None = None,
-    noise: float | None = None,
-) -> PGD | SGLD:
-    """The update from stated values, then the preset's, then the defaults of `PGD` or `SGLD`.
+def make_update(preset: Preset | None = None, *, update: str | None = None, **stated: float | str | None) -> Update:
+    """The update from stated values, then the preset's, then the update's own defaults.
+
+    Args:
+        preset: gives the update and its values where nothing is stated.
+        update: name of a registered update.
+        stated: values of its fields, such as ``steps`` and ``step_size``; None for one that is not stated.
 
     Raises:
-        BadInputError: unknown update, a value out of range, or an option of the other update.
+        BadInputError: unknown update, a value out of range, or an option of another update.
+        TypeError: an option of no update.
     """
-    name = update or (preset.update if preset else "pgd")
-    # A preset for the other update keeps its meaning only in the number of steps: step sizes are not comparable.
-    same = preset is not None and preset.update == name
-    given: dict[str, float | str] = {}
+    name = update or (preset.update if preset else DEFAULT_UPDATE)
+    given: dict[str, Any] = {}
     if preset is not None:
-        given["steps"] = preset.steps
-    if preset is not None and same:
-        given["step_size"] = preset.step_size
-        if preset.noise is not None:
-            given["noise"] = preset.noise
-    stated = {"steps": steps, "step_size": step_size, "eps": eps, "norm": norm, "noise": noise}
-    given |= {key: value for key, value in stated.items() if value is not None}
-    if name == "pgd":
-        if "noise" in given:
-            raise BadInputError("--noise belongs to SGLD; add --update sgld or leave it out")
-        return PGD(**given)  # type: ignore[arg-type]
-    if name == "sgld":
-        for option in ("eps", "norm"):
-            if option in given:
-                raise BadInputError(f"--{option} belongs to PGD; leave it out or use --update pgd")
-        return SGLD(**given)  # type: ignore[arg-type]
-    raise BadInputError(f"unknown update {name!r}; choose one of pgd, sgld")
+        # A preset for another update keeps its meaning only in the number of steps: step sizes are not comparable.
+        given = preset.values if preset.update == name else {"steps": preset.steps}
+    given |= {option: value for option, value in stated.items() if value is not None}
+    made = find_update(name)
+    for option in stated.keys() | given.keys():
+        if not owners(option):
+            raise TypeError(f"no update has a field {option!r}")
+    for option in given:
+        if option not in made.options:
+            raise BadInputError(_belongs(option, name))
+    return made(**given)
+
+
+def _belongs(option: str, name: str) -> str:
+    """What to do about an option of other updates than `name`."""
+    others = owners(option)
+    whose = " and ".join(other.__name__ for other in others.values())
+    switch = " or ".join(f"--update {other}" for other in others)
+    remedy = f"add {switch} or leave it out" if name == DEFAULT_UPDATE else f"leave it out or use {switch}"
+    return f"--{option.replace('_', '-')} belongs to {whose}; {remedy}"
 
 
 def resolve_settings(

@@ -1,14 +1,19 @@
-"""How the iterate moves, given the gradient: PGD (algorithms 1 and 2) and SGLD (algorithm 3).
+"""How the iterate moves, given the gradient: PGD (algorithms 1 and 2), SGLD (algorithm 3), and whatever else is registered.
 
 Written against the array API: numpy, torch and the compiler run the same lines. The iterate is float32.
+
+To add an update, write its move and a frozen dataclass derived from `Update`, and register the class: see `register`. The command
+line, presets, summaries, reports and export read the registry.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from types import MappingProxyType, NoneType
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -86,25 +91,89 @@ def _langevin(x: Array, x0: Array, grad: Array, index: Array, step: Array, how: 
     return x - how.step_size * grad + how.noise * noise
 
 
-#: How the iterate moves, by the kind of update.
-MOVES: dict[str, Move] = {"pgd-l2": _descend_l2, "pgd-linf": _descend_linf, "sgld": _langevin}
+#: How the iterate moves, by the kind of update. `register` fills it.
+MOVES: dict[str, Move] = {}
+
+#: The updates by their names on the command line, the default first. `register` fills it.
+UPDATES: dict[str, type[Update]] = {}
+
+#: What no field of an update may be called: attributes of `Update`, and what `jboost boost` and a summary use for something else.
+RESERVED = frozenset({
+    "name", "kind", "moves", "options", "strengths", "controls", "move",
+    "samples", "output", "bundle", "engine", "dtype", "device", "batch_size", "preset", "update", "objective", "early_stop",
+    "no_early_stop", "l0", "seed", "resume", "grid", "snapshots", "run_file", "run", "json_file", "json", "debug", "help",
+    "images", "steps_used", "stopped_early", "seconds", "images_per_second", "realness_before", "realness_after",
+    "accuracy_before", "accuracy_after", "l2_moved", "fallbacks", "unchanged_after_failure", "labels", "peak_memory",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a field of an update is, for its command-line option, its check and a report.
+
+    Attributes:
+        help: what the value is, in lower case and without a full stop. It may be empty where `choices` say enough.
+        least: the smallest number allowed; None for no limit. A number must be finite in any case.
+        exclusive: whether `least` itself is too small.
+        choices: the words allowed; empty for a number.
+        shown: how a report writes a value, as a format string such as ``"within {:g}"``; empty for the field's name and the value.
+    """
+
+    help: str = ""
+    least: float | None = None
+    exclusive: bool = False
+    choices: tuple[str, ...] = ()
+    shown: str = ""
+
+
+class Field(NamedTuple):
+    """A field of a registered update: its `option`, its `type` without None, and its `default`."""
+
+    option: Option
+    type: type
+    default: Any
+
+
+class Strengths(NamedTuple):
+    """The numbers of `Controls` that an update gives."""
+
+    step_size: float
+    radius: float = math.inf
+    noise: float = 0.0
 
 
 class Update:
-    """One way to move the iterate: the base of `PGD` and `SGLD`, frozen dataclasses whose values can be compared and stored."""
+    """One way to move the iterate: the base of `PGD`, `SGLD` and every other registered update.
 
+    An update is a frozen dataclass, so that its values can be compared and stored. `register` says what it must define.
+
+    Attributes:
+        name: the name on the command line; `register` sets it.
+        options: the fields by name; `register` sets it.
+        moves: how the iterate moves, by kind of update. A kind is compiled, and has a CUDA kernel, of its own.
+        steps: number of steps.
+        step_size: length of a step or factor of the gradient.
+    """
+
+    name: ClassVar[str]
+    options: ClassVar[Mapping[str, Field]]
+    moves: ClassVar[Mapping[str, Move]]
     steps: int
     step_size: float
 
-    @property
-    def name(self) -> str:
-        """The name on the command line."""
-        raise NotImplementedError
+    def __post_init__(self) -> None:
+        for name, field in self.options.items():
+            _check(name, getattr(self, name), field)
 
     @property
     def kind(self) -> str:
-        """A key of `MOVES`."""
-        raise NotImplementedError
+        """The key of `moves` that these values ask for. An update with several kinds overrides this."""
+        (kind,) = self.moves
+        return kind
+
+    def strengths(self) -> Strengths:
+        """The numbers that the move gets. An update that uses a radius or noise overrides this."""
+        return Strengths(self.step_size)
 
     def controls(self, *, threshold: float = math.inf, seed: int = 0) -> Controls:
         """This update's values as numpy arrays.
@@ -113,9 +182,7 @@ class Update:
             threshold: the realness at which an image stops.
             seed: of the noise, in [0, 2^64).
         """
-        radius = getattr(self, "eps", None)
-        values = (self.step_size, math.inf if radius is None else radius, getattr(self, "noise", 0.0), threshold)
-        step_size, ball, noise, stop = (np.array(v, np.float32) for v in values)
+        step_size, ball, noise, stop = (np.array(v, np.float32) for v in (*self.strengths(), threshold))
         return Controls(step_size, ball, noise, stop, np.array(split_seed(seed), np.int64))
 
     def move(self, x: Array, x0: Array, grad: Array, *, index: Array, step: Array, seed: int = 0) -> Array:
@@ -131,13 +198,108 @@ class Update:
         return MOVES[self.kind](x, x0, grad, index, step, controls)
 
 
-def _check(name: str, value: float, *, least: float = 0.0, exclusive: bool = False) -> None:
-    if not math.isfinite(value) or value < least or (exclusive and value == least):
-        raise BadInputError(
-            f"{name} must be a finite number {'above' if exclusive else 'of at least'} {least:g}, got {value}"
-        )
+_Registered = TypeVar("_Registered", bound=Update)
 
 
+def register(name: str) -> Callable[[type[_Registered]], type[_Registered]]:
+    """A class decorator that makes an update known to everything that offers, runs, exports or reports updates.
+
+    The class derives from `Update` and is a frozen dataclass. Each field has a default and, in `Annotated`, an `Option`; ``steps``
+    and ``step_size`` are among the fields. `moves` gives a function for each kind. The class overrides `Update.kind` and
+    `Update.strengths` where it has several kinds, a radius or noise::
+
+        @register("signed")
+        @dataclass(frozen=True)
+        class SignedLangevin(Update):
+            steps: Annotated[int, Option("steps an image takes at most", least=0)] = 15
+            step_size: Annotated[float, Option("change of a pixel in a step", least=0, exclusive=True)] = 0.01
+            temperature: Annotated[float, Option("temperature of the noise", least=0)] = 0.0
+            moves: ClassVar = {"signed": move}
+
+            def strengths(self) -> Strengths:
+                return Strengths(self.step_size, noise=math.sqrt(2 * self.step_size * self.temperature))
+
+    ``onnx`` and ``trt`` on a GPU need a CUDA kernel for each kind, called ``jboost_step_`` and the kind, with underscores for
+    hyphens, in ``jboost/engine/backends/cuda/kernels.cu``.
+
+    Args:
+        name: on the command line; lower-case words and digits with hyphens between, as are kinds.
+
+    Raises:
+        ValueError: the class lacks something, or a name is taken.
+    """
+
+    def add(update: type[_Registered]) -> type[_Registered]:
+        options = _options(update)
+        if not update.moves or (len(update.moves) > 1 and update.kind is Update.kind):
+            raise ValueError(f"{update.__name__} has no moves, or several and no `kind` that tells which")
+        for word in (name, *update.moves):
+            if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", word):
+                raise ValueError(
+                    f"{update.__name__}: {word!r} must be lower-case words and digits with hyphens between"
+                )
+        if taken := ({name} & UPDATES.keys()) | (update.moves.keys() & MOVES.keys()):
+            raise ValueError(f"{update.__name__}: another update has the name {', '.join(sorted(taken))}")
+        update.name, update.options = name, MappingProxyType(options)
+        UPDATES[name] = update
+        MOVES.update(update.moves)
+        return update
+
+    return add
+
+
+def _options(update: type[Update]) -> dict[str, Field]:
+    """The fields of a class that is to be registered."""
+    hints, found = get_type_hints(update, include_extras=True), {}
+    for field in fields(update):  # type: ignore[arg-type]
+        hint, *extras = get_args(hints[field.name]) if get_origin(hints[field.name]) is Annotated else (None,)
+        option = next((extra for extra in extras if isinstance(extra, Option)), None)
+        if option is None or field.default is MISSING:
+            raise ValueError(f"{update.__name__}.{field.name} needs an Option in Annotated, and a default")
+        if field.name in RESERVED:
+            raise ValueError(f"{update.__name__}.{field.name} needs another name: this one means something else")
+        value_type = next((t for t in get_args(hint) if t is not NoneType), hint)
+        if any(other.options[field.name].type is not value_type for other in owners(field.name).values()):
+            raise ValueError(f"{update.__name__}.{field.name} has another type than in another update")
+        found[field.name] = Field(option, value_type, field.default)
+    if missing := {"steps", "step_size"} - found.keys():
+        raise ValueError(f"{update.__name__} has no field {', '.join(sorted(missing))}")
+    return found
+
+
+def owners(field: str) -> dict[str, type[Update]]:
+    """The registered updates that have a field, by name."""
+    return {name: update for name, update in UPDATES.items() if field in update.options}
+
+
+def find_update(name: str) -> type[Update]:
+    """The registered update called `name`.
+
+    Raises:
+        BadInputError: there is none.
+    """
+    if name not in UPDATES:
+        raise BadInputError(f"unknown update {name!r}; choose one of {', '.join(UPDATES)}")
+    return UPDATES[name]
+
+
+def _check(name: str, value: Any, field: Field) -> None:
+    option, name = field.option, name.replace("_", " ")
+    if value is None and field.default is None:
+        return
+    if option.choices:
+        if value not in option.choices:
+            raise BadInputError(f"unknown {name} {value!r}; choose one of {', '.join(option.choices)}")
+        return
+    if field.type not in (int, float):
+        return
+    least = -math.inf if option.least is None else option.least
+    if not math.isfinite(value) or value < least or (option.exclusive and value == least):
+        limit = "" if option.least is None else f" {'above' if option.exclusive else 'of at least'} {least:g}"
+        raise BadInputError(f"{name} must be a finite number{limit}, got {value}")
+
+
+@register("pgd")
 @dataclass(frozen=True)
 class PGD(Update):
     """Projected gradient descent (algorithms 1 and 2): x <- project(clamp(x - step_size * g)), g of unit length per image.
@@ -152,30 +314,23 @@ class PGD(Update):
         BadInputError: a value out of range.
     """
 
-    steps: int = 15
-    step_size: float = 0.1
-    eps: float | None = None
-    norm: str = "l2"
-
-    def __post_init__(self) -> None:
-        _check("steps", self.steps)
-        _check("step size", self.step_size, exclusive=True)
-        if self.eps is not None:
-            _check("eps", self.eps)
-        if self.norm not in ("l2", "linf"):
-            raise BadInputError(f"unknown norm {self.norm!r}; choose one of l2, linf")
-
-    @property
-    def name(self) -> str:
-        """``"pgd"``."""
-        return "pgd"
+    steps: Annotated[int, Option("steps an image takes at most", least=0)] = 15
+    step_size: Annotated[float, Option("length of a step", least=0, exclusive=True)] = 0.1
+    eps: Annotated[float | None, Option("radius of the ball around the input", least=0, shown="within {:g}")] = None
+    norm: Annotated[str, Option(choices=("l2", "linf"), shown="{}")] = "l2"
+    moves: ClassVar = {"pgd-l2": _descend_l2, "pgd-linf": _descend_linf}
 
     @property
     def kind(self) -> str:
         """``"pgd-l2"`` or ``"pgd-linf"``."""
         return f"pgd-{self.norm}"
 
+    def strengths(self) -> Strengths:
+        """The step size, and `eps` as the radius."""
+        return Strengths(self.step_size, radius=math.inf if self.eps is None else self.eps)
 
+
+@register("sgld")
 @dataclass(frozen=True)
 class SGLD(Update):
     """Stochastic gradient Langevin dynamics (algorithm 3): x <- x - step_size * grad + noise * N(0, I); one clamp at the end.
@@ -192,21 +347,11 @@ class SGLD(Update):
         BadInputError: a value out of range.
     """
 
-    steps: int = 15
-    step_size: float = 0.002
-    noise: float = 1e-4
+    steps: Annotated[int, Option("steps an image takes at most", least=0)] = 15
+    step_size: Annotated[float, Option("factor of the gradient", least=0, exclusive=True)] = 0.002
+    noise: Annotated[float, Option("standard deviation of a step's noise", least=0)] = 1e-4
+    moves: ClassVar = {"sgld": _langevin}
 
-    def __post_init__(self) -> None:
-        _check("steps", self.steps)
-        _check("step size", self.step_size, exclusive=True)
-        _check("noise", self.noise)
-
-    @property
-    def name(self) -> str:
-        """``"sgld"``."""
-        return "sgld"
-
-    @property
-    def kind(self) -> str:
-        """``"sgld"``."""
-        return "sgld"
+    def strengths(self) -> Strengths:
+        """The step size and the noise."""
+        return Strengths(self.step_size, noise=self.noise)

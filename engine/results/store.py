@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 
 from jboost.engine.errors import BadInputError
+from jboost.engine.method.settings import Settings
 from jboost.engine.samples.base import runs
 from jboost.engine.samples.files import cannot_write
 from jboost.engine.system.replacing import replacing_folder
@@ -66,13 +67,60 @@ def partial_folder(out: Path) -> Path:
     return out.with_name(out.name + ".partial")
 
 
+def run_identity(
+    settings: Settings,
+    *,
+    fingerprint: str,
+    images: int,
+    bundle: str,
+    engine: str,
+    dtype: str,
+    snapshots: Sequence[int] = (),
+) -> dict[str, Any]:
+    """What the output of a run depends on, as JSON values. The batch size is not part of it.
+
+    Args:
+        settings: what is done to each image.
+        fingerprint: of the input.
+        images: N.
+        bundle: SHA-256 of the checkpoint that the bundle was exported from.
+        engine, dtype: what the run is computed with.
+        snapshots: numbers of steps, ascending.
+    """
+    identity = {
+        "input": fingerprint,
+        "images": images,
+        "bundle": bundle,
+        "engine": engine,
+        "dtype": dtype,
+        "update": repr(settings.update),
+        "objective": settings.objective,
+        "l0": settings.l0,
+        "early_stop": settings.early_stop,
+        "seed": settings.seed,
+    }
+    return identity | ({"snapshots": list(snapshots)} if snapshots else {})
+
+
+def check_snapshots(wanted: Sequence[int], steps: int) -> tuple[int, ...]:
+    """Numbers of steps, ascending, each once.
+
+    Raises:
+        BadInputError: one below 1, or above the `steps` of the run.
+    """
+    for step in wanted:
+        if not 1 <= step <= steps:
+            raise BadInputError(f"no snapshot after {step} steps: the run has {steps}; choose from 1 to {steps}")
+    return tuple(sorted(set(wanted)))
+
+
 class DiskStore:
     """Results in the folder ``OUT.partial`` beside the output, which goes when the output is complete.
 
     Args:
         out: the run's output.
         shape: (N, H, W, C).
-        identity: everything that determines the images; a run is resumed only under the same.
+        identity: from `run_identity`; a run is resumed only under the same.
         resume: go on with what an earlier run left. Without anything left, start.
         snapshots: numbers of steps, ascending.
 

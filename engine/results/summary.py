@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Self
 
 import numpy as np
 
+from jboost.engine.method.settings import Settings, ignores_labels
+from jboost.engine.system.memory import peak_memory
+
+Records = np.ndarray[Any, Any]
 #: One record an image. `correct_*` counts only where labels were given; `l2` is in units of the image's range [0, 1].
 RECORD = np.dtype(
     [
@@ -44,6 +51,7 @@ class Summary:
         unchanged_after_failure: images returned as they were because their gradient was not finite even in float32.
         snapshots: one a snapshot, ascending: ``step``; ``file``, None where it is in memory; mean ``realness`` and ``accuracy``
             as above.
+        options: the update's fields that are not named above; entries of their own in `to_dict`.
     """
 
     images: int
@@ -75,13 +83,78 @@ class Summary:
     labels: str
     peak_memory: int | None
     snapshots: list[dict[str, Any]] = field(default_factory=list)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of_run(
+        cls,
+        settings: Settings,
+        records: Records,
+        *,
+        labelled: bool,
+        engine: str,
+        dtype: str,
+        device: str,
+        batch_size: int,
+        finished: int,
+        seconds: float,
+        snapshots: Mapping[int, Records] = MappingProxyType({}),
+        files: Mapping[int, Path] = MappingProxyType({}),
+    ) -> Self:
+        """The summary of a run that is over.
+
+        Args:
+            settings: what was done to each image.
+            records: [N] of `RECORD`.
+            labelled: whether labels were given.
+            engine, dtype, device, batch_size: what the run was computed with.
+            finished: images that this run finished; a resumed one has fewer than N.
+            seconds: wall-clock time.
+            snapshots: by number of steps, ascending, the records [N] of the images as so many steps left them.
+            files: where each snapshot was written; empty where they are in memory.
+        """
+        update = {name: getattr(settings.update, name) for name in settings.update.options}
+        return cls(
+            seconds=seconds,
+            images_per_second=finished / seconds,
+            engine=engine,
+            dtype=dtype,
+            device=device,
+            batch_size=batch_size,
+            update=settings.update.name,
+            **{name: update.pop(name, None) for name in _OF_UPDATE},
+            options=update,
+            objective=settings.objective,
+            l0=settings.l0,
+            early_stop=settings.early_stop,
+            seed=settings.seed,
+            peak_memory=peak_memory(),
+            labels="predicted" if not labelled else "unused" if ignores_labels(settings.objective) else "given",
+            snapshots=[
+                {"step": step, "file": str(files[step]) if files else None, **model_means(kept, "after", labelled)}
+                for step, kept in snapshots.items()
+            ],
+            **image_means(records, labelled),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return asdict(self)
+        plain = asdict(self)
+        options: dict[str, Any] = plain.pop("options")
+        return plain | options
 
 
-def image_means(records: np.ndarray[Any, Any], labelled: bool) -> dict[str, Any]:
+#: Entries that every summary has for its update's fields, None where the update has no such field.
+_OF_UPDATE = ("steps", "step_size", "eps", "norm", "noise")
+
+
+def update_values(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the update in what `Summary.to_dict` gave, besides steps and step size; None where it has no such field."""
+    own = {f.name for f in fields(Summary)} - {"eps", "norm", "noise"}
+    return {name: value for name, value in summary.items() if name not in own}
+
+
+def image_means(records: Records, labelled: bool) -> dict[str, Any]:
     """The entries of `Summary` that come from the images' records ([N] of `RECORD`)."""
     failed = records["failed"]
     before, after = (model_means(records, when, labelled) for when in ("before", "after"))
@@ -99,7 +172,7 @@ def image_means(records: np.ndarray[Any, Any], labelled: bool) -> dict[str, Any]
     }
 
 
-def model_means(records: np.ndarray[Any, Any], when: str, labelled: bool) -> dict[str, float | None]:
+def model_means(records: Records, when: str, labelled: bool) -> dict[str, float | None]:
     """What the model says on average of the images ([N] of `RECORD`) ``"before"`` or ``"after"``."""
     return {
         "realness": float(records[f"realness_{when}"].astype(np.float64).mean()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -110,6 +111,54 @@ def check_against_model(
         raise BadInputError(
             f"label {int(labels[bad])} of image {bad} is out of range: the model has {num_classes} classes, 0 to {num_classes - 1}"
         )
+
+
+def check_fit(
+    labels: np.ndarray[Any, Any] | None,
+    shape: tuple[int, ...],
+    *,
+    num_classes: int,
+    in_channels: int,
+    resolutions: Sequence[int],
+) -> None:
+    """Check that a set fits a model, and one of the image sizes that it was exported for.
+
+    Raises:
+        BadInputError: as `check_against_model`, or another size.
+    """
+    check_against_model(labels, shape, num_classes=num_classes, in_channels=in_channels)
+    if shape[1] != shape[2] or shape[1] not in resolutions:
+        sizes = ", ".join(f"{r}x{r}" for r in resolutions)
+        raise BadInputError(
+            f"the images are {shape[1]}x{shape[2]}, the bundle was exported and verified for {sizes}; export it again with "
+            f"--resolution {shape[1]}, or resize the images"
+        )
+
+
+def labels_of(
+    samples: SampleSet, *, class_names: Sequence[str] | None, num_classes: int
+) -> np.ndarray[Any, np.dtype[np.int64]] | None:
+    """A set's labels, folder names settled against a model's classes.
+
+    Args:
+        samples: the set.
+        class_names: the model's, if known.
+        num_classes: the model's.
+
+    Raises:
+        BadInputError: folder names that are no class of the model's.
+    """
+    names = samples.label_names
+    if names is None or samples.labels is None:
+        return samples.labels
+    if class_names is not None and set(names) <= set(class_names):
+        return np.array([class_names.index(names[i]) for i in samples.labels], np.int64)
+    if len(names) == num_classes:
+        return samples.labels  # as torchvision's ImageFolder: classes in sorted order
+    raise BadInputError(
+        f"{samples.path} has the folders {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}, which are not the model's "
+        f"{num_classes} classes; name each folder after its class number, from 0"
+    )
 
 
 def runs(indices: np.ndarray[Any, Any]) -> list[tuple[int, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,7 @@ from . import options
 from .json_output import STDOUT, write_json
 from .options import Debug, check_side_outputs, console, split_numbers
 from .tables import print_columns
+from .update_options import with_update_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,34 +66,8 @@ def boost(
             rich_help_panel=_METHOD,
         ),
     ] = None,
-    update: Annotated[
-        str | None, typer.Option(help="pgd or sgld.", show_default="pgd", rich_help_panel=_METHOD)
-    ] = None,
+    update: str | None = None,
     objective: Annotated[str | None, options.objective(_METHOD)] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Steps an image takes at most.", show_default="15", rich_help_panel=_METHOD)
-    ] = None,
-    step_size: Annotated[
-        float | None,
-        typer.Option(
-            help="pgd: length of a step; sgld: factor of the gradient.",
-            show_default="0.1; 0.002",
-            rich_help_panel=_METHOD,
-        ),
-    ] = None,
-    eps: Annotated[
-        float | None,
-        typer.Option(help="pgd: radius of the ball around the input.", show_default="none", rich_help_panel=_METHOD),
-    ] = None,
-    norm: Annotated[
-        str | None, typer.Option(help="pgd: l2 or linf.", show_default="l2", rich_help_panel=_METHOD)
-    ] = None,
-    noise: Annotated[
-        float | None,
-        typer.Option(
-            help="sgld: standard deviation of a step's noise.", show_default="0.0001", rich_help_panel=_METHOD
-        ),
-    ] = None,
     early_stop: Annotated[
         bool | None,
         typer.Option(
@@ -127,6 +103,7 @@ def boost(
     ] = None,
     json_file: Annotated[str | None, options.json_file(_OUTPUT)] = None,
     debug: Debug = False,
+    **values: float | str | None,
 ) -> None:
     """Move each image a few gradient steps towards looking real.
 
@@ -137,7 +114,7 @@ def boost(
     from jboost.engine.samples import default_output, open_samples
 
     chosen = find_preset(preset)
-    how = make_update(chosen, update=update, steps=steps, step_size=step_size, eps=eps, norm=norm, noise=noise)
+    how = make_update(chosen, update=update, **values)
     with Booster(bundle, engine=engine, device=device, dtype=dtype, batch_size=batch_size) as booster:
         settings = booster.settings(how, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=chosen)
         images = open_samples(samples)
@@ -149,6 +126,11 @@ def boost(
     if grid is not None:
         _draw(grid, images, out)
     write_json(summary.to_dict(), json_file, stdout_indent=None)
+
+
+def boost_command() -> Callable[..., None]:
+    """`boost` with the options of every registered update."""
+    return with_update_options(boost, after="objective", panel=_METHOD)
 
 
 class _ToConsole(logging.Handler):

@@ -9,7 +9,7 @@ import typer
 
 from . import options
 from .bench import bench
-from .boost import boost
+from .boost import boost_command
 from .doctor import doctor
 from .eval import evaluate_sets
 from .export import export
@@ -17,16 +17,6 @@ from .inspect import inspect
 from .report import report
 from .train import train
 from .verify import verify
-
-app = typer.Typer(
-    name="jboost",
-    help="Make generated images look more real: compiled gradient steps through a robust joint classifier-discriminator.",
-    epilog="First: jboost export --ckpt joint.pt, then: jboost boost samples.npz",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 
 
 def _show_version(value: bool) -> None:
@@ -37,7 +27,6 @@ def _show_version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
@@ -46,15 +35,28 @@ def _options(
     pass
 
 
-app.command("train")(train)
-app.command("export")(export)
-app.command("boost")(boost)
-app.command("verify")(verify)
-app.command("bench")(bench)
-app.command("eval")(evaluate_sets)
-app.command("report")(report)
-app.command("inspect")(inspect)
-app.command("doctor")(doctor)
+def make_app() -> typer.Typer:
+    """The commands. `boost` has the options of the updates that are registered by now."""
+    app = typer.Typer(
+        name="jboost",
+        help="Make generated images look more real: compiled gradient steps through a robust joint classifier-discriminator.",
+        epilog="First: jboost export --ckpt joint.pt, then: jboost boost samples.npz",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_options)
+    app.command("train")(train)
+    app.command("export")(export)
+    app.command("boost")(boost_command())
+    app.command("verify")(verify)
+    app.command("bench")(bench)
+    app.command("eval")(evaluate_sets)
+    app.command("report")(report)
+    app.command("inspect")(inspect)
+    app.command("doctor")(doctor)
+    return app
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -65,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
 def _run(argv: list[str] | None) -> int:
     # Typer's own handling of its usage errors (exit code 2) is kept; ours adds the errors of the work itself.
     try:
-        app(args=argv)
+        make_app()(args=argv)
     except SystemExit as e:
         return e.code if isinstance(e.code, int) else 0 if e.code is None else 1
     except KeyboardInterrupt:

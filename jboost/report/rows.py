@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from jboost.engine.method.updates import UPDATES
 from jboost.engine.results.run_file import RunFile
+from jboost.engine.results.summary import update_values
 
 from .inputs import Material
 
@@ -39,12 +41,17 @@ def settings_rows(run: RunFile) -> list[tuple[str, str]]:
 
 
 def _update_details(summary: dict[str, Any]) -> str:
-    details = [summary["norm"]] if summary["norm"] else []
-    if summary["eps"] is not None:
-        details.append(f"within {summary['eps']:g}")
-    if summary["noise"] is not None:
-        details.append(f"noise {summary['noise']:g}")
-    return f" ({', '.join(details)})" if details else ""
+    """The update's values besides steps and step size, words before numbers."""
+    update = UPDATES.get(summary["update"])  # None where the update of the run is not registered
+    words: list[str] = []
+    numbers: list[str] = []
+    for name, value in update_values(summary).items():
+        if value is None:
+            continue
+        form = update.options[name].option.shown if update is not None and name in update.options else ""
+        form = form or name.replace("_", " ") + (" {:g}" if isinstance(value, float) else " {}")
+        (words if isinstance(value, str) else numbers).append(form.format(value))
+    return f" ({', '.join(words + numbers)})" if words or numbers else ""
 
 
 def figure_rows(run: RunFile) -> list[tuple[str, str]]:

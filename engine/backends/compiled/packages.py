@@ -71,10 +71,20 @@ def packages_of(bundle: Bundle, request: RunRequest, device: str) -> Packages:
     """
     dtype, resolution = request.dtype, request.resolution
     name = artefact_name(request.objective, dtype, resolution, device)
+
+    def step(kind: str) -> Path:
+        step = step_name(kind, resolution, device)
+        if step not in bundle.config.artefacts:
+            raise BadInputError(
+                f"bundle {bundle.path} has no compiled step for the update {kind}: the export did not know it; export the bundle "
+                "again where the update is registered, or use --engine eager"
+            )
+        return bundle.checked_path(step)
+
     return Packages(
         bundle.checked_path(name),
         bundle.checked_path(forward_name(dtype, resolution, device)),
-        lambda kind: bundle.checked_path(step_name(kind, resolution, device)),
+        step,
         bundle.artefact(name).batch_size or 1,
     )
 

@@ -83,10 +83,18 @@ class CompiledRunner(ArrayRunner):
             return self._float32.gradient(x, y)
         return Gradient(*self._gradient(x.contiguous(), y))
 
-    def step(self, kind: str, state: State, controls: Controls, *, in_float32: bool = False) -> State:
-        """Gradient and update: one step of every slot, see `jboost.engine.method.step.advance`."""
+    def check_update(self, kind: str) -> None:
+        """Load the compiled step of an update kind.
+
+        Raises:
+            BadInputError: there is none, and this runner does not compile.
+        """
         if kind not in self._steps:
             self._steps[kind] = load_package(self._packages.step(kind), self.device)
+
+    def step(self, kind: str, state: State, controls: Controls, *, in_float32: bool = False) -> State:
+        """Gradient and update: one step of every slot, see `jboost.engine.method.step.advance`."""
+        self.check_update(kind)
         gradient = self.gradient(state.x, state.y, in_float32=in_float32)
         # A package reads memory as it was compiled for, whatever the strides.
         gradient = gradient._replace(grad=gradient.grad.contiguous())

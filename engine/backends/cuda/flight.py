@@ -40,6 +40,7 @@ class DeviceFlight:
         shape: (C, H, W) of an image.
 
     Raises:
+        BadInputError: the update has no kernel.
         OutOfDeviceMemoryError: the rows do not fit.
         FailureError: the step cannot be captured.
     """
@@ -61,7 +62,8 @@ class DeviceFlight:
         shape: tuple[int, int, int],
     ):
         self._device, self._compute, self._transfers = device, compute, transfers
-        self._gradient, self._float32, self._step_kernel, self._count = gradient, float32, kernels.STEP[kind], count
+        self._gradient, self._float32, self._count = gradient, float32, count
+        self._step_kernel = kernels.step_kernel(kind)
         channels, height, width = shape
         self._form, self._size = [channels, height * width], channels * height * width
         self._rows = RowBuffers(device, compute, controls, count, shape)

@@ -119,6 +119,14 @@ class DeviceRunner:
         self._compute.synchronize()
         return Evaluation(*(tensors.views[name].copy() for name in Evaluation._fields))
 
+    def check_update(self, kind: str) -> None:
+        """See that there is a kernel for a kind of update.
+
+        Raises:
+            BadInputError: there is none.
+        """
+        kernels.step_kernel(kind)
+
     def flight(self, kind: str, controls: Controls, count: int, shape: tuple[int, int, int]) -> DeviceFlight:
         """`count` empty rows for images of `shape` (C, H, W); see `jboost.engine.loop.runner.Runner.flight`."""
         self._check(count, self._gradient.network)

@@ -13,8 +13,9 @@ from jboost.engine.backends.cuda.device import OutOfDeviceMemoryError
 from jboost.engine.backends.cuda.layout import Layout
 from jboost.engine.backends.cuda.pycuda_device import import_driver
 from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.method.updates import MOVES
 
-NAMES = (*kernels.STEP.values(), kernels.ADMIT, kernels.COLLECT, kernels.TO_FLOAT)
+NAMES = (*map(kernels.step_kernel, MOVES), kernels.ADMIT, kernels.COLLECT, kernels.TO_FLOAT)
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_86", "sm_89", "sm_90", "sm_120"])

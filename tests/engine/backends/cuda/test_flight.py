@@ -299,6 +299,13 @@ def test_another_batch_than_the_networks_is_refused(emulator) -> None:
         runner.flight("pgd-l2", PGD().controls(), 5, SHAPE)
 
 
+def test_an_update_without_a_kernel_is_refused(emulator) -> None:
+    with HostRunner(HostDevice(emulator), Bowl(), 4) as runner:
+        for ask in (runner.check_update, lambda kind: runner.flight(kind, PGD().controls(), 4, SHAPE)):
+            with pytest.raises(BadInputError, match=r"no-such has no CUDA kernel.* use --engine compile or eager"):
+                ask("no-such")
+
+
 def test_a_flight_that_nobody_holds_is_not_kept(emulator) -> None:
     with HostRunner(HostDevice(emulator), Bowl(), 4) as runner:
         for _ in range(3):

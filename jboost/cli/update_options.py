@@ -1,0 +1,72 @@
+"""The options of `jboost boost` that come from the registry of updates: ``--update``, and one for each field of each update."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any
+
+import typer
+
+
+def with_update_options(command: Callable[..., None], *, after: str, panel: str) -> Callable[..., None]:
+    """A command in the form that Typer reads: ``update`` has a help text, and the registered updates' fields are options.
+
+    This reads the registry when it is called, not when the command is defined.
+
+    Args:
+        command: takes ``update``, and an update's fields as keyword arguments; None for what is not given.
+        after: name of the parameter that the options follow in the help.
+        panel: of the help that they stand in.
+    """
+    from jboost.engine.method.settings import DEFAULT_UPDATE
+    from jboost.engine.method.updates import UPDATES
+
+    def option(name: str, value_type: type, help: str, default: str) -> inspect.Parameter:
+        shown = typer.Option(help=help, show_default=default, rich_help_panel=panel)
+        return inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[value_type | None, shown]
+        )
+
+    names = dict.fromkeys(name for update in UPDATES.values() for name in update.options)
+    options = [option(name, *_described(name)) for name in names]
+    *first, last = UPDATES
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            continue
+        if parameter.name == "update":
+            known = f"{', '.join(first)} or {last}" if first else last
+            parameters.append(option("update", str, f"{known}.", DEFAULT_UPDATE))
+        else:
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        if parameter.name == after:
+            parameters += options
+
+    @wraps(command)
+    def wrapper(**values: Any) -> None:
+        command(**values)
+
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return wrapper
+
+
+def _described(name: str) -> tuple[type, str, str]:
+    """Type, help and default of a field of the registered updates, each said once where several agree."""
+    from jboost.engine.method.updates import UPDATES, owners
+
+    having = owners(name)
+    by_text: dict[str, list[str]] = {}
+    defaults: dict[str, None] = {}
+    for update, its in having.items():
+        field = its.options[name]
+        default = field.default
+        text = ": ".join(part for part in (field.option.help, " or ".join(field.option.choices)) if part)
+        by_text.setdefault(text, []).append(update)
+        defaults["none" if default is None else f"{default:g}" if isinstance(default, float) else str(default)] = None
+    if len(by_text) == 1 and len(having) == len(UPDATES):
+        help = text[:1].upper() + text[1:]
+    else:
+        help = "; ".join(f"{', '.join(updates)}: {text}" for text, updates in by_text.items())
+    return field.type, f"{help}.", "; ".join(defaults)
