@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from killed import contents, die, dying_after, folder_with, killed, names
-from train_cases import fork
+from processes import wait_until
+from train_cases import fork, wait
 
 from jboost.engine.system import replacing as module
 from jboost.engine.system.replacing import replacing, replacing_folder
@@ -299,24 +300,28 @@ def test_without_locks_files_are_replaced_and_nothing_is_taken_for_left_behind(t
 
 def test_writers_at_the_same_time_do_not_disturb_each_other(tmp_path) -> None:
     """Each replaces the whole; the last one stays."""
-    path, size = tmp_path / "file", 50_000
+    path, stop, size = tmp_path / "file", tmp_path / "stop", 50_000
+    path.write_bytes(bytes(size))
 
     def write(letter: int) -> None:
-        for _ in range(40):
+        while not stop.exists():
             with replacing(path) as aside:
                 aside.write_bytes(bytes([letter]) * size)
 
-    children = [fork(lambda letter=letter: write(letter)) for letter in range(4)]
-    seen = set()
-    while children:
-        done, status = os.waitpid(children[0], os.WNOHANG)
-        if done:
-            assert status == 0
-            children.pop(0)
-        if path.exists():
-            found = path.read_bytes()
-            assert len(found) == size
-            assert len(set(found)) == 1
-            seen.add(found[0])
-    assert len(seen) > 1
-    assert names(tmp_path) == ["file"]
+    children = [fork(lambda letter=letter: write(letter)) for letter in range(1, 5)]
+    seen: list[int] = []
+
+    def all_seen() -> bool:
+        found = path.read_bytes()
+        assert len(found) == size
+        assert len(set(found)) == 1
+        seen.append(found[0])
+        return len(seen) > 50 and set(seen) >= {1, 2, 3, 4}
+
+    try:
+        wait_until(all_seen)
+    finally:
+        stop.touch()
+        codes = [wait(child) for child in children]
+    assert codes == [0] * 4
+    assert names(tmp_path) == ["file", "stop"]
