@@ -1,10 +1,10 @@
-"""How far exported gradients are from float64 autograd, for the architectures that matter, on briefly trained networks.
+"""The error of exported gradients against float64 autograd, for the architectures that matter, briefly trained.
 
     python benchmarks/architectures.py --out out/architectures resnet50:64 resnet50:256 wide_resnet50_2:64
 
-Untrained networks have chaotic gradients and say little. Each network is trained for a minute or so on noisy digits
-(scikit-learn's, enlarged to 64x64 colour images), then exported as a user would, at each size asked for; the figures of the
-export's own verification are printed.
+Untrained networks have chaotic gradients and tell little. So each network is first trained for a minute or so on noisy
+digits (scikit-learn's, enlarged to 64x64 colour images). It is then exported as a user would, at each given size, and
+the script prints the figures of export's own verification.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def train(arch: str, steps: int, device: str = "cpu") -> tuple[JointModel, float]:
-    """A classifier of noisy digits, and its accuracy on the last batches."""
+    """Train a classifier of noisy digits; return it and its accuracy on the last batches."""
     data = load_digits()
     torch.manual_seed(0)
     images = torch.from_numpy(data.images).float()[:, None] / 16
@@ -54,8 +54,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--format", default="onnx")
     parser.add_argument("--dtype", default="fp32")
-    parser.add_argument("--batch", type=int, default=32, help="of compiled packages")
-    parser.add_argument("--rtol", type=float, help="as for export; bf16 needs more on a network that is not robust")
+    parser.add_argument("--batch", type=int, default=32, help="batch size of compiled packages")
+    parser.add_argument("--rtol", type=float, help="as for jboost export; bf16 needs more if a network is not robust")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     sizes = defaultdict(list)

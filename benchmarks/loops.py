@@ -1,16 +1,18 @@
-"""The same loop three ways: as research code writes it, by torchattacks, and by jboost's engines.
+"""The same loop in three ways: as research code writes it, by torchattacks, and by jboost's engines.
 
     python benchmarks/loops.py bundle --rounds 5
 
-15 L2-normalised steps of 0.1 towards each image's class, no radius, no early stopping, from uint8 images to uint8 images, by turns
-in one process; prints milliseconds an image-step. jboost also scores the images, which the other two do not: that is in its time.
+Each loop takes 15 L2-normalised steps of 0.1 towards each image's class, without a radius or early stopping, from uint8
+images to uint8 images. The loops run by turns in one process, and the script prints milliseconds an image-step. jboost
+also scores the images, which the other two do not; its time includes that.
 
-torchattacks (MIT) has no other loss than cross-entropy; its PGDL2 runs targeted, which is descent, with a radius that never binds.
-It asks for torchvision when it is installed and never imports it:
+torchattacks (MIT) has only the cross-entropy loss. Its PGDL2 runs targeted, which is descent, with a radius that never
+binds. Its package requires torchvision but never imports it, so install it without dependencies:
 
     pip install --no-deps torchattacks && pip install scipy
 
-Where it is not installed it is left out, with a line that says so. Images are synthetic; the time does not depend on them.
+If torchattacks is not installed, the script says so and leaves it out. Images are synthetic; the time does not depend
+on them.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ Loop = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Evaluating(nn.Module):
-    """The forward program as a module that can be told to evaluate, which torch.export's refuse (torch 2.13)."""
+    """The forward program as a module with eval(), which the modules of torch.export refuse (torch 2.13)."""
 
     def __init__(self, program: nn.Module):
         super().__init__()
@@ -55,7 +57,7 @@ class Evaluating(nn.Module):
 
 
 def smooth_images(count: int, size: int, channels: int) -> np.ndarray:
-    """uint8 [count, size, size, channels], smooth, so that they look more like pictures than noise does."""
+    """Smooth images uint8 [count, size, size, channels], which look more like pictures than noise does."""
     coarse = torch.rand(count, channels, 4, 4, generator=torch.Generator().manual_seed(0))
     fine = functional.interpolate(coarse, size=(size, size), mode="bilinear")
     return (fine.numpy() * 255).astype(np.uint8).transpose(0, 2, 3, 1).copy()
@@ -88,12 +90,12 @@ def plain_loop(model: nn.Module, objective: str, l0: float | None) -> Loop:
 
 
 def torchattacks_loop(model: nn.Module) -> Loop | str:
-    """torchattacks' PGDL2; or why it cannot run here."""
+    """torchattacks' PGDL2, or the reason why it cannot run here."""
     try:
         from torchattacks import PGDL2
     except ImportError as e:
         return f"{e}; see the top of this file for how to install it"
-    # No radius: one that no image can reach, an image's diagonal being at most sqrt(3 x 1024^2).
+    # No image can reach this radius: the diagonal of [0, 1]^(3 x 1024 x 1024) is sqrt(3 x 1024^2).
     attack = PGDL2(model, eps=1e4, alpha=STEP_SIZE, steps=STEPS, random_start=False)
     attack.set_mode_targeted_by_label(quiet=True)
 
@@ -109,7 +111,7 @@ def engine_loop(booster: Booster, objective: str) -> Loop:
 
 
 def in_batches(loop: Loop, batch: int) -> Loop:
-    """jboost takes a whole set; the other two take a batch."""
+    """Run a loop over a whole set in batches, as jboost does itself."""
     return lambda images, labels: np.concatenate(
         [loop(images[i : i + batch], labels[i : i + batch]) for i in range(0, len(images), batch)]
     )
@@ -118,7 +120,7 @@ def in_batches(loop: Loop, batch: int) -> Loop:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--objective", help="default: joint where the bundle knows l0, else bce")
+    parser.add_argument("--objective", help="default: joint if the bundle has l0, else bce")
     parser.add_argument("--engines", default=",".join(ENGINES))
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--images", type=int, default=64)
@@ -141,7 +143,7 @@ def main() -> None:
         try:
             booster = Booster(args.bundle, engine=name, device="cpu", batch_size=args.batch)
             loop = engine_loop(booster, objective)
-            results[name] = loop(images, labels)  # opens it as well
+            results[name] = loop(images, labels)  # also opens the engine
         except BadInputError as e:
             print(f"{name} is left out: {e}")
         else:
@@ -154,7 +156,7 @@ def report(args: Any, loops: dict[str, Loop], images: np.ndarray, labels: np.nda
     for name, got in results.items():
         same = (plain == got).mean()
         print(
-            f"jboost {name}: {same:.2%} of the values are those of the plain loop, none is off by more than "
+            f"jboost {name}: {same:.2%} of the values equal the plain loop's, the largest difference is "
             f"{np.abs(plain - got).max()}"
         )
     if "torchattacks PGDL2 (ce)" in loops:

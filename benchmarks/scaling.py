@@ -1,15 +1,18 @@
-"""How the time of an image-step goes with the batch and the image size, and what early stopping saves.
+"""How the time of an image-step depends on the batch and the image size, and how much early stopping saves.
 
     python benchmarks/scaling.py bundle --batches 1,8,32,64 --rounds 5
 
-The first part times one gradient of every engine that serves the batch and the size, by turns, beside plain autograd. A compiled
-package has one batch and is listed there alone.
+The first part times one gradient of every engine that serves the batch and the size, by turns, beside plain autograd. A
+compiled package has one batch size and is listed only there.
 
-The second boosts a set in which half of the images have realness >= l0 before the first step, in random order, with and without
-early stopping, and prints the ratio of images a second. The eager engine takes any l0: there it is the median realness of the set.
-The others have the bundle's l0 built in: there the set is chosen, half from above it and half from below, from images and from
-boosted images; where the model puts too few on either side, a line says so. Images that arrive on the way stop as well, how many
-depends on the model: the steps used are printed beside.
+The second part boosts a set in which half of the images have realness >= l0 before the first step, in random order. It
+boosts with and without early stopping and prints the ratio of images a second.
+
+* The eager engine takes any l0. For it, l0 is the median realness of the set.
+* The other engines have the bundle's l0 built in. For them, the set is chosen from images and boosted images, half of
+  them above l0 and half below. If too few images lie on one side, a line says so.
+
+Images that reach l0 during the run stop as well. How many do depends on the model, so the steps used are printed too.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from jboost.engine.samples import open_samples
 
 @dataclass(frozen=True)
 class Set:
-    """Images uint8 [N, H, W, C] and classes int64 [N], of which half have reached `l0`."""
+    """Images uint8 [N, H, W, C] and classes int64 [N]; half of the images have reached `l0`."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -65,32 +68,32 @@ def by_size(bundle: Bundle, objective: str, batches: list[int], engines: list[st
 
 
 def realness_of(booster: Booster, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Realness float32 [N], from a run of no steps."""
+    """Realness float32 [N], from a run of zero steps."""
     none = PGD(steps=0, step_size=0.1)
     return booster.boost(images, labels, none, early_stop=False).records["realness_before"]
 
 
 def half_arrived(path: Path, images: np.ndarray, labels: np.ndarray, count: int, fixed_l0: float | None) -> Set | str:
-    """`count` images of which half have reached l0, in random order; or why there are none.
+    """Choose `count` images, half of which have reached l0, in random order; or return why that is impossible.
 
     Args:
         path: the bundle's folder.
-        images, labels: to choose from.
-        count: how many.
+        images, labels: the images to choose from.
+        count: number of images to choose.
         fixed_l0: l0; None for the median of the images' realness.
     """
     with Booster(path, engine="eager", device="cpu") as booster:
         if fixed_l0 is None:
             images, labels = images[:count], labels[:count]
             return Set(images, labels, float(np.median(realness_of(booster, images, labels))))
-        # Boosted images are where the model puts real ones.
+        # Boosting moves images to where the model puts real ones.
         boosted = booster.boost(images, labels, PGD(steps=35, step_size=0.1), l0=fixed_l0, early_stop=True)
         images = np.concatenate([images, boosted.images])
         labels = np.concatenate([labels, labels])
         arrived = realness_of(booster, images, labels) >= fixed_l0
     half = count // 2
     if arrived.sum() < half or (~arrived).sum() < half:
-        return f"of {len(images)} images {arrived.sum()} have realness >= l0 {fixed_l0:g}, and {half} on each side are needed"
+        return f"{arrived.sum()} of {len(images)} images have realness >= l0 {fixed_l0:g}, but {half} on each side are needed"
     chosen = np.concatenate([np.flatnonzero(arrived)[:half], np.flatnonzero(~arrived)[:half]])
     chosen = np.random.default_rng(0).permutation(chosen)
     return Set(images[chosen], labels[chosen], fixed_l0)
@@ -123,11 +126,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--samples", type=Path, help="a sample set with labels; default: synthetic images")
-    parser.add_argument("--objective", help="default: joint where the bundle knows l0, else bce")
+    parser.add_argument("--objective", help="default: joint if the bundle has l0, else bce")
     parser.add_argument("--engines", default="eager,onnx,compile")
     parser.add_argument("--batches", default="1,8,32,64")
-    parser.add_argument("--batch", type=int, default=32, help="of the early-stopping runs")
-    parser.add_argument("--images", type=int, default=256, help="in the early-stopping runs")
+    parser.add_argument("--batch", type=int, default=32, help="batch size of the early-stopping runs")
+    parser.add_argument("--images", type=int, default=256, help="number of images in the early-stopping runs")
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
@@ -144,7 +147,7 @@ def main() -> None:
         rows = np.arange(min(samples.shape[0], args.images))
         images, labels = samples.read(rows), samples.labels
         if labels is None:
-            parser.error("--samples needs labels: realness is that of an image's class")
+            parser.error("--samples needs labels: the realness of an image depends on its class")
         labels = labels[rows]
     else:
         images = smooth_images(args.images, config.resolutions[0], config.in_channels)
@@ -152,7 +155,7 @@ def main() -> None:
     for engine in engines:
         fixed = None if engine == "eager" else config.l0
         if engine != "eager" and fixed is None:
-            print(f"{engine} is left out: the bundle knows no l0, so none is built into its graphs")
+            print(f"{engine} is left out: the bundle has no l0, so none is built into its graphs")
             continue
         data = half_arrived(args.bundle, images, labels, len(images), fixed)
         if isinstance(data, str):

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+#: Characters of another library's message that ours quotes.
+QUOTED = 300
 
-def one_line(e: BaseException) -> str:
-    """An exception's message without line breaks, at most 200 characters."""
-    return " ".join(str(e).split())[:200]
+
+def one_line(said: BaseException | str, limit: int | None = QUOTED) -> str:
+    """The whole message of `said` without line breaks, at most `limit` characters of it; None for all.
+
+    An exception without a message gives the name of its class.
+    """
+    return " ".join(_message(said).split())[:limit]
+
+
+def first_line(said: BaseException | str) -> str:
+    """The first line of the message of `said`, at most `QUOTED` characters; for messages whose other lines are details.
+
+    An exception without a message gives the name of its class.
+    """
+    return (_message(said).splitlines() or [""])[0][:QUOTED]
+
+
+def _message(said: BaseException | str) -> str:
+    return str(said).strip() or ("" if isinstance(said, str) else type(said).__name__)
 
 
 class JboostError(Exception):

@@ -1,1 +1,1 @@
-"""jboost.export: from a checkpoint to a verified bundle."""
+"""jboost.export: turn a checkpoint into a verified bundle."""

@@ -1,8 +1,7 @@
-"""From a checkpoint to a bundle: written aside, verified, and renamed."""
+"""Export a checkpoint to a bundle: verified before it replaces an older one."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from jboost.engine.errors import BadInputError
 from jboost.engine.method.objectives import resolve_objective
 from jboost.engine.samples import open_samples
 from jboost.engine.samples.files import cannot_write
+from jboost.engine.system.replacing import replacing_folder
 
 from .checkpoints.load import LoadedCheckpoint, load_checkpoint
 from .compiled.aoti import check_compiler
@@ -25,7 +25,7 @@ FORMATS = ("onnx", "compile", "trt")
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export_bundle` made: the bundle, remarks on what was assumed, and the seconds that each file took."""
+    """The result of `export_bundle`: the bundle, notes on every assumption, and the seconds each file took."""
 
     bundle: Bundle
     notes: tuple[str, ...]
@@ -56,25 +56,25 @@ def export_bundle(
 
     Args:
         checkpoint: any file that `load_checkpoint` reads.
-        out: the bundle's folder. A bundle that is already there is replaced, anything else is left alone.
-        arch, num_classes, normalization: what the checkpoint does not tell.
+        out: the bundle's folder. An existing bundle or empty folder is replaced; a file or another folder is an error.
+        arch, num_classes, normalization: facts that the checkpoint lacks.
         resolutions: image sizes in pixels; by default the checkpoint's own.
-        formats: gradient graphs to write: ``"onnx"``, ``"compile"`` (for this kind of machine, a minute or so each), ``"trt"`` (for
-            a kind of GPU, built from the ONNX graphs, which are then written as well), several, or nothing for the forward program
-            alone.
-        objectives: whose gradients; by default ``joint`` where l0 is known, else ``bce``.
-        dtypes: of the network inside the gradient graphs, ``"fp32"``, ``"fp16"`` or, compiled only, ``"bf16"``.
-        batch_size: of compiled packages and TensorRT plans; None for 32 on a CPU and 256 on a GPU.
-        gpus: compute capabilities to build TensorRT plans for, like ``"sm_86"``; by default the GPU at hand.
+        formats: gradient graphs to write: ``"onnx"``, ``"compile"`` (for this kind of machine, about a minute each) and
+            ``"trt"`` (for a kind of GPU; plans are built from the ONNX graphs, so those are written too). An empty
+            tuple writes the forward program alone.
+        objectives: objectives to differentiate; by default ``joint`` where l0 is known, else ``bce``.
+        dtypes: network precisions of the gradient graphs: ``"fp32"``, ``"fp16"`` or, compiled only, ``"bf16"``.
+        batch_size: batch size of compiled packages and TensorRT plans; None for 32 on a CPU and 256 on a GPU.
+        gpus: compute capabilities to build TensorRT plans for, like ``"sm_86"``; by default this machine's GPU.
         opset: ONNX opset; None for the default.
-        real: labelled real images, from which l0 is computed (eq. 13); without, the checkpoint's own l0 is kept.
-        atol, rtol: largest error of a logit and largest relative error of an image's gradient; None for the dtype's own.
-        device: that packages are compiled for: ``"auto"`` (CUDA where there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
-        on_stage: told what is being done.
+        real: labelled real images to compute l0 from (eq. 13); None keeps the checkpoint's l0.
+        atol, rtol: largest error of a logit, largest relative error of an image's gradient; None for the dtype's own.
+        device: device to compile packages for: ``"auto"`` (CUDA if available), ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        on_stage: called with a line of progress at each stage.
 
     Raises:
-        BadInputError: something about the input, the options or the place; nothing is written.
-        FailureError: the artefacts do not compute what the model does; nothing is written.
+        BadInputError: the input, an option or the output folder cannot be used; nothing is written.
+        FailureError: an artefact does not match the model; nothing is written.
     """
     say = on_stage or (lambda stage: None)
     _check_place(out)
@@ -82,13 +82,13 @@ def export_bundle(
         if name not in FORMATS:
             raise BadInputError(f"unknown format {name!r}; choose from {', '.join(FORMATS)}")
     if gpus and "trt" not in formats:
-        raise BadInputError("--gpu says what TensorRT plans are built for; pass --format trt with it")
+        raise BadInputError("--gpu selects the GPUs that TensorRT plans are built for; pass --format trt with it")
     device = find_device(device)
     targets = find_targets(gpus, device) if "trt" in formats else ()
     built_from: tuple[str, ...] = ()
     if targets and "onnx" not in formats:
         formats += ("onnx",)
-        built_from = ("trt: the ONNX graphs are written as well; plans are built from them",)
+        built_from = ("trt: the ONNX graphs are written too, because plans are built from them",)
     onnx_dtypes, remarks = check_dtypes(dtypes, formats)
     if "compile" in formats:
         check_compiler(device)
@@ -100,7 +100,7 @@ def export_bundle(
     sizes = _resolutions(loaded, resolutions)
     l0 = loaded.info.l0
     if samples is not None:
-        say(f"l0 over {samples.shape[0]:,} real images")
+        say(f"computing l0 over {samples.shape[0]:,} real images")
         if samples.shape[1:3] not in {(s, s) for s in sizes}:
             raise BadInputError(
                 f"{real} holds {samples.shape[1]}x{samples.shape[2]} images, the bundle is for {_sizes(sizes)}; use real images "
@@ -112,32 +112,26 @@ def export_bundle(
     chosen = tuple(resolve_objective(name, l0) for name in dict.fromkeys(objectives or (None,)))
     wanted = Wanted(chosen, tuple(dict.fromkeys(dtypes)), sizes, opset, atol, rtol)
 
-    # Not before there is something to write: it brings torch's tracer and compiler, whose import takes seconds.
+    # Imported late: torch's tracer and compiler take seconds to import, and the checks above should fail first.
     from .write import write_artefacts
 
-    aside = out.with_name(f".{out.name}.writing")
     try:
-        if aside.exists():
-            shutil.rmtree(aside)
-        aside.mkdir(parents=True)
-        seconds = write_artefacts(
-            aside,
-            loaded,
-            checkpoint.name,
-            wanted,
-            l0=l0,
-            formats=formats,
-            onnx_dtypes=onnx_dtypes,
-            targets=targets,
-            batch_size=batch_size,
-            device=device,
-            say=say,
-        )
-        _replace(aside, out)
+        with replacing_folder(out, overwrite=True) as aside:
+            seconds = write_artefacts(
+                aside,
+                loaded,
+                checkpoint.name,
+                wanted,
+                l0=l0,
+                formats=formats,
+                onnx_dtypes=onnx_dtypes,
+                targets=targets,
+                batch_size=batch_size,
+                device=device,
+                say=say,
+            )
     except OSError as e:
         raise cannot_write(out, e) from e
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     bundle = Bundle(out)
     unverified = _remark_on_plans(bundle.config.artefacts.values())
     return Exported(bundle, (*loaded.notes, *built_from, *remarks, *unverified), seconds)
@@ -147,23 +141,10 @@ def _check_place(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise BadInputError(f"{out} is a file; name the bundle's folder with -o")
     if out.is_dir() and any(out.iterdir()) and not is_bundle(out):
-        raise BadInputError(f"{out} exists and is no bundle; it is left alone: name another folder with -o")
+        raise BadInputError(f"{out} exists and is not a bundle, so it is left alone; name another folder with -o")
     parent = out.resolve().parent
     if not parent.is_dir():
         raise BadInputError(f"{parent} does not exist; make it with: mkdir -p {parent}")
-
-
-def _replace(aside: Path, out: Path) -> None:
-    """Put the finished folder in place; an old bundle goes only once the new one is whole."""
-    if not out.exists():
-        aside.rename(out)
-        return
-    old = out.with_name(f".{out.name}.old")
-    if old.exists():
-        shutil.rmtree(old)
-    out.rename(old)
-    aside.rename(out)
-    shutil.rmtree(old)
 
 
 def _resolutions(loaded: LoadedCheckpoint, asked: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -172,9 +153,7 @@ def _resolutions(loaded: LoadedCheckpoint, asked: tuple[int, ...] | None) -> tup
             raise BadInputError(f"--resolution must be in pixels, above 0, got {_sizes(asked)}")
         return tuple(dict.fromkeys(asked))
     if loaded.info.resolution is None:
-        raise BadInputError(
-            "the checkpoint does not say which image size it is for; pass --resolution, e.g. --resolution 64"
-        )
+        raise BadInputError("the checkpoint does not store its image size; pass --resolution, e.g. --resolution 64")
     return (loaded.info.resolution,)
 
 

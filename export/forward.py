@@ -1,4 +1,4 @@
-"""Exporting the forward pass as a torch.export program and proving that it is the model."""
+"""Export the forward pass as a torch.export program and verify that it matches the model."""
 
 from __future__ import annotations
 
@@ -10,46 +10,47 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from jboost.engine.backends.program import first_line, load_program
-from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.backends.program import load_program
+from jboost.engine.errors import BadInputError, FailureError, first_line
+from jboost.engine.method.compare import relative_error
 
-from .verification.gradient import check_images, relative_error
+from .verification.gradient import check_images
 
-#: Tolerances of `verify_forward` unless told otherwise: the program runs the model's own operators.
+#: Default tolerances of `verify_forward`. They are tight because the program runs the model's own operators.
 FORWARD_ATOL, FORWARD_RTOL = 1e-4, 1e-3
 
-# Traced at one batch size, checked at two others: what was frozen while tracing shows.
+# Traced at one batch size, checked at two others: a size frozen by tracing then shows as an error.
 _TRACE_BATCH = 2
 _CHECK_BATCHES = (1, 3)
 
 
 def save_forward(model: nn.Module, path: Path, *, in_channels: int, resolutions: tuple[int, ...]) -> None:
-    """Write ``forward.pt2``: any batch size, and any image size where the model allows it.
+    """Write ``forward.pt2``, for any batch size, and for any image size where the model allows it.
 
     Args:
         model: float32 [B, C, H, W] in [0, 1] -> logits [B, num_classes], in eval mode, float32.
-        path: where to.
+        path: file to write.
         in_channels: C.
-        resolutions: image sizes that the program must take.
+        resolutions: image sizes that the program must take; the model is traced at the first.
 
     Raises:
-        BadInputError: the model cannot be traced, or not at one of the sizes.
+        BadInputError: the model cannot be traced.
     """
     size = resolutions[0]
     example = torch.rand(_TRACE_BATCH, in_channels, size, size)
     try:
-        # AUTO lets a model that is tied to one size (position embeddings) have it; the batch must stay free.
+        # AUTO fixes the image size of a model that needs one size (position embeddings). The batch must stay free.
         program = torch.export.export(
             model, (example,), dynamic_shapes=({0: Dim("batch"), 2: Dim.AUTO, 3: Dim.AUTO},), strict=False
         )
-    except Exception as e:  # whatever the model's own code or the tracer raises
+    except Exception as e:  # the model's own code and the tracer can raise anything
         raise BadInputError(
             f"the model cannot be traced at {size}x{size} ({type(e).__name__}: {first_line(e)}); torch.export needs a forward "
             "without data-dependent Python branches, and an image size that the model takes"
         ) from e
-    # Sample inputs would be stored as a pickle, which a reader has no reason to trust.
+    # torch stores sample inputs as a pickle, and readers of a bundle should never have to trust one.
     program.example_inputs = None
-    # Through memory: torch's own writer ends the whole process when the disk is full (torch 2.13).
+    # Save to memory first: torch's own file writer aborts the process when the disk is full (torch 2.13).
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     path.write_bytes(buffer.getbuffer())
@@ -58,22 +59,23 @@ def save_forward(model: nn.Module, path: Path, *, in_channels: int, resolutions:
 def verify_forward(
     model: nn.Module, path: Path, *, in_channels: int, resolutions: tuple[int, ...], atol: float, rtol: float
 ) -> dict[str, float]:
-    """Reload ``forward.pt2`` and compare logits and input gradients with the model's, on inputs other than the traced ones.
+    """Reload ``forward.pt2`` and compare its logits and input gradients with the model's, on inputs new to the trace.
 
     Args:
-        model: what was exported.
+        model: the exported model.
         path: the program.
         in_channels: C.
         resolutions: image sizes to check.
-        atol: largest absolute error of a logit, over the largest logit where that exceeds 1.
+        atol: largest absolute error of a logit, divided by the largest logit where that exceeds 1.
         rtol: largest relative L2 error of an image's gradient.
 
     Returns:
-        The worst figures: ``logits_worst`` and ``eager_worst`` (gradient) against eager autograd in float32, and ``grad_worst``
-        against float64, which is the model's own rounding.
+        The worst figures: ``logits_worst`` and ``eager_worst`` (gradient) against eager autograd in float32, and
+        ``grad_worst`` against float64. ``grad_worst`` includes the model's own rounding.
 
     Raises:
-        FailureError: an error above the tolerance, or values that are not finite.
+        BadInputError: the program does not take one of the sizes.
+        FailureError: an error is above the tolerance, or a value is not finite.
     """
     program = load_program(path, "cpu")
     exact = copy.deepcopy(model).double()
@@ -83,7 +85,7 @@ def verify_forward(
             for x in check_images(batch, (in_channels, size, size), seed=batch):
                 try:
                     logits, grad = _logits_and_gradient(program, x)
-                except Exception as e:  # a size the program was not made for raises from generated code
+                except Exception as e:  # generated code raises its own errors for a size that it does not support
                     raise BadInputError(
                         f"the exported program does not take {batch} image(s) of {size}x{size} ({first_line(e)}); "
                         f"export one size at a time with --resolution {resolutions[0]}"
@@ -97,10 +99,10 @@ def verify_forward(
                     "grad_worst": float(relative_error(grad, exact_grad).max()),
                 }
                 worst = {key: _worse(worst[key], errors[key]) for key in worst}
-    # Written so that NaN fails.
+    # Written as "not <=" so that NaN fails.
     if not (worst["logits_worst"] <= atol and worst["eager_worst"] <= rtol):
         raise FailureError(
-            f"{path.name} does not compute what the model does: logits differ by {worst['logits_worst']:.1e} (allowed {atol:.0e}), "
+            f"{path.name} does not match the model: logits differ by {worst['logits_worst']:.1e} (allowed {atol:.0e}), "
             f"gradients by {worst['eager_worst']:.1e} (allowed {rtol:.0e}); nothing was written. If the model is meant to be this "
             "sensitive, raise --atol or --rtol"
         )
@@ -110,7 +112,7 @@ def verify_forward(
 def _logits_and_gradient(model: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     x = x.detach().requires_grad_()
     logits = model(x)
-    # Every logit takes part, with its own weight.
+    # Each logit has its own weight, so an error in any of them changes the gradient.
     weight = torch.linspace(-1, 1, logits.shape[1], dtype=logits.dtype)
     (grad,) = torch.autograd.grad((torch.log_softmax(logits, 1) * weight).sum(), x)
     return logits.detach(), grad

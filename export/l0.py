@@ -1,4 +1,4 @@
-"""l0, the mean realness of real images (eq. 13): where the ``joint`` objective aims and early stopping stops."""
+"""l0, the mean realness of real images (eq. 13): the target of ``joint`` and the threshold of early stopping."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def mean_realness(
         model: float32 [B, C, H, W] in [0, 1] -> logits [B, num_classes].
         real: the images and their labels.
         num_classes, in_channels: the model's.
-        batch_size: images at a time.
+        batch_size: images per forward pass.
 
     Raises:
-        BadInputError: no labels, labels out of range, or another number of channels.
+        BadInputError: labels are missing or out of range, or the number of channels differs.
     """
     if real.labels is None or real.label_names is not None:
         raise BadInputError(

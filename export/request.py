@@ -1,20 +1,20 @@
-"""Which gradient graphs an export is asked for."""
+"""The export request: which gradient graphs to write."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jboost.engine.backends.registry import DTYPES
 from jboost.engine.errors import BadInputError
+from jboost.engine.system.dtypes import check_dtype
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which gradient graphs to write.
+    """The export request: which gradient graphs to write.
 
     Attributes:
-        objectives, dtypes, resolutions: one graph for each combination.
+        objectives, dtypes, resolutions: one gradient graph for each combination.
         opset: ONNX opset; None for the default.
         atol, rtol: see `tolerance`; None for the dtype's own.
     """
@@ -28,14 +28,14 @@ class Wanted:
 
 
 def check_dtypes(dtypes: Sequence[str], formats: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The dtypes to write as ONNX, and a remark on those that are not.
+    """Return the dtypes to write as ONNX, and a remark on each dtype left out.
 
     Raises:
-        BadInputError: an unknown dtype, or nothing but bf16 for ONNX alone, which ONNX Runtime's CPU provider cannot run.
+        BadInputError: a dtype is unknown, or bf16 is the only dtype and the formats hold ``"onnx"`` but not
+            ``"compile"``: ONNX Runtime's CPU provider cannot run bf16.
     """
     for dtype in dtypes:
-        if dtype not in DTYPES:
-            raise BadInputError(f"unknown dtype {dtype!r}; choose from {', '.join(DTYPES)}")
+        check_dtype(dtype)
     why = "ONNX Runtime has no bf16 convolutions on a CPU, so a bf16 graph could not be verified"
     kept = tuple(dtype for dtype in dict.fromkeys(dtypes) if dtype != "bf16")
     if "onnx" not in formats or "bf16" not in dtypes:

@@ -1,4 +1,4 @@
-"""Verifying a bundle again, on whatever machine it came to: every hash, and every graph against eager autograd."""
+"""Verify a bundle again, on any machine: check every hash, and compare every graph with eager autograd."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def verify_bundle(
     """Check every hash, reload every graph in its runtime and compare it with eager autograd of the forward program.
 
     Args:
-        bundle: what to verify.
+        bundle: the bundle to verify.
         atol, rtol: as for export; None for the defaults.
-        say: told what is being done.
+        say: called with a line of progress at each stage.
 
     Returns:
-        The figures by file name, of every graph but the packages and plans of another kind of machine, which cannot run here.
+        The figures by file name. Packages and plans of another kind of machine cannot run here and have none.
 
     Raises:
         BadInputError: a file is missing, changed or unreadable.
-        FailureError: a graph that does not compute what it should.
+        FailureError: a graph does not match autograd.
     """
     config = bundle.config
     say("hashes")
@@ -67,7 +67,7 @@ def verify_bundle(
 
 
 def _verify_graph(bundle: Bundle, name: str, model: nn.Module, bound: Tolerance) -> dict[str, float] | None:
-    """The figures of one graph; None for what is no graph, or runs elsewhere."""
+    """Return the figures of one graph; None for a file that is not a graph, or a graph for another kind of machine."""
     artefact, l0 = bundle.artefact(name), bundle.config.l0
     if artefact.resolution is None:
         return None

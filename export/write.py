@@ -1,4 +1,4 @@
-"""The files of a bundle: weights, the forward program, gradient graphs of every kind, and the manifest."""
+"""Write a bundle's files: weights, the forward program, gradient graphs of every format, and the manifest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from typing import Any
 
 from safetensors.torch import save
 
-from jboost.engine.backends.registry import DEFAULT_BATCH, ENGINES, time_engines
+from jboost.engine.backends.registry import ENGINES, default_batch, time_engines
+from jboost.engine.backends.request import RunRequest
 from jboost.engine.bundle import CONFIG, Artefact, Bundle, BundleConfig, Timing, artefact_of
 from jboost.engine.errors import one_line
 from jboost.engine.system.machine import machine_name
@@ -42,28 +43,28 @@ def write_artefacts(
     device: str,
     say: Callable[[str], None],
 ) -> dict[str, float]:
-    """Write everything that is wanted into `folder`, each verified, and the manifest last.
+    """Write and verify every requested file in `folder`; the manifest comes last.
 
     Args:
-        folder: an empty one.
+        folder: an empty folder.
         loaded: the checkpoint.
-        source: the name of its file.
-        wanted: which gradient graphs.
-        l0: mean realness of real images; None where it is not known.
-        formats: ``"onnx"``, ``"compile"``, ``"trt"``; what plans are built from is among them.
-        onnx_dtypes: of `wanted`'s, those that are written as ONNX.
-        targets: what TensorRT plans are built for.
-        batch_size: of packages and plans; None for the device's own.
-        device: that packages are compiled for, a torch device string.
-        say: told what is being done.
+        source: the checkpoint's file name.
+        wanted: the export request.
+        l0: mean realness of real images; None if unknown.
+        formats: ``"onnx"``, ``"compile"``, ``"trt"``; with ``"trt"``, ``"onnx"`` too: plans are built from ONNX graphs.
+        onnx_dtypes: the request's dtypes that are written as ONNX.
+        targets: GPUs to build TensorRT plans for.
+        batch_size: batch size of packages and plans; None for the device's default.
+        device: torch device string to compile packages for.
+        say: called with a line of progress at each stage.
 
     Returns:
-        Seconds, by name in the manifest.
+        Manifest name -> seconds.
 
     Raises:
         BadInputError: the model has an operator without a rule.
-        FailureError: an artefact that does not compute what the model does.
-        OSError: it cannot be written.
+        FailureError: an artefact does not match the model.
+        OSError: a file cannot be written.
     """
     info, model, sizes = loaded.info, loaded.model, wanted.resolutions
     seconds: dict[str, float] = {}
@@ -71,9 +72,9 @@ def write_artefacts(
 
     start = perf_counter()
     say("writing model.safetensors")
-    # Contiguous copies: safetensors refuses views and shared storage, both of which checkpoints may hold.
+    # Contiguous copies: safetensors refuses views and shared storage, and checkpoints may hold both.
     state = {k: v.detach().clone().contiguous() for k, v in model.state_dict().items()}
-    # Not save_file, whose file only its owner may read (safetensors 0.8): a bundle is meant to be passed on.
+    # Not save_file: only the owner may read its file (safetensors 0.8), and a bundle is meant to be shared.
     (folder / "model.safetensors").write_bytes(save(state))
     artefacts["weights"] = artefact_of(folder, "model.safetensors")
     seconds["weights"] = perf_counter() - start
@@ -93,11 +94,11 @@ def write_artefacts(
     seconds["forward"] = perf_counter() - start
 
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    # The manifest says more; these are for whoever meets the file alone. Nothing that changes from run to run.
+    # Metadata for a graph that travels without its manifest. Nothing here may change from run to run.
     metadata = {"architecture": info.arch, "checkpoint_sha256": loaded.sha256, "jboost": versions["jboost"]}
     common: dict[str, Any] = {"in_channels": info.in_channels, "l0": l0, "say": say}
     graphs: dict[str, tuple[Artefact, float]] = {}
-    here, on_gpu = batch_size or DEFAULT_BATCH[device.split(":")[0]], batch_size or DEFAULT_BATCH["cuda"]
+    here, on_gpu = batch_size or default_batch(device), batch_size or default_batch("cuda")
     if "onnx" in formats:
         graphs |= write_gradients(folder, model, replace(wanted, dtypes=onnx_dtypes), metadata=metadata, **common)
     if "trt" in formats:
@@ -130,7 +131,7 @@ def write_artefacts(
 
 
 def _timings(bundle: Bundle, wanted: Wanted, batch_size: int) -> tuple[Timing, ...]:
-    """Every engine that can run what was just exported, for a moment each. The objective makes no difference to the time."""
+    """Time briefly every engine that can run the new bundle. One objective suffices: it does not affect the time."""
     config, found = bundle.config, []
     machine = machine_name()
 
@@ -139,16 +140,14 @@ def _timings(bundle: Bundle, wanted: Wanted, batch_size: int) -> tuple[Timing, .
 
     for size in wanted.resolutions:
         for dtype in wanted.dtypes:
-            run: dict[str, Any] = {
-                "objective": wanted.objectives[0], "l0": config.l0, "resolution": size, "device": "auto", "dtype": dtype,
-            }  # fmt: skip
+            request = RunRequest(wanted.objectives[0], config.l0, size, dtype=dtype)
             engines = [
                 engine
                 for engine in ENGINES.values()
-                if engine.probe().available and engine.why_unusable(bundle, batch_size=None, **run) is None
+                if engine.probe().available and engine.why_unusable(bundle, request) is None
             ]
-            # What was exported and verified is no worse for an engine that fails.
-            runners, times = time_engines(bundle, engines, batch_size=batch_size, on_failure=skip, **run)
+            # The export is verified by now, so an engine that fails here is skipped.
+            runners, times = time_engines(bundle, engines, request, batch_size=batch_size, on_failure=skip)
             for name, runner in runners.items():
                 if name in times:
                     count = runner.batch_size or batch_size

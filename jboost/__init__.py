@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from jboost.engine.errors import BadInputError, FailureError, JboostError
+    from jboost.engine.method.updates import PGD, SGLD
+
     from .booster import Boosted, Booster
-    from .engine.errors import BadInputError, FailureError, JboostError
-    from .engine.method.updates import PGD, SGLD
 
 __all__ = ["PGD", "SGLD", "BadInputError", "Boosted", "Booster", "FailureError", "JboostError", "load"]
 

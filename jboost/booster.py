@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from .engine.backends.registry import DEFAULT_BATCH, DTYPES, Engine, find_engine, pick_engine
-from .engine.bundle import Bundle
-from .engine.errors import BadInputError, FailureError
-from .engine.loop.pipeline import Reader
-from .engine.loop.run import ProgressCallback, run_set
-from .engine.loop.runner import Runner
-from .engine.method.settings import Preset, Settings, ignores_labels, resolve_settings
-from .engine.method.updates import PGD, SGLD, Update
-from .engine.results.run_file import write_run
-from .engine.results.store import DiskStore, MemoryStore, Store, partial_folder, unfinished_engine
-from .engine.results.summary import RECORD, Summary, image_means, model_means
-from .engine.samples import (
+from jboost.engine.backends.engine import Engine
+from jboost.engine.backends.registry import default_batch, find_engine
+from jboost.engine.backends.request import RunRequest
+from jboost.engine.bundle import Bundle
+from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.loop.pipeline import Reader
+from jboost.engine.loop.run import ProgressCallback, run_set
+from jboost.engine.loop.runner import Runner
+from jboost.engine.method.settings import Preset, Settings, ignores_labels, resolve_settings
+from jboost.engine.method.updates import PGD, SGLD, Update
+from jboost.engine.results.run_file import write_run
+from jboost.engine.results.store import DiskStore, MemoryStore, Store, partial_folder, unfinished_engine
+from jboost.engine.results.summary import RECORD, Summary, image_means, model_means
+from jboost.engine.samples import (
     SampleSet,
     check_against_model,
     check_images,
@@ -32,10 +34,12 @@ from .engine.samples import (
     snapshot_output,
     write_samples,
 )
-from .engine.system.memory import peak_memory
+from jboost.engine.system.dtypes import check_dtype
+from jboost.engine.system.memory import peak_memory
+from jboost.opening import open_runner
 
 if TYPE_CHECKING:
-    from .engine.backends.compiled.packages import Packages
+    pass
 
 _log = logging.getLogger("jboost")
 
@@ -82,15 +86,14 @@ class Booster:
         dtype: str = "fp32",
         batch_size: int | None = None,
     ):
-        if dtype not in DTYPES:
-            raise BadInputError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+        check_dtype(dtype)
         if batch_size is not None and batch_size < 1:
             raise BadInputError(f"batch size must be at least 1, got {batch_size}")
         self._engine = find_engine(engine)
         self.bundle = Bundle(bundle)
         self._device, self._dtype, self._batch_size = device, dtype, batch_size
         self._runner: Runner | None = None
-        self._bound: tuple[str, float | None, int, str | None] | None = None
+        self._bound: tuple[RunRequest, str | None] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -271,46 +274,13 @@ class Booster:
             )
 
     def _open_runner(self, settings: Settings, resolution: int, engine: Engine | None) -> Runner:
-        wanted = (settings.objective, settings.l0, resolution, engine.name if engine else None)
+        request = RunRequest(settings.objective, settings.l0, resolution, self._device, self._dtype, self._batch_size)
+        wanted = request, engine.name if engine else None
         if self._runner is None or self._bound != wanted:
             self.close()
-            run: dict[str, Any] = {
-                "objective": settings.objective,
-                "l0": settings.l0,
-                "resolution": resolution,
-                "device": self._device,
-                "dtype": self._dtype,
-            }
-            if engine is None:
-                guess = self._batch_size or DEFAULT_BATCH["cpu"]
-                self._runner, choice = pick_engine(self.bundle, batch_size=guess, fixed=self._batch_size, **run)
-                _log.info(choice)
-            else:
-                why = engine.why_unusable(self.bundle, batch_size=self._batch_size, **run)
-                if why is not None and engine.name == "compile":
-                    run["packages"] = self._compile(settings, resolution)
-                elif why is not None:
-                    raise BadInputError(f"engine {engine.name!r} cannot run this: {why}")
-                self._runner = engine.open(self.bundle, **run)
+            self._runner = open_runner(self.bundle, request, engine)
             self._bound = wanted
         return self._runner
-
-    def _compile(self, settings: Settings, resolution: int) -> Packages:
-        """What the compile engine was asked for and the bundle does not hold: compiled now, or by an earlier run."""
-        from .engine.backends.torch_device import find_device
-        from .export.compiled.first_use import compile_on_first_use
-
-        device = find_device(self._device)
-        return compile_on_first_use(
-            self.bundle,
-            objective=settings.objective,
-            l0=settings.l0,
-            resolution=resolution,
-            dtype=self._dtype,
-            batch_size=self._batch_size or DEFAULT_BATCH[device.split(":")[0]],
-            device=device,
-            say=_log.info,
-        )
 
     def _identity(self, runner: Runner, samples: SampleSet, settings: Settings) -> dict[str, Any]:
         """What the output depends on. The batch size is not part of it."""
@@ -340,7 +310,7 @@ class Booster:
         """Boost what is not done yet; returns the number of images finished and the batch size used."""
         batch_size = runner.batch_size
         if batch_size is None:
-            batch_size = self._batch_size or DEFAULT_BATCH[runner.device.split(":")[0]]
+            batch_size = self._batch_size or default_batch(runner.device)
             batch_size = min(batch_size, len(store.records))
         try:
             done = run_set(

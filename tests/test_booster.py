@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import jboost
-from jboost.engine.backends.eager import EagerRunner
+from jboost.engine.backends.eager.runner import EagerRunner
+from jboost.engine.backends.request import RunRequest
 from jboost.engine.bundle import Bundle
 from jboost.engine.method.objectives import OBJECTIVES
 from jboost.engine.results.store import DiskStore
@@ -77,7 +78,7 @@ def test_zero_steps_give_back_the_bytes(booster, images, labels) -> None:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_runner_gradients_are_confirmed_by_finite_differences(bundle, booster, images, labels, objective) -> None:
-    with EagerRunner(booster.bundle, objective=objective, l0=3.0, device="cpu") as runner:
+    with EagerRunner(booster.bundle, RunRequest(objective, 3.0, 16, device="cpu")) as runner:
         runner._model.double()
         x = torch.from_numpy(images[:3]).permute(0, 3, 1, 2).double() / 255
         y = torch.from_numpy(labels[:3])
@@ -130,7 +131,7 @@ def test_early_stopping_compares_with_l0(booster, images, labels) -> None:
 def test_autocast_points_the_same_way(bundle, images, labels, dtype) -> None:
     grads = []
     for kind in ("fp32", dtype):
-        with EagerRunner(jboost.load(bundle).bundle, objective="bce", l0=None, device="cpu", dtype=kind) as runner:
+        with EagerRunner(jboost.load(bundle).bundle, RunRequest("bce", None, 16, device="cpu", dtype=kind)) as runner:
             x = runner.put(images.transpose(0, 3, 1, 2).astype(np.float32) / 255)
             grads.append(runner.gradient(x, runner.put(labels)).grad.flatten(1))
             assert grads[-1].dtype == torch.float32
@@ -240,6 +241,6 @@ def test_out_of_gpu_memory_says_which_batch_to_try(bundle, images, labels, monke
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     with jboost.load(bundle, engine="eager", device="cpu", batch_size=8) as booster:
-        monkeypatch.setattr("jboost.engine.backends.eager.EagerRunner.gradient", full)
+        monkeypatch.setattr("jboost.engine.backends.eager.runner.EagerRunner.gradient", full)
         with pytest.raises(jboost.FailureError, match="--resume -b 4"):
             booster.boost(images, labels)

@@ -1,4 +1,4 @@
-"""One step of adversarial training: attack both halves of a batch, then the loss of equations 7 to 10 on what came of it."""
+"""One step of adversarial training: attack both halves of a batch, then compute the loss of equations 7 to 10."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ Labelled = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class AdversarialConfig:
-    """How images are attacked and what is minimised. The defaults are section 4.1 of the paper; the rest is for its successors.
+    """The attacks and the loss. The defaults follow section 4.1 of the paper; other values serve its successors.
 
     Attributes:
         real_attack: the attack on real images, away from "real".
-        generated_attack: the attack on generated images, towards "real"; its ``steps`` are those of the first iteration.
+        generated_attack: the attack on generated images, towards "real"; ``steps`` applies to the first iteration.
         grow_every: iterations after which the generated attack gains one more step.
-        score: what the discriminator reads off the logits, a key of `jboost.trainer.losses.SCORES`.
-        real_attack_loss: what the attack on real images raises: ``"bce"``, or ``"ce"`` as in plain adversarial training.
-        weights: of the terms on attacked images.
-        clean_weights: of the same terms on the images as they are.
-        label_smoothing: of the cross-entropies, in [0, 1).
+        score: the discriminator's score, a key of `jboost.trainer.losses.SCORES`.
+        real_attack_loss: the loss that the attack on real images raises: ``"bce"``, or ``"ce"`` as in plain
+            adversarial training.
+        weights: weights of the loss terms on attacked images.
+        clean_weights: weights of the same terms on images that are not attacked.
+        label_smoothing: label smoothing of the cross-entropies, in [0, 1).
     """
 
     real_attack: PGD = field(default_factory=lambda: PGD(steps=4, step_size=0.25, eps=1.0))
@@ -44,16 +45,16 @@ class AdversarialConfig:
     label_smoothing: float = 0.0
 
     def attack_at(self, iteration: int) -> PGD:
-        """The generated attack at `iteration` (from 0): one more step every ``grow_every`` iterations (section 3.1.2)."""
+        """Generated attack at `iteration` (from 0): one more step every ``grow_every`` iterations (section 3.1.2)."""
         return replace(self.generated_attack, steps=self.generated_attack.steps + iteration // self.grow_every)
 
 
 class Raters(NamedTuple):
-    """The model as each attack sees it.
+    """The model's ratings that the attacks move.
 
     Attributes:
-        discriminator: rates how real an image is; the generated attack raises it.
-        real: what the attack on real images lowers.
+        discriminator: rates how real an image is; the attack on generated images raises this rating.
+        real: the attack on real images lowers this rating.
     """
 
     discriminator: Rater
@@ -61,18 +62,18 @@ class Raters(NamedTuple):
 
 
 def make_raters(config: AdversarialConfig, rater: Callable[[Score], Rater]) -> Raters:
-    """The model as the attacks of `config` see it; `rater` makes one that reads a score."""
+    """Make the raters for the attacks of `config`; ``rater(score)`` makes one of them."""
     discriminator = rater(SCORES[config.score])
     return Raters(discriminator, rater(label_score) if config.real_attack_loss == "ce" else discriminator)
 
 
 class AttackedBatch(NamedTuple):
-    """A batch and what the attacks made of it; image i of one half is paired with image i of the other.
+    """A batch before and after the attacks; image i of one half is paired with image i of the other.
 
     Attributes:
-        real, generated: as they are, with their labels.
-        real_adv, generated_adv: attacked, float32 [B, C, H, W] in [0, 1].
-        taken: int64 [B], the steps that each generated image took.
+        real, generated: the images before the attacks, with their labels.
+        real_adv, generated_adv: the attacked images, float32 [B, C, H, W] in [0, 1].
+        taken: int64 [B], the number of steps that each generated image took.
     """
 
     real: Labelled
@@ -84,12 +85,12 @@ class AttackedBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step saw, before it moved the weights.
+    """The figures of one step, measured before the step moves the weights.
 
     Attributes:
-        loss: what is minimised; with the default weights the total of eq. 10.
+        loss: the loss that training minimises; with the default weights, the total of eq. 10.
         bce_real, bce_generated, ce_real, ce_generated: its terms on attacked images.
-        robust_accuracy: share of attacked real images that are still classified correctly, in [0, 1].
+        robust_accuracy: share of attacked real images that the model still classifies correctly, in [0, 1].
         realness_real, realness_generated: mean softplus(f_c) of the attacked images of each half.
         attack_steps: mean number of steps that the generated images took.
     """
@@ -106,25 +107,25 @@ class StepReport:
 
     @classmethod
     def from_tensor(cls, values: torch.Tensor) -> StepReport:
-        """Read what `objective` measured: float [9], in the order of the attributes."""
+        """Make a report from the values that `objective` returned: float [9], in the order of the attributes."""
         return cls(*values.tolist())
 
 
-#: How many numbers a report holds.
+#: Number of values in a report.
 REPORT_SIZE = len(fields(StepReport))
 
 
 def attack(
     raters: Raters, real: Labelled, generated: Labelled, config: AdversarialConfig, iteration: int
 ) -> AttackedBatch:
-    """Both attacks on a batch.
+    """Run both attacks on a batch.
 
     Args:
-        raters: the model.
+        raters: from `make_raters`.
         real: images and labels.
-        generated: as many; image i is paired with real image i, whose rating after the attack is where it stops.
-        config: how far and how often the images move.
-        iteration: from 0; the generated attack grows with it.
+        generated: as many images and labels; image i stops once its rating exceeds that of attacked real image i.
+        config: the attacks' steps, step sizes and radii.
+        iteration: counted from 0; the generated attack grows with it.
     """
     real_adv = attack_real(raters.real, *real, config.real_attack)
     target = raters.discriminator(real_adv, real[1])
@@ -133,21 +134,21 @@ def attack(
 
 
 def objective(forward: Forward, batch: AttackedBatch, config: AdversarialConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """What is minimised, and what there is to report.
+    """Compute the loss and the figures to report.
 
     Args:
         forward: the model in training mode.
         batch: from `attack`.
-        config: scores, weights, smoothing.
+        config: score, weights and label smoothing.
 
     Returns:
-        The loss, a scalar with a gradient; and the values of a `StepReport`, float32 [9], without.
+        The loss, a scalar with a gradient, and the values of a `StepReport`, float32 [9] without a gradient.
     """
     (real, real_labels), (generated, generated_labels) = batch.real, batch.generated
     images, sizes = [batch.real_adv, batch.generated_adv], [len(real), len(generated)]
     if config.clean_weights.any:
         images, sizes = [*images, real, generated], sizes * 2
-    # One forward for all: batch norm sees the mixture that its running statistics will stand for.
+    # One forward pass for all images: BatchNorm then normalises by the mixture that its running statistics describe.
     logits = torch.split(forward(torch.cat(images)).float(), sizes)
 
     def terms(real_logits: torch.Tensor, generated_logits: torch.Tensor) -> JointLoss:
@@ -182,7 +183,7 @@ def objective(forward: Forward, batch: AttackedBatch, config: AdversarialConfig)
 
 
 def mean_realness(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, batch_size: int = 256) -> float:
-    """l0 (eq. 13): the mean over real images of softplus(f_c). Images float32 [N, C, H, W] in [0, 1], labels int64 [N]."""
+    """l0 (eq. 13): the mean softplus(f_c) of real images, float32 [N, C, H, W] in [0, 1], with labels int64 [N]."""
     rater = Rater(model)
     parts = [slice(i, i + batch_size) for i in range(0, len(images), batch_size)]
     ratings = [rater(images[part], labels[part]) for part in parts]

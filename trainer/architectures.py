@@ -1,4 +1,4 @@
-"""From the name of an architecture to a network: the project's own, or a factory of the user's."""
+"""Build a network from the name of its architecture: one of the project's own, or a user's factory."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any
 
 from torch import nn
 
-from jboost.engine.errors import BadInputError
+from jboost.engine.errors import BadInputError, one_line
 
 from .cifar_wrn import WideResNet
 from .resnet import RESNETS, ResNet
 from .small_resnet import SmallResNet
 
-# The names that are listed; wrn_<depth>_<widen> and small_resnet<width> are understood for any numbers.
+# The names that messages list; wrn_<depth>_<widen> and small_resnet<width> are accepted with any numbers.
 NAMES = (*RESNETS, "wrn_28_10", "wrn_34_10", "small_resnet")
 _WRN = re.compile(r"wrn_([1-9]\d{0,3})_([1-9]\d{0,3})")
 _SMALL = re.compile(r"small_resnet([1-9]\d{0,3})?")
@@ -29,15 +29,15 @@ _SMALL_WIDTH = 24
 
 @dataclass(frozen=True)
 class Architecture:
-    """A named architecture and what is customary for it.
+    """A named architecture and its customary settings.
 
     Attributes:
-        name: the name it is stored under (``small_resnet24`` is ``small_resnet``).
+        name: the name that checkpoints store (``small_resnet24`` is stored as ``small_resnet``).
         build: ``build(num_classes, in_channels)`` -> network: normalised images [B, in_channels, H, W] -> logits [B,
             num_classes].
-        normalization: ``"imagenet"`` or ``"none"``: what published weights of it expect, for three channels.
-        resolution: the image size it is made for, in pixels; None if it has none.
-        builtin: defined in this project (True) or by a factory of the user's.
+        normalization: ``"imagenet"`` or ``"none"``: the normalisation that published weights expect for three channels.
+        resolution: image size that it is made for, in pixels; None if it is made for any.
+        builtin: True if this project defines it, False if a user's factory does.
     """
 
     name: str
@@ -48,11 +48,11 @@ class Architecture:
 
 
 def find_architecture(name: str) -> Architecture:
-    """The architecture called `name`: one of `NAMES`, ``wrn_<depth>_<widen>``, ``small_resnet<width>`` or
-    ``package.module:factory``.
+    """Find an architecture by name: one of `NAMES`, ``wrn_<depth>_<widen>``, ``small_resnet<width>`` or a factory.
 
-    A factory is called as ``factory(num_classes=...)``, with ``in_channels=...`` if it has a parameter of that name.
-    Its module is looked for on the Python path, then in the current directory, when `build` is called.
+    A factory is named as ``package.module:factory`` and called as ``factory(num_classes=...)``, with
+    ``in_channels=...`` if it has a parameter of that name. `build` imports its module from the Python path, else from
+    the current directory.
 
     Raises:
         BadInputError: an unknown name (the message lists the known ones).
@@ -69,8 +69,8 @@ def find_architecture(name: str) -> Architecture:
         width = int(match[1] or _SMALL_WIDTH)
         return Architecture(small_resnet_name(width), lambda classes, channels: SmallResNet(width, classes, channels))
     raise BadInputError(
-        f"unknown architecture {name!r}; choose one of {', '.join(NAMES)} (or small_resnet<width>), or name a factory "
-        "of your own as "
+        f"unknown architecture {name!r}; choose one of {', '.join(NAMES)} (or small_resnet<width>), or name your own "
+        "factory as "
         "package.module:factory"
     )
 
@@ -81,7 +81,7 @@ def small_resnet_name(width: int) -> str:
 
 
 def build_network(arch: str, num_classes: int, in_channels: int = 3) -> nn.Module:
-    """A freshly initialised network (random weights, float32, on the CPU unless a torch device context says otherwise).
+    """Build a network with random weights, float32, on the CPU unless a torch device context says otherwise.
 
     Args:
         arch: see `find_architecture`.
@@ -107,7 +107,7 @@ def _call_factory(name: str, num_classes: int, in_channels: int) -> nn.Module:
     module_name, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
         raise BadInputError(f"cannot read the architecture {name!r}; write it as package.module:factory")
-    # The factory runs inside too: it may import its own neighbours only when called.
+    # The factory is called inside the context too, because it may import its neighbours only then.
     with current_directory_on_path():
         factory = find_factory(module_name, attribute)
         arguments: dict[str, int] = {"num_classes": num_classes}
@@ -117,43 +117,47 @@ def _call_factory(name: str, num_classes: int, in_channels: int) -> nn.Module:
             network = factory(**arguments)
         except Exception as error:
             call = ", ".join(f"{key}={value}" for key, value in arguments.items())
-            raise BadInputError(f"{name} called with ({call}) failed: {_brief(error)}") from error
+            raise BadInputError(
+                f"{name} called with ({call}) failed: {type(error).__name__}: {one_line(error)}"
+            ) from error
     if not isinstance(network, nn.Module):
         raise BadInputError(f"{name} returned {_describe(network)} where a torch.nn.Module was expected")
     return network
 
 
 def find_factory(module_name: str, attribute: str) -> Callable[..., Any]:
-    """The attribute (dots allowed) of a module.
+    """Import `module_name` (dots allowed) and return its callable `attribute`.
 
     Raises:
-        BadInputError: no such module or attribute, or importing it fails.
+        BadInputError: no such module or attribute, the import fails, or the attribute cannot be called.
     """
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        # A module that exists and lacks a dependency is another problem than one that does not exist.
+        # A missing module and an existing module that lacks a dependency need different remedies.
         if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
             raise BadInputError(
                 f"no module {module_name!r} on the Python path or in {os.getcwd()}; run from the directory that holds "
                 "it, or set PYTHONPATH"
             ) from error
-        raise BadInputError(f"importing {module_name} failed: {_brief(error)}; install what it needs") from error
+        raise BadInputError(
+            f"importing {module_name} failed: {type(error).__name__}: {one_line(error)}; install what it needs"
+        ) from error
     except Exception as error:
-        raise BadInputError(f"importing {module_name} failed: {_brief(error)}") from error
+        raise BadInputError(f"importing {module_name} failed: {type(error).__name__}: {one_line(error)}") from error
     factory = getattr(module, attribute, None)
     if factory is None:
         where = getattr(module, "__file__", None) or module_name
         raise BadInputError(f"module {module_name!r} ({where}) has no {attribute!r}; check the name after the colon")
     if not callable(factory):
-        raise BadInputError(f"{module_name}:{attribute} is {_describe(factory)}, not something to call")
+        raise BadInputError(f"{module_name}:{attribute} is {_describe(factory)}, which cannot be called")
     found: Callable[..., Any] = factory
     return found
 
 
 @contextlib.contextmanager
 def current_directory_on_path() -> Iterator[None]:
-    """Modules of the current directory can be imported; last on the path, so that they hide nothing installed."""
+    """Put the current directory last on the Python path: its modules can be imported but hide no installed ones."""
     here = os.getcwd()
     importlib.invalidate_caches()
     sys.path.append(here)
@@ -168,16 +172,11 @@ def current_directory_on_path() -> Iterator[None]:
 
 
 def _takes(factory: Callable[..., Any], parameter: str) -> bool:
-    """Whether `factory` names `parameter`. ``**kwargs`` does not count: what receives it may not know the word."""
+    """Whether `factory` names `parameter`. ``**kwargs`` does not count: its receiver may not accept the name."""
     try:
         return parameter in inspect.signature(factory).parameters
     except (TypeError, ValueError):
         return False
-
-
-def _brief(error: BaseException) -> str:
-    """An exception in one line of bounded length."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def _describe(value: object) -> str:

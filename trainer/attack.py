@@ -1,10 +1,10 @@
-"""The attacks that training defends against (section 3.1.2 of arXiv 2405.16260): real images made to look generated, generated
-ones made to look real.
+"""The attacks that training defends against (section 3.1.2 of arXiv 2405.16260).
 
-Both move an image along the gradient of its score, the class logit f_c. Their losses, softplus(-f_c) and softplus(f_c), are
-monotonic in f_c, and a step is normalised to a fixed length, so the direction is the same; the logit's gradient does not vanish
-where the sigmoid saturates. The steps, the projection and the clamp are the engine's, so that a model is attacked with what it
-is used for.
+One attack makes real images look generated, the other makes generated images look real. Both move an image along the
+gradient of its score, the class logit f_c. Their losses, softplus(-f_c) and softplus(f_c), are monotonic in f_c, and
+each step has a fixed length, so following the logit gives the same steps as following the loss. The logit's gradient
+also does not vanish where the sigmoid saturates. The engine's code takes the steps, projects and clamps, so training
+attacks the model with the steps that boosting uses.
 
 Images are float32 [B, C, H, W] in [0, 1], labels int64 [B].
 """
@@ -29,7 +29,7 @@ Forward = Callable[[torch.Tensor], torch.Tensor]
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put `model` in eval mode, and every module back into the mode it was in."""
+    """Put `model` in eval mode; on exit, every module returns to its previous mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -40,10 +40,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def compiled_forward(model: nn.Module) -> Forward:
-    """The forward pass of `model` and its input gradient through Inductor, compiled at the first call with each shape.
+    """Compile the forward pass of `model` and its input gradient with Inductor, at the first call with each shape.
 
-    Weights are arguments of what is compiled, so that it is compiled once for all iterations. They enter detached: the backward
-    graph then holds the input's gradient alone, a third of the work less than with the weights' own.
+    The weights are arguments of the compiled function, so one compilation serves all iterations. They are passed
+    detached: the backward graph then computes only the input's gradient, which is a third less work.
     """
 
     def forward(state: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
@@ -61,20 +61,20 @@ def compiled_forward(model: nn.Module) -> Forward:
 
 
 def label_score(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """log softmax(f)_c: what an attack on the classification lowers. [B, C], int64 [B] -> [B]."""
+    """log softmax(f)_c: the score that an attack on the classification lowers. [B, C], int64 [B] -> [B]."""
     score: torch.Tensor = -cross_entropy(logits, labels)
     return score
 
 
 class Rater:
-    """A model as an attack sees it: in eval mode, so that each image's rating depends on that image alone.
+    """Rates images with a model in eval mode, so that each image's rating depends on that image alone.
 
     Args:
         model: x -> logits.
-        score: what is read off the logits: one of `jboost.trainer.losses.SCORES`, `label_score`, or any other.
-        compiled: what `compiled_forward` gave for `model`; None: eager. What is compiled wants the same batch size every time.
+        score: the rating as a function of the logits: one of `jboost.trainer.losses.SCORES`, `label_score`, or another.
+        compiled: from `compiled_forward` for `model`, then every batch must have the same size; None: eager.
         autocast: makes the context in which the network runs, for mixed precision.
-        loss_scale: factor of the score while its gradient is taken: float16 gradients of a single image underflow without.
+        loss_scale: factor of the score for its gradient; without it, float16 gradients of a single image underflow.
     """
 
     def __init__(
@@ -104,9 +104,10 @@ class Rater:
             return self._rate(x, labels, self.model)
 
     def gradient(self, x: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The direction of d score / d x, float32 [B, C, H, W], and the score, float32 [B]; summed over the batch, never averaged.
+        """The direction of d score / d x, float32 [B, C, H, W], and the score, float32 [B].
 
-        The length carries the loss scale. A gradient that overflowed in float16 is zero, and its image stays for a step.
+        The scores are summed over the batch, never averaged. The gradient's length includes the loss scale. If an
+        image's gradient overflowed in float16, it is zero and the image does not move in this step.
         """
         x = x.detach().requires_grad_(True)
         with evaluating(self.model), torch.enable_grad():
@@ -118,21 +119,22 @@ class Rater:
 
 
 def _move(update: PGD, x: torch.Tensor, x0: torch.Tensor, loss_grad: torch.Tensor, step: int) -> torch.Tensor:
-    """One step of the engine's PGD, down `loss_grad`. It draws no noise, so seed and index have no effect."""
+    """Take one step of the engine's PGD, down `loss_grad`. PGD draws no noise, so seed and index have no effect."""
     index = torch.arange(x.shape[0], device=x.device)
     moved: torch.Tensor = update.move(x, x0, loss_grad, index=index, step=torch.full_like(index, step))
     return moved
 
 
 def attack_real(rater: Rater, x0: torch.Tensor, labels: torch.Tensor, update: PGD) -> torch.Tensor:
-    """Lower the score of real images, which raises their BCE, softplus(-f_c): move them to where the model takes them for
-    generated ones.
+    """Move real images to where the model takes them for generated ones.
+
+    The attack lowers their score. For the score f_c, this raises their BCE, softplus(-f_c).
 
     Args:
         rater: the model and the score to lower.
         x0: real images, float32 [B, C, H, W] in [0, 1].
         labels: int64 [B].
-        update: steps, step size and radius; the paper's are 4 steps of 0.25 within an L2 ball of 1.0.
+        update: steps, step size and radius; the paper uses 4 steps of 0.25 within an L2 ball of 1.0.
 
     Returns:
         The attacked images, float32 [B, C, H, W] in [0, 1], each within ``update.eps`` of its original.
@@ -149,20 +151,20 @@ def attack_generated(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Move generated images towards "real", each until the model rates it above its target.
 
-    An image that is rated more real than the attacked real image it is paired with has fooled the model already; pushing it
-    further would teach the model to distrust images that it has no reason to distrust. Images that have stopped leave the batch,
-    unless the rater is compiled for one batch size: there they stay in it, unmoved.
+    Once the model rates an image above its paired, attacked real image, the image has fooled the model. Moving it
+    further would teach the model to distrust images without a reason. Stopped images leave the batch. If the rater is
+    compiled for one batch size, they stay in it, unmoved.
 
     Args:
         rater: the model and the score to raise.
         x0: generated images, float32 [B, C, H, W] in [0, 1].
-        labels: int64 [B], the class that each was generated as.
-        update: the largest number of steps, step size and radius; the paper's are steps of 0.1 within an L2 ball of 10.
-        target: float [B], the score of the attacked real image that each is paired with. ``inf`` never stops.
+        labels: int64 [B], the class that each image was generated as.
+        update: largest number of steps, step size and radius; the paper uses steps of 0.1 within an L2 ball of 10.
+        target: float [B], the score of each image's paired, attacked real image. With ``inf`` an image never stops.
 
     Returns:
-        The attacked images, float32 [B, C, H, W] in [0, 1], each within ``update.eps`` of its original, and the number of steps
-        that each took, int64 [B] in [0, ``update.steps``].
+        The attacked images, float32 [B, C, H, W] in [0, 1], each within ``update.eps`` of its original, and the number
+        of steps that each took, int64 [B] in [0, ``update.steps``].
     """
     x = x0.detach().clone()
     taken = torch.zeros_like(labels)

@@ -1,7 +1,7 @@
-"""The project's own checkpoint: a safetensors file whose metadata say what the weights are.
+"""The project's own checkpoint: a safetensors file whose metadata describe the model.
 
-Weights lie under ``network.``; the metadata key ``jboost`` holds `ModelInfo` as JSON. No code is stored and none runs
-on reading.
+Names of weights begin with ``network.``. The metadata key ``jboost`` holds `ModelInfo` as JSON. The file stores no
+code, and reading it runs none.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.errors import BadInputError, FailureError, one_line
 
 from .joint import JointModel, check_normalization
 from .weights_file import write_safetensors
@@ -30,16 +30,16 @@ WEIGHTS_PREFIX = "network."
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a joint model is, beside its weights.
+    """The description of a joint model: everything but its weights.
 
     Attributes:
         arch: architecture name, or ``package.module:factory``.
         num_classes: number of logits, at least 1.
         in_channels: number of image channels, at least 1.
-        mean, std: normalisation, one value a channel, for images in [0, 1].
+        mean, std: normalisation, one value per channel, for images in [0, 1].
         l0: mean realness of real images (eq. 13), at least 0; None if unknown.
-        class_names: one name a class; None if unknown.
-        resolution: image size in pixels that the model is used at; None if unknown.
+        class_names: one name per class; None if unknown.
+        resolution: size in pixels of the images that the model is used on; None if unknown.
 
     Raises:
         BadInputError: a value out of range, or lengths that do not match.
@@ -86,10 +86,11 @@ class ModelInfo:
 
     @classmethod
     def from_dict(cls, data: object) -> ModelInfo:
-        """Read what `to_dict` made.
+        """Read the output of `to_dict`.
 
         Raises:
-            BadInputError: another format version, an entry missing, unknown, of the wrong type or out of range.
+            BadInputError: another format version, or an entry that is missing, unknown, of the wrong type or out of
+                range.
         """
         if not isinstance(data, Mapping):
             raise BadInputError("the model description is not a JSON object")
@@ -118,12 +119,12 @@ class ModelInfo:
 
 
 def save_checkpoint(path: str | os.PathLike[str], model: JointModel, info: ModelInfo) -> None:
-    """Write `model` to `path` (safetensors), never half: a killed run leaves the old file or the new one.
+    """Write `model` to `path` (safetensors) atomically: a killed run leaves the old file or the new one.
 
     Args:
         path: the file to write or replace; its folder exists.
         model: weights of any float dtype, on any device; they are stored as they are.
-        info: what the model is; mean and std are the model's own.
+        info: description of the model; mean and std must equal the model's.
 
     Raises:
         BadInputError: `info` disagrees with the model, or the folder does not exist.
@@ -133,29 +134,29 @@ def save_checkpoint(path: str | os.PathLike[str], model: JointModel, info: Model
     for what, stated, actual in (("mean", info.mean, model.mean), ("std", info.std, model.std)):
         if not torch.equal(torch.tensor(stated), actual.detach().flatten().float().cpu()):
             raise BadInputError(
-                f"the {what} to be written, {list(stated)}, is not the model's, {actual.flatten().tolist()}"
+                f"the description's {what}, {list(stated)}, differs from the model's, {actual.flatten().tolist()}"
             )
     if not path.parent.is_dir():
         raise BadInputError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
-    # torch.compile wraps a module under `_orig_mod`; the file names the module itself.
+    # torch.compile wraps a module under `_orig_mod`; names in the file leave that out.
     tensors = {
         WEIGHTS_PREFIX + name.replace("_orig_mod.", ""): tensor for name, tensor in model.network.state_dict().items()
     }
     try:
         write_safetensors(path, tensors, {METADATA_KEY: json.dumps(info.to_dict())})
     except (OSError, SafetensorError) as error:
-        raise FailureError(f"cannot write {path}: {' '.join(str(error).split())}") from error
+        raise FailureError(f"cannot write {path}: {one_line(error)}") from error
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], ModelInfo | None]:
-    """All tensors of a safetensors file, on the CPU, in the order and under the names of the file; and what
-    `save_checkpoint` said.
+    """Read all tensors of a safetensors file and the description that `save_checkpoint` stored.
 
     Returns:
-        The tensors, and the model's description: None for a file that our trainer did not write.
+        The tensors, on the CPU, with the file's names in the file's order; and the model's description, None if our
+        trainer did not write the file.
 
     Raises:
-        BadInputError: no file, not safetensors, truncated, or a description that does not hold.
+        BadInputError: no file, not safetensors, truncated, or an invalid description.
     """
     path = Path(path)
     if not path.is_file():
@@ -165,16 +166,15 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], M
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (OSError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
         raise BadInputError(
-            f"{path} is not a readable safetensors file ({reason}); download or copy it again"
+            f"{path} is not a readable safetensors file ({one_line(error)}); download or copy it again"
         ) from error
     if METADATA_KEY not in metadata:
         return tensors, None
     try:
         return tensors, ModelInfo.from_dict(json.loads(metadata[METADATA_KEY]))
     except (BadInputError, ValueError, OverflowError) as error:
-        raise BadInputError(f"{path}: the description of the model in its metadata cannot be used: {error}") from error
+        raise BadInputError(f"{path}: the model description in its metadata is invalid: {error}") from error
 
 
 def _items(what: str, value: object) -> Sequence[object]:
@@ -190,7 +190,7 @@ def _string(what: str, value: object) -> str:
 
 
 def _integer(what: str, value: object) -> int:
-    # bool is an int to Python, not to a reader of JSON.
+    # In Python bool is a kind of int, in JSON it is not.
     if not isinstance(value, int) or isinstance(value, bool):
         raise BadInputError(f"{what} must be a whole number, got {value!r}")
     return value

@@ -1,9 +1,9 @@
 """The Wide ResNets of CIFAR, with the parameter names of TRADES and RobustBench.
 
 Zagoruyko and Komodakis 2016 (arXiv 1605.07146). Names and order of operations follow RobustBench's
-``robustbench/model_zoo/architectures/wide_resnet.py``, itself from github.com/yaodongyu/TRADES, so that the robust
-checkpoints of both load. One difference: the average pool is global instead of 8x8. The same number at 32 px; other
-sizes work.
+``robustbench/model_zoo/architectures/wide_resnet.py``, itself from github.com/yaodongyu/TRADES, so the robust
+checkpoints of both load. One difference: the average pool is global instead of 8x8. At 32 px the result is the same,
+and other sizes work too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .resnet import conv1x1, conv3x3
 class WideBlock(nn.Module):
     """Pre-activation block of two 3x3 convolutions: [B, in_planes, H, W] -> [B, planes, H/stride, W/stride].
 
-    Where the number of channels changes, the shortcut is a 1x1 convolution of the *activated* input; elsewhere the
+    If the number of channels changes, the shortcut is a 1x1 convolution of the *activated* input; otherwise it is the
     input itself.
     """
 
@@ -34,14 +34,14 @@ class WideBlock(nn.Module):
         self.convShortcut = None if in_planes == planes else conv1x1(in_planes, planes, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The sum of the block and its shortcut; not activated, the next block does that."""
+        """The sum of the block and its shortcut; the next block applies the activation."""
         active = F.relu(self.bn1(x))
         out: Tensor = self.conv2(F.relu(self.bn2(self.conv1(active))))
         return out + (x if self.convShortcut is None else self.convShortcut(active))
 
 
 class _Stage(nn.Module):
-    """`blocks` blocks under the name ``layer``, where the published checkpoints have them."""
+    """`blocks` blocks under the name ``layer``, as in the published checkpoints."""
 
     def __init__(self, blocks: int, in_planes: int, planes: int, stride: int) -> None:
         super().__init__()
@@ -69,8 +69,8 @@ class WideResNet(nn.Module):
         super().__init__()
         if depth < 10 or (depth - 4) % 6 != 0 or widen < 1:
             raise BadInputError(
-                f"no Wide ResNet of depth {depth} and width {widen}: the depth is 6 n + 4 (10, 16, 28, 34, ...), the "
-                "width at least 1"
+                f"no Wide ResNet of depth {depth} and width {widen}: the depth must be 6 n + 4 (10, 16, 28, 34, ...), "
+                "the width at least 1"
             )
         blocks = (depth - 4) // 6
         planes = (16, 16 * widen, 32 * widen, 64 * widen)

@@ -1,10 +1,9 @@
-"""What `jboost train` does, value by value: checked, layered (flags over a file over a preset over defaults), and stored."""
+"""The configuration of `jboost train`: check it, layer it (flags > file > preset > defaults), store it."""
 
 from __future__ import annotations
 
 import difflib
 import json
-import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +11,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from jboost.engine.errors import BadInputError
+from jboost.engine.errors import BadInputError, one_line
 from jboost.engine.method.updates import PGD
+from jboost.engine.system.dtypes import DtypeName
+from jboost.engine.system.replacing import replacing
 
 from .adversarial import AdversarialConfig
 from .losses import LossWeights
@@ -28,47 +29,49 @@ Length = Annotated[float, Field(gt=0.0)]
 
 
 class TrainConfig(BaseModel):
-    """A training run. Field by field, ``--field-name`` is its flag and ``field_name`` its key in a file.
+    """The values of a training run. Each field's flag is ``--field-name`` and its key in a file is ``field_name``.
 
     Attributes:
-        preset: where the values that were not given came from.
+        preset: the preset that supplied values that were not given; None: no preset.
         real: labelled real images, see `jboost.trainer.data.open_real`.
         generated: labelled sample sets of one or more generators.
-        generated_weights: how often each of them is drawn, relative to the others; None: as often as it has images.
-        resolution: image size in pixels; None: as the real images are.
-        channels: 1 or 3; None: as the real images have.
+        generated_weights: how often each set is drawn, relative to the others; None: in proportion to its size.
+        resolution: image size in pixels; None: the real images' size.
+        channels: 1 or 3; None: the real images' channels.
         flip, crop_padding: augmentation of real and generated images alike, see `jboost.trainer.data.Augmentation`.
-        held_out: images of each kind that are kept from training and validated on; 0: no validation.
+        held_out: number of images of each kind that are held out for validation; 0: no validation.
         validation_real, validation_generated: sets to take these images from, instead of the training sets.
         check_images: decode every image once before training.
-        features: what validation's Fréchet distances are taken in, for the front door to open; None: none.
+        features: extractor for validation's Fréchet distances, which the command line opens; None: no distances.
         arch: see `jboost.trainer.architectures.find_architecture`; None: that of `init`, else ``small_resnet``.
-        num_classes: None: as many as the real images have.
-        normalize: see `jboost.trainer.joint.parse_normalization`; None: that of `init`, else what the architecture is used to.
+        num_classes: number of classes; None: the real images' number.
+        normalize: see `jboost.trainer.joint.parse_normalization`; None: that of `init`, else the architecture's
+            customary one.
         init: checkpoint to start from, any that export can load; None: random weights.
-        reset_head: initialise the last layer anew even if its classes fit.
-        batch_norm: ``"train"``: statistics of the (global) batch; ``"frozen"``: those that `init` brought, kept.
+        reset_head: initialise the last layer anew even if its number of classes fits.
+        batch_norm: ``"train"``: statistics of the (global) batch; ``"frozen"``: keep the statistics of `init`.
         score, real_attack_loss, label_smoothing: see `AdversarialConfig`.
         bce_real to clean_ce_generated: weights of the loss's terms, see `jboost.trainer.losses.JointLoss`.
-        ema: decay of an exponential moving average of the weights, which is then what is validated and kept; 0: none.
+        ema: decay of an exponential moving average of the weights, which validation and checkpoints then use; 0: none.
         real_steps, real_step_size, real_eps: the attack on real images.
         generated_steps, generated_step_size, generated_eps, grow_every: the attack on generated images.
-        iterations: optimizer steps.
-        batch_size: real images a step, over all processes and accumulated batches, and as many generated ones.
-        accumulate: batches that a step's images are split into on each process.
+        iterations: number of optimizer steps.
+        batch_size: number of real images per step, over all processes and accumulated batches; a step takes as many
+            generated images.
+        accumulate: number of batches that each process splits its images of a step into.
         optimizer: ``"adamw"`` or ``"sgd"``.
         learning_rate, schedule, warmup, milestones, gamma: see `jboost.trainer.schedule.learning_rate_at`.
-        momentum: of SGD.
-        weight_decay: of the optimizer.
-        clip: largest norm of the gradient of all weights together; 0: not clipped.
-        dtype: of the network, in mixed precision; weights, images and losses stay float32.
-        compile: attack through the compiled forward and input gradient.
+        momentum: momentum of SGD.
+        weight_decay: weight decay of the optimizer.
+        clip: largest norm of the gradient of all weights together; 0: no clipping.
+        dtype: precision of the network (mixed precision); weights, images and losses stay float32.
+        compile: compile the forward pass and input gradient of the attacks.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
-        deterministic: choose deterministic kernels where there are some.
-        seed: of the initial weights, the order and the augmentation.
-        log_every, validate_every, save_every: in iterations; the last iteration does all three.
-        log_with: trackers, ``"tensorboard"``, ``"wandb"``, both with a comma, or ``"none"``.
-        boost_steps, boost_step_size: how validation boosts (PGD on the objective ``joint``).
+        deterministic: choose deterministic kernels where they exist.
+        seed: seed of the initial weights, the order of the images and the augmentation.
+        log_every, validate_every, save_every: intervals in iterations; the last iteration does all three.
+        log_with: trackers: ``"tensorboard"``, ``"wandb"``, both separated by a comma, or ``"none"``.
+        boost_steps, boost_step_size: the boosting in validation (PGD on the objective ``joint``).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -128,7 +131,7 @@ class TrainConfig(BaseModel):
     gamma: Length = 0.1
     clip: Amount = 0.0
 
-    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    dtype: DtypeName = "fp32"
     compile: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     deterministic: bool = True
@@ -145,10 +148,10 @@ class TrainConfig(BaseModel):
     def _fit_together(self) -> Self:
         adversarial = self.adversarial
         if not (adversarial.weights.any or adversarial.clean_weights.any):
-            raise ValueError("every weight of the loss is 0; give one of --bce-real, --ce-real, ...")
+            raise ValueError("all loss weights are 0; give one of --bce-real, --ce-real, ...")
         if self.generated_weights is not None and len(self.generated_weights) != len(self.generated):
             raise ValueError(
-                f"{len(self.generated_weights)} generated weights for {len(self.generated)} sample sets; give one each"
+                f"{len(self.generated_weights)} generated weights for {len(self.generated)} sample sets; give one for each"
             )
         if self.batch_size % self.accumulate:
             raise ValueError(
@@ -157,9 +160,7 @@ class TrainConfig(BaseModel):
         if self.schedule == "step" and not self.milestones:
             raise ValueError("the step schedule needs --milestones, e.g. 300,450")
         if self.warmup >= self.iterations and self.warmup:
-            raise ValueError(
-                f"a warm-up of {self.warmup} leaves nothing of {self.iterations} iterations; lower --warmup"
-            )
+            raise ValueError(f"a warm-up of {self.warmup} takes up all {self.iterations} iterations; lower --warmup")
         for tracker in self.trackers:
             if tracker not in ("tensorboard", "wandb"):
                 raise ValueError(f"unknown tracker {tracker!r} in --log-with; choose tensorboard, wandb, both or none")
@@ -167,7 +168,7 @@ class TrainConfig(BaseModel):
 
     @property
     def adversarial(self) -> AdversarialConfig:
-        """The part of it that a single step needs."""
+        """The values that a single step needs."""
         return AdversarialConfig(
             real_attack=PGD(self.real_steps, self.real_step_size, self.real_eps),
             generated_attack=PGD(self.generated_steps, self.generated_step_size, self.generated_eps),
@@ -187,7 +188,7 @@ class TrainConfig(BaseModel):
         return () if self.log_with == "none" else tuple(self.log_with.split(","))
 
     def learning_rate_at(self, iteration: int) -> float:
-        """The learning rate of an iteration, from 0."""
+        """The learning rate of an iteration, counted from 0."""
         return learning_rate_at(
             iteration,
             peak=self.learning_rate,
@@ -199,7 +200,7 @@ class TrainConfig(BaseModel):
         )
 
 
-#: What may change when a run is resumed: nothing of it moves the weights.
+#: The fields that may change when a run is resumed: none of them affects the weights.
 CHANGEABLE = frozenset(
     {
         "preset",
@@ -221,16 +222,17 @@ def resolve_config(
     preset: str | None = None,
     stored: Mapping[str, Any] | None = None,
 ) -> TrainConfig:
-    """One configuration from its layers: flags > file > preset > defaults.
+    """Merge the layers of a configuration: flags > file > preset > defaults.
 
     Args:
-        flags: by field; None and empty tuples count as not given.
-        file: TOML or JSON with fields by name, or a ``config.json`` that a run left.
-        preset: see `jboost.trainer.presets`; None: the one that the file names, if it does.
-        stored: the configuration of the run that is resumed; it takes the place of the defaults.
+        flags: values by field; None and empty tuples count as not given.
+        file: TOML or JSON file with values by field, such as the ``config.json`` of a run.
+        preset: see `jboost.trainer.presets`; None: the preset that the file names, if any.
+        stored: the configuration of the resumed run; it replaces the defaults.
 
     Raises:
-        BadInputError: an unknown key or preset, or a value out of range; the message names its flag, or its file and key.
+        BadInputError: an unknown key or preset, or a value out of range; the message names the flag, or the file and
+            the key.
     """
     given = {key: value for key, value in flags.items() if value is not None and value != ()}
     from_file = {} if file is None else read_config(file)
@@ -247,10 +249,10 @@ def resolve_config(
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The values in a TOML or JSON file, by field.
+    """Read the values in a TOML or JSON file, by field.
 
     Raises:
-        BadInputError: no such file, not TOML or JSON, or a key that is none of `TrainConfig`'s.
+        BadInputError: no such file, not TOML or JSON, or a key that is not a field of `TrainConfig`.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -260,9 +262,9 @@ def read_config(path: Path) -> dict[str, Any]:
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except ValueError as e:
         kind = "JSON" if path.suffix == ".json" else "TOML"
-        raise BadInputError(f"{path} is not {kind}: {' '.join(str(e).split())}") from e
+        raise BadInputError(f"{path} is not {kind}: {one_line(e)}") from e
     if not isinstance(values, dict):
-        raise BadInputError(f"{path} holds no table of values but {values!r:.60}")
+        raise BadInputError(f"{path} must hold a table of values, not {values!r:.60}")
     for key in values:
         if key not in TrainConfig.model_fields:
             near = difflib.get_close_matches(key, TrainConfig.model_fields, 1)
@@ -272,17 +274,17 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def flag(field: str) -> str:
-    """The command line's name of a field."""
+    """The command-line flag of a field."""
     return "--" + field.replace("_", "-")
 
 
 def _one_line(error: Any, given: Mapping[str, Any], from_file: Mapping[str, Any], file: Path | None) -> str:
-    """A pydantic error as what is wrong, where it was said, and what would be right."""
+    """Format a pydantic error in one line: the flag or the file's key, what is wrong, and the value given."""
     if not error["loc"]:
         return str(error["msg"]).removeprefix("Value error, ")
     field = str(error["loc"][0])
     if error["type"] == "missing":
-        return f"nothing says which images are {field}; give {flag(field)} PATH"
+        return f"no {field} images are given; give {flag(field)} PATH"
     where = f"{file}: {field}" if field in from_file and field not in given else flag(field)
     what = str(error["msg"]).replace("Input should be", "must be").replace("Value error, ", "")
     return f"{where} {what}, got {error['input']!r}"
@@ -290,16 +292,15 @@ def _one_line(error: Any, given: Mapping[str, Any], from_file: Mapping[str, Any]
 
 def save_config(path: Path, config: TrainConfig) -> None:
     """Write the configuration as JSON, readable by `read_config`; never half."""
-    aside = path.with_name(f".{path.name}.tmp")
-    aside.write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    with replacing(path) as aside:
+        aside.write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
 
 
 def check_same(stored: TrainConfig, config: TrainConfig, out: Path) -> None:
-    """See that a resumed run goes on as it began.
+    """Check that a resumed run keeps its settings.
 
     Raises:
-        BadInputError: naming what differs.
+        BadInputError: settings differ; the message names them.
     """
     old, new = stored.model_dump(), config.model_dump()
     differ = [key for key in old if old[key] != new[key] and key not in CHANGEABLE]

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from jboost.engine.errors import BadInputError
 
-# What the field calls by name. CIFAR-10's standard deviations are those of all its pixels, as in RobustBench and the
-# Madry lab.
+# Normalisations that the field calls by name. CIFAR-10's standard deviations are those of all its pixels, as in
+# RobustBench and the Madry lab.
 NORMALIZATIONS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
@@ -24,12 +24,12 @@ class JointModel(nn.Module):
     Input: float [B, C, H, W] in [0, 1]. Output: logits [B, num_classes]; the class logit is also the realness score.
 
     Attributes:
-        network: what maps normalised images to logits.
+        network: maps normalised images to logits.
         mean, std: buffers [1, C, 1, 1]; not learned.
 
     Raises:
-        BadInputError: `mean` and `std` of different lengths, or values that normalise nothing; in `forward`, images
-            whose number of channels differs (broadcasting would otherwise make three channels of one, silently).
+        BadInputError: `mean` and `std` differ in length or hold values out of range. In `forward`: images have another
+            number of channels (broadcasting would otherwise silently make three channels of one).
     """
 
     mean: Tensor
@@ -57,7 +57,7 @@ def check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
     for value in mean:
         if not 0.0 <= value <= 1.0:
             raise BadInputError(
-                f"mean {value:g} lies outside [0, 1], where the images are; for 0-255 statistics, divide by 255"
+                f"mean {value:g} lies outside [0, 1], the range of the images; for 0-255 statistics, divide by 255"
             )
     for value in std:
         if not (math.isfinite(value) and value > 0.0):
@@ -65,15 +65,15 @@ def check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
 
 
 def parse_normalization(text: str, in_channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std, one value a channel, from what a user writes.
+    """Parse a normalisation into mean and std, one value per channel.
 
     Args:
         text: ``"imagenet"``, ``"cifar10"``, ``"none"`` (mean 0, std 1) or ``"m1,m2,m3/s1,s2,s3"``, in units of images
             in [0, 1].
-        in_channels: how many values there must be.
+        in_channels: number of values that mean and std must have.
 
     Raises:
-        BadInputError: none of these, or not `in_channels` values.
+        BadInputError: `text` is none of these, or has another number of values.
     """
     if text == "none":
         return (0.0,) * in_channels, (1.0,) * in_channels

@@ -1,4 +1,4 @@
-"""The model in training: one optimizer step of adversarial training, on this process's share of a batch."""
+"""The model in training: take optimizer steps of adversarial training on this process's share of each batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from jboost.engine.errors import BadInputError
+from jboost.engine.errors import BadInputError, one_line
 
 from .adversarial import Labelled, Raters, attack, make_raters, objective
 from .attack import Rater, compiled_forward
@@ -23,12 +23,12 @@ from .sync_norm import synchronise_batch_norm
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-# float16 gradients of one image's logit fall below 6e-5, from where they lose bits.
+# float16 gradients of one image's logit fall below 6e-5, where float16 loses bits.
 _FP16_SCALE = 256.0
 
 
 class _Forward(nn.Module):
-    """What accelerate wraps, for mixed precision and many processes; the model inside stays as it is, for the attacks."""
+    """The module that accelerate wraps for mixed precision and many processes; the attacks use the model inside."""
 
     def __init__(self, model: JointModel):
         super().__init__()
@@ -40,27 +40,28 @@ class _Forward(nn.Module):
 
 
 class Learner:
-    """A model, its optimizer, the average of its weights, and how it is attacked.
+    """A model, its optimizer, the average of its weights, and the attacks on it.
 
     Args:
         model: trained in place; moved to the accelerator's device.
-        config: the run's.
+        config: the run's configuration.
         accelerator: from `make_accelerator`.
 
     Attributes:
-        model: as trained.
-        kept: what is validated and written to checkpoints: the average of the weights where there is one, else `model`.
+        model: the model in training.
+        kept: the model to validate and to write to checkpoints: the average of the weights if there is one, else
+            `model`.
     """
 
     def __init__(self, model: JointModel, config: TrainConfig, accelerator: Accelerator):
         self.config, self.accelerator = config, accelerator
         self._adversarial = config.adversarial
-        # Convolutions are fastest on channels-last memory: with tensor cores, and by oneDNN on CPUs (a third less time).
+        # Convolutions are fastest in channels-last memory, with tensor cores and in oneDNN on CPUs (a third less time).
         placed = model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model: JointModel = placed.requires_grad_(True)
         if accelerator.num_processes > 1 and config.batch_norm == "train":
             synchronise_batch_norm(self.model, accelerator.device)
-        # The average goes over BatchNorm's statistics too: they belong to the weights.
+        # The average includes BatchNorm's statistics: they belong to the weights.
         self._average = _make_average(self.model, config.ema) if config.ema else None
         self.kept = self.model if self._average is None else cast(JointModel, self._average.module)
         self._raw_optimizer = _make_optimizer(self.model, config)
@@ -77,18 +78,19 @@ class Learner:
         return make_raters(self._adversarial, rater)
 
     def step(self, iteration: int, real: Iterator[Labelled], generated: Iterator[Labelled]) -> dict[str, Tensor]:
-        """One optimizer step.
+        """Take one optimizer step.
 
         Args:
-            iteration: from 0.
-            real, generated: ``accumulate`` batches are taken from each; row i of one is paired with row i of the other.
+            iteration: counted from 0.
+            real, generated: the step takes ``accumulate`` batches from each; row i of one is paired with row i of the
+                other.
 
         Returns:
-            ``report``: float32 [9], the values of a `StepReport` as this process saw them; and, where gradients are clipped,
-            ``gradient_norm``: their norm before.
+            ``report``: float32 [9], the values of this process's `StepReport`. If gradients are clipped, also
+            ``gradient_norm``: their norm before clipping.
         """
         accelerator, config = self.accelerator, self.config
-        # What a network draws (dropout) is then a function of the iteration, and a resumed run draws the same.
+        # Random numbers of the network (dropout) then depend only on the iteration, and a resumed run draws the same.
         torch.manual_seed(_stream_seed(config.seed, iteration, accelerator.process_index))
         for group in self._raw_optimizer.param_groups:
             group["lr"] = config.learning_rate_at(iteration)
@@ -132,10 +134,10 @@ class Learner:
         return tensors | pack_optimizer(self._raw_optimizer), {"scaler": scaler.state_dict() if scaler else None}
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave.
+        """Continue from the output of `state`.
 
         Raises:
-            BadInputError: it is of another model.
+            BadInputError: the state belongs to another model.
         """
         try:
             self.model.load_state_dict(_below("model.", tensors))
@@ -143,7 +145,7 @@ class Learner:
                 self._average.load_state_dict(_below("average.", tensors))
             unpack_optimizer(self._raw_optimizer, tensors)
         except (RuntimeError, ValueError) as e:
-            raise BadInputError(f"the run's state is of another model ({' '.join(str(e).split())[:160]})") from e
+            raise BadInputError(f"the run's state belongs to another model ({one_line(e)})") from e
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(dict(facts["scaler"]))
 

@@ -1,12 +1,12 @@
-"""What the joint model is trained on: equations 7 to 10, from the logits of attacked images, and what successors add to them.
+"""The losses of the joint model: equations 7 to 10 on the logits of attacked images, and additions of its successors.
 
-Golan, Ganz, Elad, NeurIPS 2024 (arXiv 2405.16260), section 3.1. The class logit f_c plays two parts: among the other logits it
-classifies, and sigmoid(f_c) is the probability that the image is a real one of class c. So there are two losses, a binary
-cross-entropy on f_c alone (real images up, generated ones down) and a cross-entropy on all logits (real and generated alike),
-and their sum is the objective. Each is taken on attacked images only.
+Golan, Ganz, Elad, NeurIPS 2024 (arXiv 2405.16260), section 3.1. The class logit f_c has two roles. Among the other
+logits it classifies, and sigmoid(f_c) is the probability that the image is a real one of class c. So there are two
+losses: a binary cross-entropy on f_c alone (real images up, generated ones down), and a cross-entropy on all logits
+(real and generated alike). The objective is their sum, taken on attacked images only.
 
-Dual adversarial training (arXiv 2510.13872) discriminates by logsumexp(f), the negative energy of the image under every class,
-where the paper above uses f_c; that is the score ``"energy"`` here.
+Dual adversarial training (arXiv 2510.13872) discriminates by logsumexp(f), the negative energy of the image under every
+class, where the paper above uses f_c. Here this is the score ``"energy"``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 
 from jboost.engine.method.objectives import class_logit, cross_entropy, logsumexp, realness, softplus
 
-#: (logits [B, C], labels int64 [B]) -> one number an image, [B].
+#: (logits [B, C], labels int64 [B]) -> one number per image, [B].
 Score = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -27,7 +27,7 @@ def _energy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return score
 
 
-#: What the discriminator reads off the logits; its sigmoid is the probability that the image is real.
+#: The discriminator's scores; the sigmoid of a score is the probability that the image is real.
 SCORES: dict[str, Score] = {"logit": class_logit, "energy": _energy}
 
 
@@ -42,11 +42,11 @@ class LossWeights:
 
     @property
     def any(self) -> bool:
-        """Whether a term counts at all."""
+        """Whether any weight is above 0."""
         return max(self.bce_real, self.bce_generated, self.ce_real, self.ce_generated) > 0.0
 
 
-#: No term counts.
+#: All weights are 0: no term counts.
 NONE = LossWeights(0.0, 0.0, 0.0, 0.0)
 
 
@@ -67,7 +67,7 @@ class JointLoss:
     ce_generated: torch.Tensor
 
     def weighted(self, weights: LossWeights) -> torch.Tensor:
-        """The terms' sum, each times its weight."""
+        """The weighted sum of the terms."""
         return (
             weights.bce_real * self.bce_real
             + weights.bce_generated * self.bce_generated
@@ -77,28 +77,32 @@ class JointLoss:
 
     @property
     def total(self) -> torch.Tensor:
-        """The sum of the four (eq. 10)."""
+        """The sum of the four terms (eq. 10)."""
         return self.weighted(LossWeights())
 
 
 def bce_real(score: torch.Tensor) -> torch.Tensor:
-    """-log sigmoid(score) = softplus(-score): what calling a real image generated costs. [B] -> [B]."""
+    """-log sigmoid(score) = softplus(-score): the loss of real images. [B] -> [B]."""
     loss: torch.Tensor = softplus(-score)
     return loss
 
 
 def bce_generated(score: torch.Tensor) -> torch.Tensor:
-    """-log(1 - sigmoid(score)) = softplus(score) (eq. 8): what calling a generated image real costs; its realness. [B] -> [B]."""
+    """-log(1 - sigmoid(score)) = softplus(score) (eq. 8): the loss of generated images, their realness. [B] -> [B]."""
     loss: torch.Tensor = realness(score)
     return loss
 
 
 def smoothed_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, smoothing: float) -> torch.Tensor:
-    """Cross-entropy to the target (1 - s) onehot(c) + s / C (Szegedy et al. 2015, arXiv 1512.00567): [B, C], int64 [B] -> [B].
+    """Cross-entropy against the target (1 - s) onehot(c) + s / C (Szegedy et al. 2015, arXiv 1512.00567).
 
     Args:
-        logits, labels: of each image.
+        logits: [B, C].
+        labels: int64 [B].
         smoothing: s, in [0, 1).
+
+    Returns:
+        One number per image, [B].
     """
     exact: torch.Tensor = cross_entropy(logits, labels)
     uniform: torch.Tensor = logsumexp(logits) - logits.mean(1)
@@ -114,15 +118,15 @@ def joint_loss(
     score: str = "logit",
     label_smoothing: float = 0.0,
 ) -> JointLoss:
-    """Equations 7 to 10 from the logits.
+    """Compute equations 7 to 10 from the logits.
 
     Args:
-        real_logits: float [R, C], of real images.
+        real_logits: float [R, C], logits of real images.
         real_labels: int64 [R], in [0, C).
-        generated_logits: float [G, C], of generated images.
-        generated_labels: int64 [G], in [0, C): the class that each was generated as.
-        score: the discriminator's, a key of `SCORES`.
-        label_smoothing: of the cross-entropies, in [0, 1).
+        generated_logits: float [G, C], logits of generated images.
+        generated_labels: int64 [G], in [0, C): the class that each image was generated as.
+        score: the discriminator's score, a key of `SCORES`.
+        label_smoothing: label smoothing of the cross-entropies, in [0, 1).
 
     Returns:
         The four terms, each averaged over its own images, so that R and G may differ.

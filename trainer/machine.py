@@ -1,4 +1,4 @@
-"""One process or many, on what device, in what precision: Hugging Face Accelerate, set up from a configuration."""
+"""Set up Hugging Face Accelerate from a configuration: processes, device and precision."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from .config import TrainConfig
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-_PRECISION = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}
-
 
 def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
-    """The process's part in the run. `accelerate launch` and `torchrun` say how many processes there are.
+    """Make this process's accelerator. `accelerate launch` and `torchrun` set the number of processes.
 
     Args:
-        config: device, dtype, accumulation, trackers, determinism.
+        config: sets device, dtype, accumulation, trackers and determinism.
         out: the run's folder; TensorBoard writes below it.
 
     Raises:
-        BadInputError: accelerate or a tracker is missing, the device or dtype is not to be had, or the batch size cannot be shared.
+        BadInputError: accelerate or a tracker is missing, the device or dtype is unavailable, or the batch size cannot
+            be shared.
     """
     try:
         from accelerate import Accelerator
@@ -45,15 +44,15 @@ def make_accelerator(config: TrainConfig, out: Path) -> Accelerator:
         )
     on_cpu = config.device == "cpu" or not torch.cuda.is_available()
     if config.dtype == "fp16" and on_cpu:
-        raise BadInputError("--dtype fp16 trains on a GPU only: its loss scale is CUDA's; on a CPU take bf16 or fp32")
+        raise BadInputError("--dtype fp16 trains on a GPU only: loss scaling needs CUDA; on a CPU give bf16 or fp32")
     if config.deterministic and not on_cpu:
-        # cuBLAS reads it when its first handle is made; without it, its sums differ from run to run.
+        # cuBLAS reads this when it makes its first handle; without it, cuBLAS's sums differ from run to run.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
     accelerator = Accelerator(
         cpu=on_cpu,
-        mixed_precision=_PRECISION[config.dtype],
+        mixed_precision="no" if config.dtype == "fp32" else config.dtype,
         gradient_accumulation_steps=config.accumulate,
         log_with=list(config.trackers) or None,
         project_dir=out,

@@ -1,4 +1,4 @@
-"""From the paths in a configuration to the images that a run trains and validates on."""
+"""Open the images that a run trains and validates on, from the paths in a configuration."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .data import ImageData, MixedData, check_pair, count_classes, decode_all, h
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run trains and validates on.
+    """The images that a run trains and validates on.
 
     Attributes:
-        real, generated: to train on, alike in size and channels.
-        held_out: real and generated images to validate on, as many of each; None: no validation.
+        real, generated: the training images, with one size and number of channels.
+        held_out: real and generated images to validate on; None: no validation.
     """
 
     real: ImageData
@@ -32,23 +32,23 @@ class TrainingData:
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """Changes when the images that a run sees do: their number, size and labels, not their pixels."""
+        """Hashes of the number, size and labels of the images, not of their pixels; they show a change of the data."""
         return {"real": _fingerprint(self.real), "generated": _fingerprint(self.generated)}
 
 
 def open_data(config: TrainConfig, *, decode: bool, say: Callable[[str], object]) -> tuple[TrainingData, int]:
-    """Open and check everything, before any training.
+    """Open and check all images before training.
 
     Args:
-        config: its paths, sizes and counts.
+        config: sets paths, sizes and counts.
         decode: also read every image once, on the main process.
-        say: told what is odd and no error.
+        say: called with each warning.
 
     Returns:
         The data and the number of classes.
 
     Raises:
-        BadInputError: naming the path of what is wrong.
+        BadInputError: a set cannot be used; the message names its path.
     """
     real = open_real(Path(config.real), resolution=config.resolution, channels=config.channels)
     _, height, width, _ = real.shape
@@ -61,7 +61,7 @@ def open_data(config: TrainConfig, *, decode: bool, say: Callable[[str], object]
     if decode and int(os.environ.get("RANK", "0")) == 0:
         for data in (real, generated):
             decode_all(data)
-    # Held-out images come out of the training sets unless sets of their own are given.
+    # Held-out images come from the training sets unless validation sets are given.
     train_real, val_real = _split_real(config, real)
     train_generated, val_generated = _split_generated(config, generated, real, classes)
     held_out = None if val_real is None or val_generated is None else (val_real, val_generated)
@@ -95,7 +95,7 @@ def _split_generated(
 
 
 def _at_most(data: ImageData, config: TrainConfig) -> ImageData:
-    """`held_out` images of a set, chosen at random; all of a smaller one."""
+    """`held_out` images of a set, chosen at random; all images of a smaller set."""
     count = data.shape[0]
     return data if count <= config.held_out else hold_out(data, config.held_out, config.seed)[1]
 

@@ -1,17 +1,19 @@
-"""Named sets of values for `jboost train`: what differs from the defaults of `jboost.trainer.config.TrainConfig`.
+"""Presets of `jboost train`: the values that differ from the defaults of `jboost.trainer.config.TrainConfig`.
 
-**paper-rn50, paper-wrn50-2** follow section 4.1 of arXiv 2405.16260: ImageNet at 64x64, real images attacked by 4 steps of
-0.25 within an L2 ball of 1.0, generated ones by steps of 0.1 within a ball of 10, one step more every 1,000 iterations,
-fine-tuned from an L2-robust backbone (give it with ``--init``). The rest is not the paper's, but what the field does when it
-fine-tunes robust ImageNet models: SGD with momentum 0.9 and weight decay 1e-4, a learning rate of 0.01 that falls along a cosine,
-128 real images a step and as many generated, bf16, flips; the generated attack starts from one step, and 30,000 iterations bring
-it to 30, near the 35 that table 5 boosts with. Nobody has trained with these two presets yet.
+**paper-rn50, paper-wrn50-2** follow section 4.1 of arXiv 2405.16260: ImageNet at 64x64, fine-tuned from an L2-robust
+backbone (give it with ``--init``). Real images are attacked by 4 steps of 0.25 within an L2 ball of 1.0, generated
+images by steps of 0.1 within a ball of 10, with one more step every 1,000 iterations. The paper does not give the other
+values. They follow the field's custom for fine-tuning robust ImageNet models: SGD with momentum 0.9 and weight decay
+1e-4, a learning rate of 0.01 with cosine decay, 128 real and 128 generated images per step, bf16, flips. The generated
+attack starts at one step, and 30,000 iterations bring it to 30, near the 35 steps of boosting in table 5. Nobody has
+trained with these two presets yet.
 
-**digits**: scikit-learn's handwritten digits, enlarged to 16x16; 200 iterations, under a minute on two cores. The paper's radius of
-1.0 is for 64x64 colour images; these have 1/48 as many numbers, and 0.5 leaves a digit what it is.
+**digits**: scikit-learn's handwritten digits, enlarged to 16x16; 200 iterations, under a minute on two cores. The
+paper's radius of 1.0 is for 64x64 colour images. These images have 1/48 as many values, and an attack of radius 0.5
+does not change which digit they show.
 
-**fashion-mnist**: 28x28 grey; 600 iterations of a 24-channel ResNet. Its generated attack starts at two steps and gains one every
-fifty iterations, as there are no thousands of iterations to grow in.
+**fashion-mnist**: 28x28 grey; 600 iterations of a 24-channel ResNet. Its generated attack starts at two steps and gains
+one every fifty iterations, because the run is too short to gain one every thousand.
 """
 
 from __future__ import annotations
@@ -80,7 +82,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def find_preset(name: str | None) -> dict[str, Any]:
-    """The values of a preset; none for None.
+    """The values of a preset; an empty dict for None.
 
     Raises:
         BadInputError: an unknown name.

@@ -1,9 +1,9 @@
 """The ResNets of ImageNet, with torchvision's parameter names and numbers.
 
-torchvision itself is not imported: beside a CPU build of torch it cannot always be. He et al. 2015 (arXiv 1512.03385);
-the wide variants: Zagoruyko and Komodakis 2016 (arXiv 1605.07146). As in torchvision, the 3x3 convolution of a
-bottleneck carries the stride ("ResNet v1.5"), and only the inner width of the bottleneck grows in the wide variants.
-wide_resnet50_4 is not in torchvision; it is the Madry lab's (github.com/MadryLab/robustness).
+torchvision itself is not imported, because the import can fail beside a CPU build of torch. Sources: He et al. 2015
+(arXiv 1512.03385); for the wide variants, Zagoruyko and Komodakis 2016 (arXiv 1605.07146). As in torchvision, the 3x3
+convolution of a bottleneck has the stride ("ResNet v1.5"), and only the inner width of the bottleneck grows in the wide
+variants. wide_resnet50_4 is not in torchvision; it comes from the Madry lab (github.com/MadryLab/robustness).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def conv1x1(in_planes: int, planes: int, stride: int = 1) -> nn.Conv2d:
 
 
 def _shortcut(in_planes: int, planes: int, stride: int) -> nn.Sequential | None:
-    """What the skip connection needs to match its block's output; None where it matches already."""
+    """The layers that make the skip connection match its block's output; None if it matches already."""
     if stride == 1 and in_planes == planes:
         return None
     return nn.Sequential(conv1x1(in_planes, planes, stride), nn.BatchNorm2d(planes))
@@ -79,10 +79,10 @@ class Bottleneck(nn.Module):
 
 @dataclass(frozen=True)
 class ResNetShape:
-    """What tells one ResNet from another.
+    """The numbers that define a ResNet.
 
     Attributes:
-        bottleneck: bottleneck blocks (True) or basic blocks.
+        bottleneck: True for bottleneck blocks, False for basic blocks.
         blocks: number of blocks in each of the four stages.
         base_width: inner width of a bottleneck of the first stage: 64, or more in the wide variants.
     """
@@ -104,7 +104,7 @@ RESNETS = {
 
 
 def initialise(network: nn.Module) -> None:
-    """torchvision's start: He-normal convolutions (fan out); BatchNorm and linear layers keep torch's defaults."""
+    """Initialise as torchvision does: He-normal convolutions (fan out), torch's defaults for all other layers."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -113,8 +113,8 @@ def initialise(network: nn.Module) -> None:
 class ResNet(nn.Module):
     """A ResNet with torchvision's parameter names (``conv1``, ``bn1``, ``layer1.0.conv1``, ..., ``fc``).
 
-    Input: float [B, in_channels, H, W], already normalised, of any size of a pixel or more (the network shrinks it
-    32-fold, rounding up, before the average pool). Output: logits [B, num_classes].
+    Input: float [B, in_channels, H, W], already normalised, of at least 1x1 pixel (the network shrinks it 32-fold,
+    rounding up, before the average pool). Output: logits [B, num_classes].
     """
 
     def __init__(self, shape: ResNetShape, num_classes: int = 1000, in_channels: int = 3) -> None:

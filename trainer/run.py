@@ -1,10 +1,10 @@
-"""A training run in a folder: iterations, a log, validations, checkpoints, and a state from which it goes on when killed.
+"""A training run in a folder: iterations, a log, validations, checkpoints, and a state to resume from.
 
 runs/joint/
   config.json           every value of the run
   log.jsonl             figures by iteration
   tensorboard/          the same for TensorBoard
-  state.safetensors     to go on from
+  state.safetensors     the state that a resumed run continues from
   last.safetensors      the model at the last validation; `jboost export --ckpt` reads it
   best.safetensors      the model at the best validation
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.errors import BadInputError, FailureError, one_line
 from jboost.engine.method.updates import PGD
 
 from .adversarial import Labelled, StepReport, mean_realness
@@ -38,19 +38,19 @@ from .watch import Hooks, Log
 
 CONFIG, LAST, BEST = "config.json", "last.safetensors", "best.safetensors"
 
-# l0 of a run without held-out images is measured on as many training images.
+# Without held-out images, l0 is measured on this many training images.
 _L0_IMAGES = 1000
 
 
 @dataclass(frozen=True)
 class Finished:
-    """How a run ended.
+    """The result of a run.
 
     Attributes:
-        iterations: that were done, in all.
+        iterations: total number of iterations done.
         last: the final checkpoint.
-        best: the best one; the same as `last` without validation.
-        l0: the final model's.
+        best: the best checkpoint; without validation, the same as `last`.
+        l0: l0 of the final model.
     """
 
     iterations: int
@@ -73,8 +73,7 @@ def read_stored(out: Path) -> TrainConfig | None:
     try:
         return TrainConfig(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as e:
-        reason = " ".join(str(e).split())[:160]
-        raise BadInputError(f"{path} is not the configuration of a run ({reason}); choose another -o") from e
+        raise BadInputError(f"{path} is not the configuration of a run ({one_line(e)}); choose another -o") from e
 
 
 def train(
@@ -90,19 +89,20 @@ def train(
     """Train `model` in place. The same arguments give the same weights on the same machine, interrupted or not.
 
     Args:
-        config: what to do; `data`, `model` and `info` are what its paths and names stand for.
-        model: to begin with.
-        info: what the model is; l0 is added.
-        data: labels lie below ``info.num_classes``.
+        config: the configuration; the caller opened `data`, `model` and `info` from its paths and names.
+        model: the initial model.
+        info: description of the model; the run adds l0.
+        data: the images; labels lie below ``info.num_classes``.
         out: the run's folder, made if it is missing.
-        resume: go on with the run in `out`, if there is one.
-        hooks: what the caller wants to see.
+        resume: continue the run in `out`, if there is one.
+        hooks: the caller's callbacks.
 
     Returns:
-        How it ended; None on processes other than the main one.
+        The result; None on processes other than the main one.
 
     Raises:
-        BadInputError: `out` holds a run and `resume` is false, or a run that differs; something is not installed or not to be had.
+        BadInputError: `out` holds a run and `resume` is false, or the run differs; or a package or the device is
+            missing.
         FailureError: the loss is no longer finite, or writing failed.
     """
     hooks = hooks or Hooks()
@@ -110,7 +110,7 @@ def train(
     if stored is not None:
         if not resume:
             raise BadInputError(
-                f"{out} holds a run; go on with --resume, choose another -o, or drop it with: rm -r {out}"
+                f"{out} holds a run; continue it with --resume, choose another -o, or delete it with: rm -r {out}"
             )
         check_same(stored, config, out)
     accelerator = make_accelerator(config, out)
@@ -125,7 +125,7 @@ def train(
 
 
 class _Run:
-    """The parts of a run and how far it has come."""
+    """The parts of a run, and its progress."""
 
     def __init__(
         self, config: TrainConfig, info: ModelInfo, data: TrainingData, out: Path, learner: Learner, hooks: Hooks
@@ -146,15 +146,15 @@ class _Run:
             return
         if state.facts["data"] != self.data.fingerprint:
             raise BadInputError(
-                f"the images are not those that the run in {self.out} was trained on; give the same, or another -o"
+                f"the images differ from those of the run in {self.out}; give the same images, or another -o"
             )
         self.learner.restore(state.tensors, state.facts)
         self.done, self.best, self.l0 = state.iteration, state.facts["best"], state.facts["l0"]
         if self.main:
-            self.hooks.say(f"going on after {self.done:,} of {self.config.iterations:,} iterations")
+            self.hooks.say(f"resuming after {self.done:,} of {self.config.iterations:,} iterations")
 
     def go(self) -> Finished | None:
-        """Do the iterations that are left."""
+        """Run the remaining iterations."""
         config, world = self.config, self.accelerator.num_processes
         readers = self._readers(config.batch_size // (world * config.accumulate))
         with ExitStack() as streams:
@@ -190,7 +190,7 @@ class _Run:
             )
 
         real = reader(self.data.real, EpochOrder(len(self.data.real.labels), config.seed), config.seed)
-        # Another seed: the two images of a pair must not always be flipped alike.
+        # Another seed, so that the two images of a pair are not always flipped alike.
         return real, reader(self.data.generated, self.data.generated.order(config.seed), config.seed + 2**63)
 
     def _report(self, seen: Mapping[str, torch.Tensor]) -> None:
@@ -242,7 +242,7 @@ class _Run:
         save_checkpoint(self.out / name, self.learner.kept, replace(self.info, l0=self.l0))
 
     def _save(self) -> None:
-        """Commit: whatever was written before this moment is done again by a run that is killed before it."""
+        """Commit the progress: a run that is killed before this point repeats the iterations since the last save."""
         if self.main:
             tensors, facts = self.learner.state()
             if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
@@ -251,10 +251,10 @@ class _Run:
             save_state(self.out, State(self.done, tensors, facts))
 
     def _remedy(self) -> str:
-        return "start anew in another -o with a lower --learning-rate, or with --clip 1"
+        return "start again in another -o with a lower --learning-rate, or with --clip 1"
 
     def close(self) -> None:
-        """Close the log and take leave of the other processes."""
+        """Close the log and end the accelerator's training."""
         if self.log is not None:
             self.log.close()
         self.accelerator.end_training()
@@ -263,8 +263,6 @@ class _Run:
 def _prepare_folder(out: Path, config: TrainConfig) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for left in out.glob(".*.tmp"):  # by a kill
-            left.unlink()
         save_config(out / CONFIG, config)
     except OSError as e:
         raise BadInputError(f"cannot write to {out}: {e.strerror}; choose another -o") from e

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the iteration: a resumed run needs nothing but the iteration's number."""
+"""The learning rate as a pure function of the iteration, so a resumed run needs only the iteration's number."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def learning_rate_at(
     """The learning rate of one optimizer step.
 
     Args:
-        iteration: from 0.
+        iteration: counted from 0.
         peak: the largest learning rate.
-        iterations: length of the run.
-        schedule: after the warm-up: ``"cosine"``, half a cosine down to zero at the end; ``"step"``, times `gamma` from each of the
-            `milestones` on; ``"constant"``.
-        warmup: iterations over which it rises linearly, peak / warmup at the first.
+        iterations: number of iterations of the run.
+        schedule: the rate after the warm-up. ``"cosine"``: half a cosine down to zero at the end; ``"step"``: times
+            `gamma` from each of the `milestones` on; ``"constant"``.
+        warmup: number of iterations over which the rate rises linearly; it is peak / warmup at the first.
         milestones: iterations, for ``"step"``.
         gamma: factor, for ``"step"``.
     """

@@ -1,7 +1,6 @@
 """A ResNet small enough to train adversarially on a CPU, for images of 8 to 64 pixels.
 
-Plain conv-BatchNorm-ReLU blocks: each BatchNorm follows a convolution, so that an export can fold all of them into the
-weights.
+Its blocks are plain conv-BatchNorm-ReLU: each BatchNorm follows a convolution, so export can fold it into the weights.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The model that a run begins with: random weights, or a robust backbone, with a head of its own where the classes differ."""
+"""The initial model of a run: random weights, or a robust backbone, with a new head if the classes differ."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ def initial_model(
     loaded: tuple[JointModel, ModelInfo] | None = None,
     reset_head: bool = False,
 ) -> tuple[JointModel, ModelInfo]:
-    """Build the model and say what it is; float32, on the CPU.
+    """Build the model and its description; float32, on the CPU.
 
     Args:
-        arch: see `find_architecture`; None: the loaded one's, else `DEFAULT_ARCH`.
-        num_classes, in_channels: of the data.
-        normalize: see `parse_normalization`; None: the loaded one's, else ImageNet's for ResNets on colour images, else none.
-        seed: of the random weights.
-        loaded: a model whose weights to start from.
-        reset_head: keep the last layer random even if the classes fit.
+        arch: see `find_architecture`; None: the loaded model's, else `DEFAULT_ARCH`.
+        num_classes, in_channels: the data's numbers of classes and channels.
+        normalize: see `parse_normalization`; None: the loaded model's, else ImageNet's for ResNets on colour images,
+            else none.
+        seed: seed of the random weights.
+        loaded: the model to take weights from, and its description.
+        reset_head: keep the last layer random even if the number of classes fits.
 
     Raises:
         BadInputError: the loaded model does not fit the data or the architecture, or has no last layer to replace.
@@ -58,7 +59,7 @@ def initial_model(
 
 
 def described(info: ModelInfo, *, class_names: tuple[str, ...] | None, resolution: int) -> ModelInfo:
-    """What the data add to the description: the classes' names, where they fit, and the size."""
+    """Add the data's class names, if their number fits, and the image size to the description."""
     fits = class_names is not None and len(class_names) == info.num_classes
     return replace(info, class_names=class_names if fits else info.class_names, resolution=resolution)
 
@@ -74,7 +75,7 @@ def _normalization(
 
 
 def _transfer(source: nn.Module, target: nn.Module, source_classes: int, *, keep_head: bool) -> None:
-    """Copy `source`'s weights into `target`, of the same architecture, but for a head that differs or is to be reset."""
+    """Copy weights from `source` to `target`, of the same architecture, except a head that differs or is reset."""
     theirs, ours = source.state_dict(), target.state_dict()
     kept = {name: tensor for name, tensor in theirs.items() if name in ours and ours[name].shape == tensor.shape}
     if not keep_head or len(kept) < len(ours):
@@ -92,7 +93,7 @@ def _transfer(source: nn.Module, target: nn.Module, source_classes: int, *, keep
 
 
 def _head(network: nn.Module, num_classes: int) -> str:
-    """The name of the last layer that gives one number a class."""
+    """The name of the last layer that gives one number per class."""
     heads = [
         name
         for name, module in network.named_modules()

@@ -1,9 +1,9 @@
-"""Everything that a killed run needs to go on: one safetensors file, replaced whole.
+"""The state that a killed run resumes from: one safetensors file, replaced atomically.
 
-The file holds the weights, their moving average and the optimizer's moments as tensors, and the rest (iteration, loss scale,
-best validation so far, what the data were) as JSON in its metadata. Replacing it is the one moment at which progress is
-committed: before the rename the old state counts, after it the new one. Neither random state nor positions in the data are in
-it: both are functions of the seed and the iteration.
+The file holds the weights, their moving average and the optimizer's moments as tensors. Its metadata hold the rest as
+JSON: iteration, loss scale, best validation so far, fingerprint of the data. The rename that replaces the file commits
+the progress: before it the old state counts, after it the new one. The file holds no random state and no positions in
+the data, because both are functions of the seed and the iteration.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.errors import BadInputError, FailureError, one_line
 
 from .weights_file import write_safetensors
 
@@ -32,9 +32,9 @@ class State:
     """A run between two iterations.
 
     Attributes:
-        iteration: iterations that are done.
-        tensors: by name, on the CPU.
-        facts: anything else, as JSON values.
+        iteration: number of iterations done.
+        tensors: tensors by name; `load_state` returns them on the CPU.
+        facts: everything else, as JSON values.
     """
 
     iteration: int
@@ -43,23 +43,21 @@ class State:
 
 
 def save_state(folder: Path, state: State) -> None:
-    """Replace the folder's state, never by half of one.
+    """Replace the folder's state atomically.
 
     Raises:
-        FailureError: writing failed; the old state is as it was.
+        FailureError: writing failed; the old state is unchanged.
     """
     path = folder / FILE
     meta = {"version": _VERSION, "iteration": state.iteration, "facts": dict(state.facts)}
     try:
         write_safetensors(path, state.tensors, {_KEY: json.dumps(meta)})
     except (OSError, SafetensorError) as e:
-        raise FailureError(
-            f"cannot write {path}: {' '.join(str(e).split())}; free some room and go on with --resume"
-        ) from e
+        raise FailureError(f"cannot write {path}: {one_line(e)}; free disk space and continue with --resume") from e
 
 
 def load_state(folder: Path) -> State | None:
-    """The folder's state; None if there is none yet.
+    """Load the folder's state; None if there is none yet.
 
     Raises:
         BadInputError: the file is damaged or of another version.
@@ -72,18 +70,16 @@ def load_state(folder: Path) -> State | None:
             meta = json.loads((file.metadata() or {})[_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (OSError, SafetensorError, KeyError, ValueError) as e:
-        raise BadInputError(
-            f"{path} is not a training state ({' '.join(str(e).split())}); start anew in another -o"
-        ) from e
+        raise BadInputError(f"{path} is not a training state ({one_line(e)}); start again in another -o") from e
     if meta["version"] != _VERSION:
         raise BadInputError(
-            f"{path} has version {meta['version']!r}, this jboost reads {_VERSION}; use the one it is from"
+            f"{path} has version {meta['version']!r}, this jboost reads {_VERSION}; use the jboost that wrote it"
         )
     return State(meta["iteration"], tensors, meta["facts"])
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's moments, named ``optimizer.<parameter>.<moment>``; its settings are the configuration's."""
+    """The optimizer's moments, named ``optimizer.<parameter>.<moment>``; its settings are in the configuration."""
     moments = optimizer.state_dict()["state"]
     return {
         f"optimizer.{index}.{name}": value
@@ -94,7 +90,7 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `pack_optimizer` took out, in the memory layout of the weights: another would round differently."""
+    """Restore the output of `pack_optimizer`, in the weights' memory layout: another layout would round differently."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():

@@ -1,7 +1,7 @@
-"""Batch normalisation over the batch of all processes, so that many processes take the step that one would take.
+"""Batch normalisation over the batch of all processes, so that many processes take the same step as one.
 
-torch's own `SyncBatchNorm` runs on accelerators only (torch 2.13); the one here is for CPUs. Every process holds as many images as
-every other.
+torch's own `SyncBatchNorm` runs on accelerators only (torch 2.13); this one is for CPUs. All processes hold the same
+number of images.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.distributed import all_reduce, get_world_size
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all processes. Each one's loss depends on it, so their gradients are summed too."""
+    """The sum over all processes. The loss of every process depends on it, so the gradients are summed too."""
 
     @staticmethod
     def forward(ctx: Any, v: Tensor) -> Tensor:
@@ -35,14 +35,14 @@ def _sum(v: Tensor) -> Tensor:
 
 
 class SyncedBatchNorm2d(nn.BatchNorm2d):
-    """`torch.nn.BatchNorm2d` whose training statistics are those of all processes' images together: [B, C, H, W] -> the same."""
+    """`torch.nn.BatchNorm2d` with training statistics over the images of all processes: [B, C, H, W] -> the same."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise by the global batch in training mode, by the running statistics in eval mode."""
         if not self.training:
             return super().forward(x)
         processes = get_world_size()
-        # The mean first and the variance around it: E[x^2] - E[x]^2 would cancel where the mean is large.
+        # First the mean, then the variance around it: E[x^2] - E[x]^2 would cancel if the mean is large.
         mean = _sum(x.float().mean((0, 2, 3))) / processes
         centred = x.float() - mean[:, None, None]
         var = _sum(centred.square().mean((0, 2, 3))) / processes
@@ -54,7 +54,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
 
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor, count: int) -> None:
-        """Move the running statistics; the running variance is the unbiased one, as in torch."""
+        """Update the running statistics; the running variance is unbiased, as in torch."""
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.add_(1)
@@ -64,7 +64,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronise_batch_norm(model: nn.Module, device: torch.device) -> None:
-    """Make every batch normalisation inside `model` (which is itself none) see the batch of all processes, in place.
+    """Make every batch normalisation inside `model` (not `model` itself) use the batch of all processes, in place.
 
     Parameters and buffers stay the same objects under the same names.
     """

@@ -1,4 +1,4 @@
-"""How good the model is on images it does not train on, and what boosting by it does to generated ones."""
+"""Validation: the model's figures on held-out images, and the effect of boosting on generated ones."""
 
 from __future__ import annotations
 
@@ -24,15 +24,17 @@ Frechet = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
 
 @dataclass(frozen=True)
 class Validation:
-    """One pass over the held-out images.
+    """The figures of one pass over the held-out images.
 
     Attributes:
-        loss: what training minimises, on held-out images, the generated ones attacked as strongly as in the last iteration, so that
-            the figures of a run can be compared.
-        accuracy, robust_accuracy: share of real images that are classified correctly, as they are and attacked, in [0, 1].
+        loss: the training loss on held-out images. Generated images are attacked as strongly as in the last iteration,
+            so the figures of a run can be compared.
+        accuracy, robust_accuracy: share of real images that the model classifies correctly, before and after the
+            attack, in [0, 1].
         realness_real: mean softplus(f_c) of real images: l0 (eq. 13).
-        realness_generated, realness_boosted: the same of generated images, before and after boosting.
-        frechet_generated, frechet_boosted: their distances to the real images; None without features.
+        realness_generated, realness_boosted: mean softplus(f_c) of generated images, before and after boosting.
+        frechet_generated, frechet_boosted: Fréchet distances of generated images to the real ones, before and after
+            boosting; None without features.
     """
 
     loss: float
@@ -50,11 +52,11 @@ class Validation:
 
     @property
     def merit(self) -> float:
-        """What the best checkpoint is chosen by, lower is better: the distance after boosting, or the loss without features."""
+        """The criterion of the best checkpoint, lower is better: the distance after boosting, else the loss."""
         return self.loss if self.frechet_boosted is None else self.frechet_boosted
 
     def to_dict(self) -> dict[str, float]:
-        """The figures that there are, by name."""
+        """The available figures, by name."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
@@ -83,14 +85,14 @@ def validate(
     """Attack and boost the held-out images.
 
     Args:
-        model: x -> logits; put into eval mode meanwhile.
+        model: x -> logits; it runs in eval mode.
         real, generated: images and labels on the model's device, N of each.
-        config: how training attacks.
-        last_iteration: the run's, from 0.
-        boost: steps on the objective ``joint``.
-        frechet: the distance to report; None: none.
+        config: the attacks and the loss of training.
+        last_iteration: the run's last iteration, counted from 0.
+        boost: PGD steps on the objective ``joint``.
+        frechet: the distance to report; None: report no distance.
         autocast: makes the context in which the network runs.
-        batch_size: images at a time, N need not be a multiple.
+        batch_size: number of images at a time; N need not be a multiple of it.
     """
     rater = partial(Rater, model, autocast=autocast)
     raters = make_raters(config, rater)
@@ -131,6 +133,6 @@ def validate(
 
 
 def to_pixels(images: Tensor) -> NDArray[np.uint8]:
-    """float32 [N, C, H, W] in [0, 1] -> uint8 [N, H, W, C], to the nearest."""
+    """float32 [N, C, H, W] in [0, 1] -> uint8 [N, H, W, C], rounded to nearest."""
     pixels: NDArray[np.uint8] = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return pixels

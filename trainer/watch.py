@@ -1,13 +1,14 @@
-"""What a run says while it goes on: a log of JSON lines, trackers, and whoever else wants to know."""
+"""The output of a run in progress: a log of JSON lines, trackers, and the caller's callbacks."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from jboost.engine.system.replacing import replacing
 
 from .validation import Frechet, Validated
 
@@ -25,13 +26,13 @@ def _silent(*_: object) -> None:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the front door adds to a run. Called on the main process only.
+    """The caller's callbacks. They are called on the main process only.
 
     Attributes:
-        say: a remark for the user, one sentence.
-        on_log: the iterations that are done, and figures by name.
-        on_validation: the same, and what was validated: the place for a picture.
-        frechet: a distance between sets of images; None: validation does without.
+        say: called with a remark for the user, one sentence.
+        on_log: called with the number of iterations done, and figures by name.
+        on_validation: called with the number of iterations done, and the figures and images of the validation.
+        frechet: a distance between sets of images; None: validation reports no distance.
     """
 
     say: Callable[[str], object] = _silent
@@ -41,34 +42,33 @@ class Hooks:
 
 
 class Log:
-    """Figures to ``log.jsonl`` and to the trackers.
+    """Writes figures to ``log.jsonl`` and to the trackers.
 
-    A line is ``{"iteration": n, "kind": "train" | "validation", ...}`` after n iterations. What a killed run wrote after its last
-    state is dropped, since the resumed run does these iterations again.
+    A line is ``{"iteration": n, "kind": "train" | "validation", ...}`` after n iterations. Lines that a killed run
+    wrote after its last saved state are dropped, because the resumed run repeats these iterations.
 
     Args:
-        folder: the run's.
-        config: shown by the trackers.
-        accelerator: whose trackers to start.
-        iteration: iterations that are done.
+        folder: the run's folder.
+        config: the configuration; trackers show it.
+        accelerator: starts the trackers.
+        iteration: number of iterations done.
     """
 
     def __init__(self, folder: Path, config: TrainConfig, accelerator: Accelerator, iteration: int):
         self._accelerator = accelerator
         path = folder / LOG
         kept = [line for line in _lines(path) if _iteration_of(line) <= iteration]
-        aside = path.with_name(f".{LOG}.tmp")
-        aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(aside, path)
+        with replacing(path) as aside:
+            aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")
         if config.trackers:
             plain = {k: v if isinstance(v, bool | int | float) else str(v) for k, v in config.model_dump().items()}
-            # TensorBoard then forgets the steps that are about to be done again.
+            # TensorBoard then drops the steps that the run is about to repeat.
             options = {"tensorboard": {"purge_step": iteration}} if "tensorboard" in config.trackers else {}
             accelerator.init_trackers("tensorboard", config=plain, init_kwargs=options)
 
     def write(self, iteration: int, kind: str, figures: Mapping[str, float]) -> None:
-        """Add a line, and tell the trackers."""
+        """Write a line to the log and the figures to the trackers."""
         self._file.write(json.dumps({"iteration": iteration, "kind": kind, **figures}) + "\n")
         self._file.flush()
         self._accelerator.log({f"{kind}/{name}": value for name, value in figures.items()}, step=iteration)
@@ -83,7 +83,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _iteration_of(line: str) -> float:
-    """After how many iterations a line was written; infinity for one that was left half-written."""
+    """The number of iterations after which a line was written; infinity for an incomplete line."""
     try:
         record: dict[str, Any] = json.loads(line)
         return float(record["iteration"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def jboost(*arguments: str) -> None:
-    """Run the command line, as a user would; end with its message if it fails."""
+    """Run the command line as a user would; exit with its message if it fails."""
     command = [str(Path(sys.executable).with_name("jboost")), *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:

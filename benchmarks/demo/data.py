@@ -42,7 +42,7 @@ def enlarge(x: torch.Tensor) -> torch.Tensor:
 
 
 def quantise(x: torch.Tensor) -> torch.Tensor:
-    """What an image looks like after it has been stored as uint8."""
+    """Round to 256 grey levels, as storing an image as uint8 does."""
     return (x.clamp(0, 1) * 255).round() / 255
 
 

@@ -1,4 +1,4 @@
-"""The yardstick: a plain classifier, trained apart from everything else, and the Fréchet distance between its features."""
+"""The yardstick: a plain classifier, trained separately, and the Fréchet distance between its features."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Classifier(nn.Module):
 
 
 def train_classifier(real: Labelled, *, epochs: int, seed: int, batch_size: int = 64) -> Classifier:
-    """Trained on images shifted by up to two pixels."""
+    """Train on images shifted by up to two pixels."""
     torch.manual_seed(seed)
     images, labels = real
     model = Classifier()
@@ -69,7 +69,8 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     """|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) of two sets of features [N, D], as in FID."""
     mean = float(((a.mean(0) - b.mean(0)) ** 2).sum())
     cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    # tr (S_a S_b)^(1/2) = tr (R S_b R)^(1/2) with R = S_a^(1/2): symmetric, so eigenvalues are real and none is negative.
+    # tr (S_a S_b)^(1/2) = tr (R S_b R)^(1/2) with R = S_a^(1/2). R S_b R is symmetric: its eigenvalues are real and not
+    # negative.
     values, vectors = np.linalg.eigh(cov_a)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
     cross = np.sqrt(np.linalg.eigvalsh(root @ cov_b @ root).clip(0)).sum()

@@ -1,7 +1,8 @@
 """A small class-conditional generator: rectified flow (Liu, Gong, Liu 2022), sampled in a few Euler steps.
 
-It learns the velocity v(z_t, t, c) = x - z that carries noise z (t = 0) to an image x (t = 1) along straight lines. Sampled in
-hundreds of steps it would do well; in a few, as here, it is quick and visibly imperfect, which is what boosting is for.
+It learns the velocity v(z_t, t, c) = x - z that carries noise z (t = 0) to an image x (t = 1) along straight lines. In
+hundreds of steps it would sample good images. In a few, as here, it is quick and its images are visibly imperfect, so
+boosting has something to improve.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 
 class Velocity(nn.Module):
-    """v(z, t, c) for [B, 1, S, S] images: a perceptron with residual blocks, told time and class at its input."""
+    """v(z, t, c) for [B, 1, S, S] images: a perceptron with residual blocks; its input includes time and class."""
 
     def __init__(self, size: int, width: int = 512, blocks: int = 3) -> None:
         super().__init__()
@@ -35,7 +36,7 @@ class Velocity(nn.Module):
 
 
 def train_generator(real: Labelled, *, iterations: int, seed: int, batch_size: int = 128) -> Velocity:
-    """Flow matching on images [N, 1, S, S] in [0, 1]."""
+    """Train by flow matching on images [N, 1, S, S] in [0, 1]."""
     torch.manual_seed(seed)
     images, labels = real[0] * 2 - 1, real[1]
     model = Velocity(images.shape[-1])

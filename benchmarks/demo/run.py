@@ -1,18 +1,21 @@
-"""The main job on real handwritten digits, from nothing: train, export, boost, and measure what boosting did.
+"""The main job on real handwritten digits, from scratch: train, export, boost, and measure the effect of boosting.
 
     python benchmarks/demo/run.py --out out/demo
 
-A few-step generator makes samples; a joint model is trained adversarially on *other* samples of it and on real images; the command
-line exports the model and boosts the samples; the Fréchet distance to real images that nothing was trained on says how much more
-real they look. Exit code 1 if it did not fall by 30% with PGD.
+1. A few-step generator makes samples.
+2. A joint model is trained adversarially on *other* samples of the generator and on real images.
+3. The command line exports the model and boosts the samples.
+4. The Fréchet distance to real images that nothing was trained on tells how much more real the samples look.
+
+The exit code is 1 if the distance did not fall by 30% with PGD.
 """
 
 from __future__ import annotations
 
 import os
 
-# Before torch is imported: its threads would otherwise wait for each other spinning, which on a machine that is also doing
-# something else makes a training step up to ten times slower. The command line, run below, inherits it.
+# Set before torch is imported. Otherwise torch's threads spin while they wait for each other, which makes a training
+# step up to ten times slower on a machine that is also doing something else. The commands run below inherit it.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import argparse
@@ -38,7 +41,7 @@ EULER_STEPS = 2
 TRAINING_SAMPLES, REPORTED_SAMPLES = 2400, 1000
 REQUIRED_FALL = 0.30
 
-# Chosen on samples of another seed than any that is reported.
+# Chosen on samples of a seed that is not reported.
 PGD_FLAGS = ["--steps", "15", "--step-size", "0.1"]
 SGLD_FLAGS = ["--update", "sgld", "--objective", "logit", "--steps", "15", "--step-size", "0.05", "--noise", "0.005"]
 
@@ -47,7 +50,7 @@ console = Console(highlight=False)
 
 @contextmanager
 def phase(what: str) -> Iterator[list[str]]:
-    """Time a phase and print one line at its end; what is put into the list is said there too."""
+    """Time a phase and print one line at its end, including the remarks that the caller puts into the list."""
     said: list[str] = []
     start = time.perf_counter()
     yield said
@@ -57,16 +60,16 @@ def phase(what: str) -> Iterator[list[str]]:
 
 
 def generate(generator: Velocity, count: int, seed: int) -> Labelled:
-    """`count` samples, as many of each class."""
+    """`count` samples, equally many of each class."""
     labels = torch.arange(count) % len(CLASSES)
     return enlarge(sample(generator, (1, 8, 8), labels, steps=EULER_STEPS, seed=seed)), labels
 
 
 def train_joint_model(out: Path, real: Labelled, generated: Labelled, seed: int, said: list[str]) -> None:
-    """Leave ``joint/last.safetensors`` under `out`."""
+    """Train the joint model; it ends up in ``joint/last.safetensors`` under `out`."""
     save_samples(out / "real.npz", *real)
     save_samples(out / "generated.npz", *generated)
-    # An interrupted demo is trained anew, like everything else in it.
+    # An interrupted demo starts again from the beginning, so its training does too.
     shutil.rmtree(out / "joint", ignore_errors=True)
     jboost(
         "train",
@@ -88,7 +91,7 @@ def train_joint_model(out: Path, real: Labelled, generated: Labelled, seed: int,
 
 
 def build(out: Path, seed: int) -> tuple[Digits, Classifier]:
-    """Everything up to the bundle and the samples, under `out`; returns the real images, enlarged, and the yardstick."""
+    """Make the samples and the joint model under `out`; return the enlarged real images and the yardstick."""
     with phase("real digits") as said:
         small = load_digits(SPLIT_SEED)
         digits = Digits((enlarge(small.train[0]), small.train[1]), (enlarge(small.held_out[0]), small.held_out[1]))
@@ -118,9 +121,9 @@ def report(distances: dict[str, float], accuracies: dict[str, float], counts: di
         table.add_row(name, f"{counts[name]:,}", f"{distance:.2f}", change, f"{accuracies[name]:.1%}")
     console.print(table)
     console.print(
-        f"Fréchet distance between features ({FEATURES}, last hidden layer) of a plain classifier trained apart from the joint "
-        f"model, to {reference} held-out real digits that nothing was trained on. Lower is better; the first row is the floor: "
-        "other real digits, those that the models were trained on.",
+        f"Fréchet distance to {reference} held-out real digits that nothing was trained on, in the {FEATURES} features (last "
+        "hidden layer) of a plain classifier trained apart from the joint model. Lower is better. The first row is the "
+        "floor: the real digits that the models were trained on.",
         style="dim",
     )
 
@@ -146,7 +149,7 @@ def main() -> int:
         with phase("jboost boost " + " ".join(flags)) as said:
             summary = out / f"{update}.json"
             target = str(out / f"samples.{update}.npz")
-            # An interrupted demo is trained anew, so what it had boosted is of no use.
+            # An interrupted demo trains a new model, so images that it boosted before are of no use.
             shutil.rmtree(f"{target}.partial", ignore_errors=True)
             jboost(
                 "boost",
@@ -183,7 +186,7 @@ def main() -> int:
     fall = 1 - distances["after PGD"] / distances["samples"]
     if not fall >= REQUIRED_FALL:
         print(
-            f"the Fréchet distance fell by {fall:.0%} with PGD, less than the {REQUIRED_FALL:.0%} that this demo asks for"
+            f"the Fréchet distance fell by {fall:.0%} with PGD, less than the {REQUIRED_FALL:.0%} that this demo requires"
         )
         return 1
     return 0

@@ -1,10 +1,10 @@
-"""Images as a few numbers each, for a generator to work on: their principal components, laid out as a square."""
+"""Images as a few numbers for a generator to work on: their principal components, laid out as a square."""
 
 from __future__ import annotations
 
 import torch
 
-# Beyond so many standard deviations a component is cut off.
+# Components are clipped at this many standard deviations.
 _REACH = 3.0
 
 

@@ -1,10 +1,11 @@
-"""The main job on Fashion-MNIST, from nothing: a few-step generator, `jboost train`, `export` and `boost`, and the distance.
+"""The main job on Fashion-MNIST, from scratch: generator, `jboost train`, `export`, `boost`, and the Fréchet distance.
 
     python benchmarks/fashion_mnist/run.py --data /usr/share/datasets/fashion-mnist --out out/fashion
 
-`--data` is the folder of the four IDX files (Debian: apt-get install dataset-fashion-mnist). The test split is held out of every
-training. Boosted are samples of another seed than those that the joint model was trained on. Exit code 1 if boosting does not halve
-the Fréchet distance to the test images, or if robust accuracy at radius 1 stays below 70%.
+`--data` is the folder of the four IDX files (Debian: apt-get install dataset-fashion-mnist). The generator takes few
+steps. Nothing is trained on the test split. The boosted samples have another seed than those that the joint model was
+trained on. The exit code is 1 if boosting does not halve the Fréchet distance to the test images, or if robust
+accuracy at radius 1 stays below 70%.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ import torch
 
 from jboost.engine.backends.compiled.captured import CapturedFlight, capture
 from jboost.engine.backends.compiled.runner import CompiledRunner
+from jboost.engine.backends.request import RunRequest
 from jboost.engine.backends.torch_device import find_device
 from jboost.engine.backends.trial import endless_flight
 from jboost.engine.bundle import Bundle
@@ -53,9 +54,7 @@ def measure(path: str, dtype: str, steps: int, rounds: int, device: torch.device
     bundle = Bundle(path)
     config = bundle.config
     size = config.resolutions[0]
-    with CompiledRunner(
-        bundle, objective="joint", l0=config.l0, resolution=size, device=str(device), dtype=dtype
-    ) as runner:
+    with CompiledRunner(bundle, RunRequest("joint", config.l0, size, str(device), dtype)) as runner:
         rng, count = np.random.default_rng(0), runner.batch_size or 1
         images = rng.integers(0, 256, (count, size, size, config.in_channels), np.uint8)
         flight = endless_flight(runner, images, rng.integers(0, config.num_classes, count))

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch.export.passes import move_to_device_pass
 
+from jboost.engine.backends.torch_device import TORCH_DTYPES
 from jboost.export.compiled.aoti import inductor_configs
 from jboost.export.compiled.packages import Compiler
 from jboost.export.graph import attach_objective, lower_precision, trace_trunk
-from jboost.export.graph.precision import DTYPES
 from jboost.export.graph.program import export_program
 from jboost.trainer.architectures import build_network
 from jboost.trainer.joint import JointModel
@@ -39,7 +39,7 @@ def program(arch: str, batch: int, size: int, dtype: str, *, plain: bool) -> tor
     else:
         trunk = Compiler(model, shape, batch, None, "cuda").lowered("fp32").trunk
     if dtype != "fp32":
-        trunk = lower_precision(trunk, DTYPES[dtype], 2.0**10)
+        trunk = lower_precision(trunk, TORCH_DTYPES[dtype], 2.0**10)
     return export_program(attach_objective(trunk, "joint", 3.0))
 
 

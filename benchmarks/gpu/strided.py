@@ -19,11 +19,10 @@ import torch
 from torch import nn
 
 from jboost.engine.backends.compiled.captured import capture
-from jboost.engine.backends.torch_device import set_tf32
+from jboost.engine.backends.torch_device import TORCH_DTYPES, set_tf32
 from jboost.export.compiled.aoti import inductor_configs
 from jboost.export.graph import lower_precision, optimize, trace_trunk
 from jboost.export.graph.optimize import RECIPES
-from jboost.export.graph.precision import DTYPES
 
 _FORMS = ("transposed", "phases", "merged")
 #: Kernel, channels in and out, pixels of the input along an axis: the strided layers at 64x64.
@@ -39,7 +38,7 @@ def layer(form: str, shape: tuple[int, ...], batch: int, dtype: str, device: tor
     )  # fmt: skip
     trunk = trace_trunk(model.requires_grad_(False), torch.rand(batch, inputs, size, size))
     optimize(trunk, recipe=replace(RECIPES["inductor"], strided=form))
-    module = lower_precision(trunk, DTYPES[dtype], 1.0).to(device)
+    module = lower_precision(trunk, TORCH_DTYPES[dtype], 1.0).to(device)
     run = torch.compile(module, options=inductor_configs(device.type))
     x, v = torch.rand(batch, inputs, size, size, device=device), torch.randn(batch, 10, device=device)
 

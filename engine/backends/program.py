@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from jboost.engine.errors import BadInputError
+from jboost.engine.errors import BadInputError, first_line
 
 
 def load_program(path: Path, device: str) -> torch.nn.Module:
@@ -59,8 +59,3 @@ def _uses_pickle(config: Any) -> bool:
     if isinstance(config, dict):
         return bool(config.get("use_pickle")) or any(_uses_pickle(v) for v in config.values())
     return isinstance(config, list) and any(_uses_pickle(v) for v in config)
-
-
-def first_line(e: BaseException) -> str:
-    """The first line of an exception's message, at most 200 characters."""
-    return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]

@@ -1,10 +1,14 @@
-"""torch's devices by name, and what float32 means on them."""
+"""torch's devices and dtypes by name, and what float32 means on a device."""
 
 from __future__ import annotations
 
 import torch
 
 from jboost.engine.errors import BadInputError
+from jboost.engine.system.devices import DeviceName
+
+#: torch's dtype of each of `jboost.engine.system.dtypes.DTYPES`.
+TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def find_device(name: str) -> str:
@@ -15,23 +19,18 @@ def find_device(name: str) -> str:
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise BadInputError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
-        raise BadInputError(f"device {name!r} is not supported; use auto, cpu, cuda or cuda:N")
-    if device.type == "cuda":
+    device = DeviceName.parse(name)
+    if device.kind == "cuda":
         if not torch.cuda.is_available():
             build = "is a CPU-only build" if torch.version.cuda is None else "finds no usable CUDA device"
             raise BadInputError(
                 f"device {name!r} was asked for, but torch {torch.__version__} {build}; use --device cpu"
             )
-        if device.index is not None and device.index >= torch.cuda.device_count():
+        if device.index >= torch.cuda.device_count():
             raise BadInputError(
                 f"device {name!r} is not there: this machine has {torch.cuda.device_count()} CUDA device(s)"
             )
-    return str(device)
+    return name
 
 
 def set_tf32(allowed: bool) -> None:

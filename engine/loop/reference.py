@@ -73,5 +73,5 @@ def _moved(x: Numpy, x0: Numpy, grad: Numpy, settings: Settings, index: int, ste
 
 def _rounded(x: Numpy) -> Numpy:
     """uint8 [H, W, C] from the iterate: clamped (algorithm 3's last line) and rounded to nearest."""
-    levels: Numpy = np.rint(255 * np.clip(x, 0, 1)).astype(np.uint8)
-    return levels[0].transpose(1, 2, 0)
+    image: Numpy = np.rint(255 * np.clip(x[0], 0, 1)).astype(np.uint8).transpose(1, 2, 0)
+    return image

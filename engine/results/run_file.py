@@ -17,6 +17,7 @@ import numpy as np
 
 from jboost.engine.errors import BadInputError
 from jboost.engine.samples.files import cannot_write
+from jboost.engine.system.replacing import replacing
 
 from .summary import RECORD
 
@@ -87,14 +88,11 @@ def write_run(
         "model": dict(model),
         "versions": _versions(),
     }
-    aside = path.with_name(f".{path.name}.part")
+    arrays: dict[str, Any] = {name: records[name] for name in _COLUMNS}
     try:
-        with aside.open("wb") as f:
-            arrays: dict[str, Any] = {name: records[name] for name in _COLUMNS}
+        with replacing(path) as aside, aside.open("wb") as f:
             np.savez(f, **arrays | {_FACTS: np.array(json.dumps(facts))})
-        aside.replace(path)
     except OSError as e:
-        aside.unlink(missing_ok=True)
         raise cannot_write(path, e) from e
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from jboost.engine.errors import BadInputError
 from jboost.engine.samples.base import runs
 from jboost.engine.samples.files import cannot_write
+from jboost.engine.system.replacing import replacing_folder
 
 from .summary import RECORD
 
@@ -104,18 +105,14 @@ class DiskStore:
         self.records = self._results.records
 
     def _create(self, shape: tuple[int, int, int, int], identity: dict[str, Any], snapshots: Sequence[int]) -> None:
-        # Made under another name and renamed: a folder that was left half-made by a kill is not mistaken for a run.
-        aside = self.folder.with_name("." + self.folder.name + ".making")
         try:
-            if aside.exists():
-                shutil.rmtree(aside)
-            for folder in (aside, *(_snapshot_folder(aside, step) for step in snapshots)):
-                folder.mkdir()
-                StoredSet.create(folder, shape)
-            (aside / self._identity.name).write_text(json.dumps(identity, indent=2))
-            aside.rename(self.folder)
+            # A folder that a kill left half-made is not mistaken for a run.
+            with replacing_folder(self.folder) as aside:
+                for folder in (aside, *(_snapshot_folder(aside, step) for step in snapshots)):
+                    folder.mkdir(exist_ok=True)
+                    StoredSet.create(folder, shape)
+                (aside / self._identity.name).write_text(json.dumps(identity, indent=2))
         except OSError as e:
-            shutil.rmtree(aside, ignore_errors=True)
             raise cannot_write(self.out, e) from e
 
     def _check_identity(self, identity: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jboost.engine.errors import BadInputError
+from jboost.engine.system.replacing import replacing, replacing_folder
 
 from .base import SampleSet
 from .npz import NpzSamples, write_npz
@@ -108,7 +109,7 @@ def write_samples(
     labels: np.ndarray[Any, Any] | None = None,
     source: SampleSet | None = None,
 ) -> None:
-    """Write a sample set beside `out` and rename it: `out` is never there in part.
+    """Write a sample set; `out` is never there in part.
 
     Args:
         out: where to; its suffix says the kind (see `output_kind`).
@@ -122,32 +123,25 @@ def write_samples(
         BadInputError: the disk is full, or the place is not writable.
     """
     kind = output_kind(out)
-    aside = out.with_name(f".{out.name}.writing")
     try:
-        _remove(aside)
-        if kind == "npz":
-            with aside.open("wb") as f:
-                write_npz(f, shape, batches, labels=labels, source=source if isinstance(source, NpzSamples) else None)
-                f.flush()
-                os.fsync(f.fileno())
-        else:
-            from .png import PngSamples, write_pngs
+        with replacing_folder(out) if kind == "folder" else replacing(out) as aside:
+            if kind == "npz":
+                given = source if isinstance(source, NpzSamples) else None
+                with aside.open("wb") as f:
+                    write_npz(f, shape, batches, labels=labels, source=given)
+            else:
+                from .png import PngSamples, write_pngs
 
-            write_pngs(
-                aside,
-                shape[0],
-                batches,
-                zipped=kind == "zip",
-                labels=labels,
-                source=source if isinstance(source, PngSamples) else None,
-            )
-        os.replace(aside, out)
+                write_pngs(
+                    aside,
+                    shape[0],
+                    batches,
+                    zipped=kind == "zip",
+                    labels=labels,
+                    source=source if isinstance(source, PngSamples) else None,
+                )
     except OSError as e:
-        _remove(aside)
         raise cannot_write(out, e) from e
-    except BaseException:
-        _remove(aside)
-        raise
 
 
 def cannot_write(path: Path, e: OSError) -> BadInputError:
@@ -155,10 +149,3 @@ def cannot_write(path: Path, e: OSError) -> BadInputError:
     if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return BadInputError(f"no room for {path} ({e.strerror}); free some space or name another place with -o")
     return BadInputError(f"cannot write {path} ({e.strerror or e}); name another place with -o")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -161,7 +161,7 @@ def write_pngs(
     """Write images as PNGs, under the source's names if one is given.
 
     Args:
-        out: a new folder, or a zip file if `zipped`.
+        out: an empty folder, or a zip file if `zipped`.
         count: number of images.
         batches: uint8 [n, H, W, C], `count` images in all.
         labels: int64 [N], for a ``dataset.json`` where no source brings its own.
@@ -175,7 +175,6 @@ def write_pngs(
             for name, data in files:
                 archive.writestr(zipfile.ZipInfo(name), data)  # ZipInfo's own fixed date: same images, same bytes
         return
-    out.mkdir()
     for name, data in files:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_bytes(data)

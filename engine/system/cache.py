@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+
+from .replacing import replacing
 
 
 def cache_folder() -> Path:
@@ -27,8 +28,7 @@ def write_cached(name: str, content: bytes) -> None:
     path = cache_folder() / name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=path.parent, delete=False) as aside:
-            aside.write(content)
-        Path(aside.name).replace(path)
+        with replacing(path) as aside:
+            aside.write_bytes(content)
     except OSError:
         return

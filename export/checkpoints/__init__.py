@@ -1,1 +1,1 @@
-"""From whatever checkpoint a user has to a joint model."""
+"""Load any supported checkpoint as a joint model."""

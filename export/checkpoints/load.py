@@ -1,6 +1,6 @@
-"""From whatever checkpoint a user has to a joint model: reads, recognises, checks; says what it assumed.
+"""Load any supported checkpoint as a joint model: read, recognise and check it, and note every assumption.
 
-Pickles are never executed: ``torch.load(weights_only=True)`` and safetensors only.
+This module never executes pickles: it reads with ``torch.load(weights_only=True)`` and safetensors only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from jboost.engine.errors import BadInputError
+from jboost.engine.errors import BadInputError, one_line
 from jboost.trainer.architectures import NAMES, Architecture, build_network, find_architecture
 from jboost.trainer.checkpoint import WEIGHTS_PREFIX, ModelInfo, read_safetensors
 from jboost.trainer.joint import NORMALIZATIONS, JointModel, parse_normalization
@@ -28,13 +28,13 @@ from jboost.trainer.resnet import RESNETS
 
 from .recognise import View, guess_in_channels, guess_num_classes, infer, views
 
-# The released checkpoints are fed 64x64 images.
+# The released checkpoints take 64x64 images.
 _RELEASED_RESOLUTION = 64
 
-# Under which name training scripts put the state dict, the likelier first.
+# Names that training scripts give the state dict, the likeliest first.
 _CONTAINERS = ("model", "state_dict", "model_state_dict", "network", "net")
 
-# BatchNorm counts its batches under this name.
+# BatchNorm's batch counter.
 _COUNTER = "num_batches_tracked"
 
 _CONVERT = (
@@ -48,13 +48,13 @@ _CONVERT = (
 
 @dataclass(frozen=True, eq=False)
 class LoadedCheckpoint:
-    """A model ready to be exported.
+    """A model ready for export.
 
     Attributes:
         model: in eval mode, float32, on the CPU, no parameter requires a gradient.
-        info: what it is.
-        sha256: of the file, in hexadecimal.
-        notes: one-line remarks on what was assumed or left out, for the user to read.
+        info: the model's description.
+        sha256: hash of the file, in hexadecimal.
+        notes: one-line remarks for the user on every assumption and everything left out.
     """
 
     model: JointModel
@@ -76,17 +76,17 @@ def load_checkpoint(
 
     Args:
         path: the file.
-        arch: architecture name or ``package.module:factory``; None: told from the weights.
-        num_classes: number of logits; None: told from the weights.
-        normalization: see `jboost.trainer.joint.parse_normalization`; None: what the checkpoint holds, else what is
-            customary for the architecture. A note says which.
-        resolution: image size in pixels; None: as stored or known (released checkpoints 64, ``wrn_*`` 32), else left
-            open.
+        arch: architecture name or ``package.module:factory``; None infers it from the weights.
+        num_classes: number of logits; None infers it from the weights.
+        normalization: see `jboost.trainer.joint.parse_normalization`; None takes the checkpoint's own, else the
+            architecture's usual one. A note says which.
+        resolution: image size in pixels; None takes the stored or known one (released checkpoints 64, ``wrn_*`` 32),
+            else leaves it open.
 
     Raises:
-        BadInputError: the file is missing, damaged, holds pickled code, or is no checkpoint; the architecture or the
-            number of classes cannot be told or contradicts the weights; names or shapes do not fit; a weight is NaN or
-            infinite.
+        BadInputError: the file is missing or damaged, holds pickled code, or is not a checkpoint; the architecture or
+            the number of classes cannot be inferred or contradicts the weights; names or shapes do not fit; a weight
+            is NaN or infinite.
     """
     path = Path(path)
     sha256 = _sha256(path)
@@ -118,7 +118,7 @@ def load_checkpoint(
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """A checkpoint recognised: which of its views to load into which network. `network` has no weights yet."""
+    """A recognised checkpoint: the view to load and the network to load it into. `network` has no weights yet."""
 
     view: View
     arch: Architecture
@@ -133,14 +133,14 @@ class _Found:
 def _from_our_trainer(
     path: Path, weights: Mapping[str, Tensor], stored: ModelInfo, arch: str | None, num_classes: int | None
 ) -> _Found:
-    """What the file says of itself; options may repeat it and not contradict it."""
+    """Read our trainer's own metadata; options may repeat it but not contradict it."""
     if arch is not None and find_architecture(arch).name != stored.arch:
         raise BadInputError(f"{path} was trained as {stored.arch}, not {arch}; leave --arch out")
     architecture = find_architecture(stored.arch)
     if not architecture.builtin and arch is None:
         # A file from elsewhere must not choose which module of this machine gets imported and called.
         raise BadInputError(
-            f"{path} names code of its own as its architecture; if you trust {stored.arch}, say so: --arch "
+            f"{path} names custom code as its architecture; if you trust {stored.arch}, allow it with --arch "
             f"{shlex.quote(stored.arch)}"
         )
     if num_classes not in (None, stored.num_classes):
@@ -159,33 +159,33 @@ def _from_our_trainer(
 
 
 def _from_elsewhere(path: Path, weights: Mapping[str, Tensor], arch: str | None, num_classes: int | None) -> _Found:
-    """Told from the weights, where the options don't say; then the view that fits the network best."""
+    """Infer from the weights whatever the options leave out, then choose the view that fits the network best."""
     peeled = list(views(weights))
     architecture = None if arch is None else find_architecture(arch)
     inferred = next((found for view in peeled if (found := infer(view.shapes)) is not None), None)
     if architecture is None:
         if inferred is None:
             raise BadInputError(
-                f"cannot tell the architecture of {path} from its weights ({_some(peeled[-1].weights)}); name it: "
+                f"cannot infer the architecture of {path} from its weights ({_some(peeled[-1].weights)}); name it: "
                 f"--arch package.module:factory, or one of {', '.join(NAMES)}"
             )
         architecture = find_architecture(inferred.arch)
     elif inferred is not None and architecture.builtin and architecture.name != inferred.arch:
-        raise BadInputError(f"the weights in {path} are those of {inferred.arch}, not {arch}; leave --arch out")
+        raise BadInputError(f"the weights in {path} belong to {inferred.arch}, not {arch}; leave --arch out")
     told = inferred.num_classes if inferred is not None else guess_num_classes(peeled)
     if num_classes is not None and told is not None and num_classes != told:
         raise BadInputError(f"the last layer in {path} has {told} classes, not {num_classes}; leave --num-classes out")
     if told is None and inferred is not None:
-        told = 1  # the last layer is missing: `_fill` says so
+        told = 1  # the last layer is missing: `_fill` reports it
     classes = num_classes if num_classes is not None else told
     if classes is None:
-        raise BadInputError(f"cannot tell the number of classes of {path} from its weights; give --num-classes")
+        raise BadInputError(f"cannot infer the number of classes of {path} from its weights; give --num-classes")
     channels = inferred.in_channels if inferred is not None else guess_in_channels(peeled)
     network = _build(architecture, classes, channels)
     view = min(peeled, key=lambda candidate: sum(map(len, _compare(candidate.weights, network))))
     released = view.released and architecture.name in RESNETS
-    kind = "the paper's released checkpoint" if released else "told from the weights" if arch is None else "--arch"
-    used_at = "what the released checkpoints are fed" if released else f"what {architecture.name} is made for"
+    kind = "the paper's released checkpoint" if released else "inferred from the weights" if arch is None else "--arch"
+    used_at = "image size of the released checkpoints" if released else f"usual image size of {architecture.name}"
     return _Found(
         view=view,
         arch=architecture,
@@ -199,7 +199,7 @@ def _from_elsewhere(path: Path, weights: Mapping[str, Tensor], arch: str | None,
 
 
 def _normalization(found: _Found, asked: str | None) -> tuple[tuple[float, ...], tuple[float, ...], str]:
-    """Mean and std, one a channel, and the remark that says where they come from. Asked for > stored > customary."""
+    """Return mean and std per channel, and a remark on their source: option, else checkpoint, else the usual values."""
     view, channels = found.view, found.in_channels
     if asked is not None:
         replaced = "" if view.mean is None else ", in place of the checkpoint's own"
@@ -220,13 +220,17 @@ def _normalization(found: _Found, asked: str | None) -> tuple[tuple[float, ...],
 
 
 def _build(architecture: Architecture, num_classes: int, in_channels: int) -> nn.Module:
-    """A network to be filled. Ours take no memory until then; a factory may compute what no file stores."""
+    """Build a network to load weights into.
+
+    Our own networks are built on the meta device and take no memory until then. A factory runs normally, because it may
+    compute buffers that no file stores.
+    """
     with torch.device("meta") if architecture.builtin else contextlib.nullcontext():
         return build_network(architecture.name, num_classes, in_channels)
 
 
 def _compare(weights: Mapping[str, Tensor], network: nn.Module) -> tuple[list[str], list[str], list[str]]:
-    """What only the network has, what only the file has, and shapes that differ; BatchNorm's counters left aside."""
+    """Return missing names, unexpected names and differing shapes; BatchNorm's counters are ignored."""
     expected = network.state_dict()
     missing = [n for n in expected if n not in weights and not n.endswith(_COUNTER)]
     unexpected = [n for n in weights if n not in expected and not n.endswith(_COUNTER)]
@@ -239,7 +243,7 @@ def _compare(weights: Mapping[str, Tensor], network: nn.Module) -> tuple[list[st
 
 
 def _fill(path: Path, network: nn.Module, weights: Mapping[str, Tensor], arch: str) -> list[str]:
-    """Put `weights` into `network` as float32, after every check; returns remarks."""
+    """Check `weights` and load them into `network` as float32; return remarks."""
     kinds = ("missing", "unexpected", "wrong shape")
     faults = [f"{kind}: {_some(n)}" for kind, n in zip(kinds, _compare(weights, network), strict=True) if n]
     if faults:
@@ -248,7 +252,7 @@ def _fill(path: Path, network: nn.Module, weights: Mapping[str, Tensor], arch: s
     dtypes: set[str] = set()
     for name, needed in network.state_dict().items():
         if name.endswith(_COUNTER):
-            # Only training reads it; old checkpoints lack it.
+            # Only training reads the counter, and old checkpoints lack it.
             filled[name] = torch.zeros((), dtype=torch.int64)
             continue
         tensor = weights[name].detach()
@@ -264,7 +268,7 @@ def _fill(path: Path, network: nn.Module, weights: Mapping[str, Tensor], arch: s
         filled[name] = tensor.to(torch.float32, copy=True).contiguous()
         if not bool(torch.isfinite(filled[name]).all()):
             raise BadInputError(
-                f"{name} in {path} holds NaN or infinite values; take an earlier checkpoint of the training"
+                f"{name} in {path} holds NaN or infinite values; use an earlier checkpoint of the training"
             )
     network.load_state_dict(filled, assign=True)
     network.float()
@@ -273,7 +277,7 @@ def _fill(path: Path, network: nn.Module, weights: Mapping[str, Tensor], arch: s
 
 
 def _read(path: Path) -> tuple[Mapping[str, Tensor], ModelInfo | None, list[str]]:
-    """The file's state dict, what our trainer said of it (None in other files), and remarks."""
+    """Return the file's state dict, our trainer's metadata (None in other files), and remarks."""
     with open(path, "rb") as file:
         start = file.read(9)
     if start[8:] == b"{" or path.suffix == ".safetensors":
@@ -292,13 +296,13 @@ def _read(path: Path) -> tuple[Mapping[str, Tensor], ModelInfo | None, list[str]
 
 
 def _unpickle_weights(path: Path) -> object:
-    """``torch.load(weights_only=True)``, its failures in one line."""
+    """Call ``torch.load(weights_only=True)`` and report a failure in one line."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about how the file was written, which the user of it cannot change
+            warnings.simplefilter("ignore")  # they concern how the file was written, which the user cannot change
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # torch 2.13 words a refusal as "GLOBAL some.name was not an allowed ..."; a damaged pickle does not name any.
+        # torch 2.13 words a refusal as "GLOBAL some.name was not an allowed ..."; a damaged pickle names nothing.
         named = re.search(r"GLOBAL (\S+)", str(error))
         if named is None:
             raise BadInputError(
@@ -311,20 +315,19 @@ def _unpickle_weights(path: Path) -> object:
             f'it needs installed: python -c "{_CONVERT}" {shlex.quote(str(path))} {shlex.quote(str(out))}'
         ) from None
     except Exception as error:
-        # Damaged bytes make the reader fail in any way there is: EOFError, KeyError, RuntimeError, ...
+        # Damaged bytes can raise anything in the reader: EOFError, KeyError, RuntimeError, ...
         if "TorchScript" in str(error):
             raise BadInputError(
                 f"{path} is a TorchScript archive, which holds code; save the model's state_dict() instead"
             ) from None
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         raise BadInputError(
-            f"{path} cannot be read as a checkpoint ({reason}); it is truncated or something else; download or copy "
-            "it again"
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}: {one_line(error)}); it is truncated or another "
+            "kind of file; download or copy it again"
         ) from error
 
 
 def _state_dict(path: Path, content: object) -> tuple[Mapping[str, Tensor], list[str]]:
-    """Find the state dict in what a training script saved."""
+    """Find the state dict inside an object that a training script saved."""
     if _is_state_dict(content):
         return content, []
     if isinstance(content, Mapping):
@@ -337,7 +340,7 @@ def _state_dict(path: Path, content: object) -> tuple[Mapping[str, Tensor], list
     if isinstance(content, Mapping):
         what = f"a dict of {_some(content)}" if content else "an empty dict"
     raise BadInputError(
-        f"{path} holds no state dict but {what}; save model.state_dict(), by itself or under the key 'state_dict'"
+        f"{path} holds {what}, not a state dict; save model.state_dict(), by itself or under the key 'state_dict'"
     )
 
 
@@ -350,7 +353,7 @@ def _is_state_dict(value: object) -> TypeGuard[Mapping[str, Tensor]]:
 
 
 def _sha256(path: Path) -> str:
-    """Hash of a file that exists and is not empty."""
+    """Hash a file, which must exist and not be empty."""
     if path.is_dir():
         raise BadInputError(f"{path} is a folder; give the checkpoint file in it")
     try:
@@ -365,7 +368,7 @@ def _sha256(path: Path) -> str:
 
 
 def _some(names: Iterable[object]) -> str:
-    """All of a few names; eight and the count of many."""
+    """List up to eight names, and count the rest."""
     listed = [str(name) for name in names]
     more = f" and {len(listed) - 8} more" if len(listed) > 8 else ""
     return ", ".join(listed[:8]) + more

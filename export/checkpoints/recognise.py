@@ -1,8 +1,7 @@
-"""What a state dict is, told from its names and shapes: wrappers around the network, normalisation, architecture,
-classes, channels.
+"""Recognise a state dict by its names and shapes: wrappers, normalisation, architecture, classes, channels.
 
-Published checkpoints wrap the network in layers of others (DataParallel's ``module.``, the Madry lab's attacker, a
-normaliser before the model). `views` takes them off one by one; whoever loads takes the first view that fits.
+Published checkpoints wrap the network in other modules (DataParallel's ``module.``, the Madry lab's attacker, a
+normaliser before the model). `views` removes them one by one; the loader takes the view that fits best.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from jboost.trainer.small_resnet import BLOCKS_PER_STAGE
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# Prefixes that name a wrapper when every entry of the file has them. `1.`: Sequential(normaliser, network).
+# A prefix names a wrapper when every entry of the file has it. `1.`: Sequential(normaliser, network).
 _WRAPPERS = ("module.", "model.", "network.", "net.", "1.")
 
-# Where normalisers keep their values: the Madry lab's two, then RobustBench's kinds and the usual hand-written ones.
+# Names of normalisers' values: the Madry lab's two, then RobustBench's kinds and the usual hand-written ones.
 _NORMALIZERS = (
     ("normalizer.new_mean", "normalizer.new_std"),
     ("attacker.normalize.new_mean", "attacker.normalize.new_std"),
@@ -35,21 +34,20 @@ _NORMALIZERS = (
     ("mean", "std"),
 )
 
-# The usual names of the last and the first layer in networks that are not ours (torchvision, timm).
+# Usual names of the last and the first layer in networks from elsewhere (torchvision, timm).
 _HEAD = re.compile(r"(?:fc|linear|head|head\.fc|heads\.head|classifier(?:\.\d+)?)\.weight")
 _STEM = re.compile(r"(?:conv1|conv_stem|stem\.0|features\.0(?:\.0)?|patch_embed\.proj|conv_proj)\.weight")
 
 
 @dataclass(frozen=True)
 class View:
-    """A state dict with some of its wrappers taken off.
+    """A state dict with some of its wrappers removed.
 
     Attributes:
         weights: name -> tensor.
-        mean, std: a normaliser's values found on the way, as stored (one a channel, or one for all); None if there was
-            none.
+        mean, std: values of a removed normaliser, as stored (one per channel, or one for all); None if there was none.
         released: whether it has the marks of the paper's released checkpoints: ``model.*`` and a scalar ``dummy``.
-        notes: one-line remarks on what was left out.
+        notes: one-line remarks on everything left out.
     """
 
     weights: Mapping[str, Tensor]
@@ -69,7 +67,7 @@ class Inferred:
     """One of our architectures, recognised by its weights.
 
     Attributes:
-        arch: its name.
+        arch: the architecture's name.
         num_classes: number of logits; None where the last layer is missing.
         in_channels: number of image channels.
     """
@@ -80,10 +78,10 @@ class Inferred:
 
 
 def views(weights: Mapping[str, Tensor]) -> Iterator[View]:
-    """`weights` as they are, then with one wrapper after another taken off, until none is left.
+    """Yield `weights` unchanged, then with one more wrapper removed each time, until none is left.
 
     Raises:
-        BadInputError: two entries that would become one when a wrapper's name is taken off.
+        BadInputError: removing a wrapper's name would merge two entries.
     """
     view: View | None = View(weights)
     while view is not None:
@@ -92,13 +90,13 @@ def views(weights: Mapping[str, Tensor]) -> Iterator[View]:
 
 
 def _peel(view: View) -> View | None:
-    """Take off one wrapper; None if there is none."""
+    """Remove one wrapper; return None if there is none."""
     names = view.weights.keys()
     if any("_orig_mod" in name.split(".") for name in names):
         return replace(view, weights=_without_compile(view.weights))
     has_model = any(name.startswith("model.") for name in names)
     has_module = any(name.startswith("module.") for name in names)
-    # The Madry lab's attacker holds the network a second time; torch's AveragedModel counts what it averaged.
+    # The Madry lab's attacker holds a second copy of the network; torch's AveragedModel holds a counter.
     spare = {n for n in names if (has_model and n.startswith("attacker.model.")) or (has_module and n == "n_averaged")}
     if spare:
         return replace(view, weights=_without(view.weights, spare))
@@ -115,7 +113,7 @@ def _peel(view: View) -> View | None:
             if mean is None or std is None:
                 continue
             rest = _without(view.weights, {mean_name, std_name})
-            # The outermost counts; a second one (the attacker's) is the same again.
+            # Keep the outermost normaliser; a second one (the attacker's) repeats it.
             return replace(view, weights=rest, mean=view.mean or mean, std=view.std or std)
     for prefix in _WRAPPERS:
         if names and all(name.startswith(prefix) for name in names):
@@ -128,7 +126,7 @@ def _without(weights: Mapping[str, Tensor], names: set[str]) -> dict[str, Tensor
 
 
 def _without_compile(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take torch.compile's ``_orig_mod`` out of the names, at whatever depth."""
+    """Remove torch.compile's ``_orig_mod`` from the names, at any depth."""
     plain: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         short = ".".join(part for part in name.split(".") if part != "_orig_mod")
@@ -141,21 +139,21 @@ def _without_compile(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _values(tensor: Tensor) -> tuple[float, ...] | None:
-    """A normaliser's entry [C], [C, 1, 1], [1, C, 1, 1] or a scalar as numbers; None if it is something else."""
+    """Return a normaliser's entry ([C], [C, 1, 1], [1, C, 1, 1] or a scalar) as numbers; None for anything else."""
     if (
         not tensor.is_floating_point()
         or not 1 <= tensor.numel() <= 16
         or max(tensor.shape, default=1) != tensor.numel()
     ):
         return None
-    # The shortest decimal that is the same float32: 0.485, not 0.48500001430511475.
+    # The shortest decimal with the same float32 value: 0.485, not 0.48500001430511475.
     return tuple(float(str(np.float32(v))) for v in tensor.flatten().tolist())
 
 
 def infer(shapes: Shapes) -> Inferred | None:
-    """The architecture of ours whose state dict has these names and shapes; None if there is none.
+    """Return our architecture whose state dict has these names and shapes; None if there is none.
 
-    Only what tells the architectures apart is looked at; whoever loads compares every name and shape.
+    This reads only the entries that distinguish the architectures; the loader compares every name and shape.
     """
     stem = shapes.get("conv1.weight", ())
     if len(stem) != 4:
@@ -166,7 +164,7 @@ def infer(shapes: Shapes) -> Inferred | None:
 
 
 def _blocks(shapes: Shapes, stage: str) -> int:
-    """How many blocks `stage` has: names ``<stage>.<number>.*``."""
+    """Count the blocks of `stage`: names ``<stage>.<number>.*``."""
     return len({name[len(stage) + 1 :].split(".")[0] for name in shapes if name.startswith(stage + ".")})
 
 
@@ -204,7 +202,7 @@ def _cifar_wrn(shapes: Shapes) -> str | None:
 
 
 def guess_num_classes(peeled: Sequence[View]) -> int | None:
-    """The outputs of the last layer of a network that is not ours, by its usual names; None if none is there."""
+    """Return the number of outputs of the last layer of a network from elsewhere; None if its name is unusual."""
     for view in reversed(peeled):
         heads = [name for name, shape in view.shapes.items() if _HEAD.fullmatch(name) and len(shape) == 2]
         if heads:
@@ -214,7 +212,7 @@ def guess_num_classes(peeled: Sequence[View]) -> int | None:
 
 
 def guess_in_channels(peeled: Sequence[View]) -> int:
-    """The image channels of a network that is not ours: by its normaliser, by its first layer's name, else three."""
+    """Return the image channels of a network from elsewhere: from its normaliser, else its first layer, else three."""
     mean = peeled[-1].mean
     if mean is not None and len(mean) > 1:
         return len(mean)

@@ -1,1 +1,1 @@
-"""Writing what `jboost.engine.backends.compiled` loads."""
+"""Write the packages that `jboost.engine.backends.compiled` loads."""

@@ -1,4 +1,4 @@
-"""Calling AOTInductor: a torch.export program in, a package out."""
+"""Call AOTInductor to compile a torch.export program into a package."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from typing import Any
 import torch
 from torch.export.passes import move_to_device_pass
 
-from jboost.engine.backends.program import first_line
 from jboost.engine.backends.torch_device import set_tf32
-from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.errors import BadInputError, FailureError, first_line, one_line
+from jboost.engine.system.devices import DeviceName, device_kind
 
 
 def check_compiler(device: str) -> None:
     """Check that Inductor can compile here, for `device`, a torch device string.
 
     Raises:
-        BadInputError: there is no C++ compiler, or for a GPU no headers of CUDA.
+        BadInputError: there is no C++ compiler, or, for a GPU, there are no CUDA headers.
     """
     from torch._inductor.cpp_builder import get_cpp_compiler
 
     try:
         compiler = get_cpp_compiler()
-    except Exception as e:  # InvalidCxxCompiler, which torch does not export
+    except Exception as e:  # InvalidCxxCompiler, a class that torch does not export
         compiler = first_line(e)
     if shutil.which(compiler) is None:
         raise BadInputError(
             f"compiling needs a C++ compiler and finds none ({compiler}); install one, e.g.: apt-get install g++, or set CXX"
         )
-    if torch.device(device).type == "cuda" and not any((folder / "cuda.h").is_file() for folder in _header_folders()):
+    if device_kind(device) == "cuda" and not any((folder / "cuda.h").is_file() for folder in _header_folders()):
         raise BadInputError(
             "compiling for a GPU needs CUDA's headers and finds none; install the CUDA toolkit, or set CUDA_HOME to the folder "
             "that has include/cuda.h"
@@ -43,47 +43,51 @@ def check_compiler(device: str) -> None:
 
 
 def _header_folders() -> list[Path]:
-    """Where Inductor has the C++ compiler look for CUDA's headers."""
+    """List the folders where Inductor makes the C++ compiler look for CUDA's headers."""
     from torch.utils.cpp_extension import include_paths
 
     paths = [os.environ.get(name, "") for name in ("CPATH", "CPLUS_INCLUDE_PATH")]
     folders = [Path(path) for path in os.pathsep.join(paths).split(os.pathsep) if path]
-    with contextlib.suppress(OSError):  # without a toolkit and CUDA_HOME
+    with contextlib.suppress(OSError):  # raised if there is neither a toolkit nor CUDA_HOME
         folders += map(Path, include_paths("cuda"))
     return [*folders, Path("/usr/include")]
 
 
 def inductor_configs(device: str) -> dict[str, Any]:
-    """What Inductor is told, for packages that run on `device`, a torch device string."""
-    # Packs the weights into the layout that the convolutions want, once, at compile time.
+    """Return Inductor's settings for packages that run on `device`, a torch device string."""
+    # Freezing packs the weights once, at compile time, into the layout that the convolutions need.
     configs: dict[str, Any] = {"freezing": True}
-    if torch.device(device).type == "cuda":
-        configs["max_autotune"] = True  # measures kernels against each other; what it learns is kept in torch's cache
+    if device_kind(device) == "cuda":
+        configs["max_autotune"] = True  # times kernels against each other; torch's cache keeps the results
         if torch.__version__ < "2.13":  # a TorchVersion: compares as versions do
-            # With it on, loops over images keep all their axes until products, which have rows, are done with looking for what to
-            # take along: no bias, ReLU or sum becomes part of the product before it. torch 2.13 looks again.
+            # With this setting on, loops over images keep all their axes, while products have rows, until products have
+            # finished fusing. So no bias, ReLU or sum is fused into the product before it. torch 2.13 tries again.
             configs["loop_ordering_after_fusion"] = False
     return configs
 
 
 def _quiet(device: str) -> contextlib.AbstractContextManager[object]:
-    """On a GPU without the table that Inductor prints for each product that it tunes, dozens a network, unless torch is told to."""
+    """On a GPU, hide the table that Inductor prints for each product it tunes (dozens per network).
+
+    Set ``TORCHINDUCTOR_MAX_AUTOTUNE_REPORT_CHOICES_STATS=1`` to see the tables.
+    """
     wanted = os.environ.get("TORCHINDUCTOR_MAX_AUTOTUNE_REPORT_CHOICES_STATS") == "1"
-    if wanted or torch.device(device).type != "cuda":
+    if wanted or device_kind(device) != "cuda":
         return contextlib.nullcontext()
-    return contextlib.redirect_stderr(io.StringIO())  # what torch logs, it logs all the same
+    return contextlib.redirect_stderr(io.StringIO())  # torch's log messages still appear
 
 
 @contextlib.contextmanager
 def _linkable_driver(device: str) -> Iterator[None]:
-    """On a GPU, let the linker find the driver's library under the name it asks for, which only developers' packages give it.
+    """On a GPU, let the linker find the driver's library as ``libcuda.so``.
 
-    Programs load ``libcuda.so.1``; packages are linked with ``-lcuda``, that is ``libcuda.so``.
+    Packages are linked with ``-lcuda``, that is ``libcuda.so``, a name that only development packages install. Drivers
+    install ``libcuda.so.1``, which programs load.
     """
-    if torch.device(device).type != "cuda":
+    if device_kind(device) != "cuda":
         yield
         return
-    torch.cuda.init()  # type: ignore[no-untyped-call]  # loads it
+    torch.cuda.init()  # type: ignore[no-untyped-call]  # loads the driver's library
     driver = _loaded_library("libcuda.so")
     before = os.environ.get("LIBRARY_PATH")
     with TemporaryDirectory() as folder:
@@ -100,44 +104,47 @@ def _linkable_driver(device: str) -> Iterator[None]:
 
 
 def _loaded_library(name: str) -> Path | None:
-    """The file of a shared library of this process whose name begins so."""
-    listed = Path("/proc/self/maps")  # of Linux alone
+    """Return the file of a shared library in this process whose file name starts with `name`."""
+    listed = Path("/proc/self/maps")  # Linux only
     maps = (line.split(maxsplit=5) for line in (listed.read_text().splitlines() if listed.exists() else ()))
     files = (Path(entry[5]) for entry in maps if len(entry) == 6)
     return next((file for file in files if file.name.startswith(name)), None)
 
 
 def _numbered(device: str) -> str:
-    """`device`, a torch device string, with its number: programs assert their tensors' devices, and are compared to the letter."""
-    where = torch.device(device)
-    return device if where.index is not None else f"{where.type}:{torch.cuda.current_device()}"
+    """Return `device`, a torch device string, with its number.
+
+    Programs assert their tensors' devices and compare them as strings.
+    """
+    where = DeviceName.parse(device)
+    return device if where.number is not None else f"{where.kind}:{torch.cuda.current_device()}"
 
 
 def compile_package(program: torch.export.ExportedProgram, path: Path, device: str) -> None:
-    """Compile `program`, which was traced on the CPU, for this machine's `device` into the package `path`.
+    """Compile `program`, traced on the CPU, for this machine's `device` into the package `path`.
 
     Raises:
         FailureError: Inductor or the C++ compiler fails.
     """
-    if torch.device(device).type == "cuda":
-        set_tf32(False)  # kernels are chosen by trying them
+    if device_kind(device) == "cuda":
+        set_tf32(False)  # Inductor chooses kernels by running them
         program = move_to_device_pass(program, _numbered(device))
     try:
-        # Through memory: torch's own writer ends the whole process when the disk is full (torch 2.13).
+        # Save to memory first: torch's own file writer aborts the process when the disk is full (torch 2.13).
         buffer = io.BytesIO()
-        # Inductor passes over freezing silently while gradients are enabled.
+        # Inductor silently skips freezing while gradients are enabled.
         with torch.no_grad(), _quiet(device), _linkable_driver(device):
             torch._inductor.aoti_compile_and_package(
                 program, package_path=buffer, inductor_configs=inductor_configs(device)
             )
-    except Exception as e:  # Inductor and the C++ compiler raise their own
+    except Exception as e:  # Inductor and the C++ compiler raise their own errors
         raise FailureError(
-            f"{path.name} could not be compiled ({type(e).__name__}: {_reason(e)}); see it with --debug"
+            f"{path.name} could not be compiled ({type(e).__name__}: {_reason(e)}); see the full error with --debug"
         ) from e
     path.write_bytes(buffer.getbuffer())
 
 
 def _reason(e: Exception) -> str:
-    """The first thing that a C++ compiler or linker says was wrong, which torch puts behind its command; else the first line."""
-    said = (line.strip() for line in str(e).splitlines())
-    return next((line[:200] for line in said if "error: " in line or "cannot find -l" in line), first_line(e))
+    """Return the C++ compiler's or linker's first error, which torch puts after the command; else the first line."""
+    said = (line for line in str(e).splitlines() if "error: " in line or "cannot find -l" in line)
+    return one_line(next(said, first_line(e)))

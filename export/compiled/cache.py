@@ -1,4 +1,4 @@
-"""Compiled packages that a bundle does not hold, kept on this machine: compile once, load ever after."""
+"""This machine's cache of compiled packages that a bundle does not hold: each is compiled once, then loaded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import jboost.engine
@@ -15,23 +14,24 @@ import jboost.export
 from jboost.engine.bundle import sha256_file
 from jboost.engine.errors import FailureError
 from jboost.engine.system.cache import cache_folder
+from jboost.engine.system.replacing import replacing
 
 
 def cached(
     key: dict[str, Any], make: Callable[[Path], dict[str, float]], *, say: Callable[[], object]
 ) -> tuple[Path, dict[str, float]]:
-    """The package for `key`, made if it is not there.
+    """Return the package for `key`; make it if the cache does not hold it.
 
     Args:
-        key: everything that the package depends on, as JSON values; the sources that it is made with are added.
+        key: everything the package depends on, as JSON values; a hash of jboost's sources is added.
         make: writes and verifies the package at a path, and returns the figures.
-        say: called before something is made.
+        say: called before a package is made.
 
     Returns:
-        The package and its figures. A package whose contents do not match their hash is made again.
+        The package and its figures. A package that does not match its hash is made again.
 
     Raises:
-        FailureError: the cache's folder cannot be written, or whatever `make` raises.
+        FailureError: the cache's folder cannot be written. Errors of `make` pass through.
     """
     text = json.dumps(key | {"sources": _sources()}, sort_keys=True)
     folder = cache_folder()
@@ -46,25 +46,22 @@ def cached(
     say()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder) as aside:
-            new = Path(aside) / package.name
-            errors = make(new)
-            content = {"sha256": sha256_file(new), "errors": errors, "key": key}
-            # The package first: a note without its package is no harm, nor is a package that its note does not fit.
-            new.replace(package)
-            new.with_suffix(".json").write_text(json.dumps(content, indent=2))
-            new.with_suffix(".json").replace(note)
+        # A kill between the two renames does no harm: a package whose note is missing or has another hash is made again.
+        with replacing(note) as new_note, replacing(package) as new_package:
+            errors = make(new_package)
+            content = {"sha256": sha256_file(new_package), "errors": errors, "key": key}
+            new_note.write_text(json.dumps(content, indent=2))
     except OSError as e:
         raise FailureError(
             f"the cache of compiled packages, {folder}, cannot be written ({e.strerror or e}); "
-            "set JBOOST_CACHE to a folder that can"
+            "set JBOOST_CACHE to a folder that can be written"
         ) from e
     return package, errors
 
 
 @cache
 def _sources() -> str:
-    """A hash of the code that decides what a package computes."""
+    """Hash the source code of `jboost.engine` and `jboost.export`, which determines what a package computes."""
     digest = hashlib.sha256()
     for package in (jboost.engine, jboost.export):
         for folder in package.__path__:

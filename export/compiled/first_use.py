@@ -1,4 +1,4 @@
-"""Compiling what a bundle does not hold, when the compile engine is first asked for it; later runs find it in the cache."""
+"""Compile packages that a bundle does not hold, when the compile engine first needs them; later runs use the cache."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import nn
 
 from jboost.engine.backends.compiled.packages import Packages, machine_target
 from jboost.engine.backends.program import load_program
+from jboost.engine.backends.request import RunRequest
 from jboost.engine.bundle import Bundle
 from jboost.engine.method.objectives import NEEDS_L0
 from jboost.export.verification.gradient import tolerance
@@ -24,67 +25,60 @@ from .steps import step_package
 
 
 class Program(nn.Module):
-    """A forward program as a module that can be told to evaluate, which torch.export's refuse (torch 2.13)."""
+    """A forward program as a module that accepts ``eval()``; torch.export's own modules refuse it (torch 2.13)."""
 
     def __init__(self, program: nn.Module):
         super().__init__()
         self.program = program
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The logits."""
+        """Return the logits."""
         logits: torch.Tensor = self.program(x)
         return logits
 
     def train(self, mode: bool = True) -> Self:
-        """Nothing to switch: the program was traced in evaluation mode."""
+        """Do nothing: the program was traced in evaluation mode."""
         return self
 
 
 def model_of(bundle: Bundle) -> nn.Module:
-    """A bundle's forward program, float32 [B, C, H, W] in [0, 1] -> logits [B, num_classes], as a module on the CPU.
+    """Load a bundle's forward program, float32 [B, C, H, W] in [0, 1] -> logits [B, num_classes], as a CPU module.
 
     Raises:
         BadInputError: the file is missing, changed or unreadable.
     """
-    # Copying an exported module makes torch 2.13 use a class of its own that it has deprecated.
+    # Copying an exported module makes torch 2.13 warn about a deprecated class of its own.
     warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`", FutureWarning)
     return Program(load_program(bundle.checked_path("forward"), "cpu"))
 
 
-def compile_on_first_use(
-    bundle: Bundle,
-    *,
-    objective: str,
-    l0: float | None,
-    resolution: int,
-    dtype: str,
-    batch_size: int,
-    device: str,
-    say: Callable[[str], object],
-) -> Packages:
-    """The packages of a run, from this machine's cache or compiled and verified now.
+def compile_on_first_use(bundle: Bundle, request: RunRequest, *, say: Callable[[str], object]) -> Packages:
+    """Return the packages for a request, from this machine's cache or compiled and verified now.
 
     Args:
-        bundle: its forward program is what is differentiated.
-        objective, l0, dtype: of the gradient.
-        resolution: image size in pixels, one of the bundle's.
-        batch_size: images a call.
-        device: torch device string.
-        say: told what is being compiled.
+        bundle: the bundle whose forward program is differentiated.
+        request: the computation. Its device is a torch device string, its batch size the number of images per call.
+        say: called with a line of progress before each compilation.
 
     Raises:
-        BadInputError: there is no C++ compiler, or for a GPU no headers of CUDA.
+        BadInputError: there is no C++ compiler, or, for a GPU, there are no CUDA headers.
         FailureError: a package cannot be compiled or does not match autograd.
+        ValueError: the request names no batch size.
     """
-    shape = (bundle.config.in_channels, resolution, resolution)
+    objective, l0, dtype, device, batch_size = (
+        request.objective, request.l0, request.dtype, request.device, request.batch_size,
+    )  # fmt: skip
+    if batch_size is None:
+        raise ValueError("packages are compiled for a batch size: the request must name it")
+    shape = (bundle.config.in_channels, request.resolution, request.resolution)
 
     @cache
-    def compiler() -> Compiler:  # not made where the cache has everything
+    def compiler() -> Compiler:  # made only if the cache lacks a package
         check_compiler(device)
         return Compiler(model_of(bundle), shape, batch_size, l0, device)
 
     def note(what: str) -> Callable[[], object]:
-        return lambda: say(f"compiling {what} for this machine, once; -b {batch_size}, kept in the cache")
+        return lambda: say(f"compiling {what} for this machine, -b {batch_size}; later runs use the cache")
 
     bound = tolerance(dtype, None, None)
     key = {

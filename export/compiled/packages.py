@@ -1,4 +1,4 @@
-"""Compiled packages: the gradient graph and the forward pass, compiled ahead of time by AOTInductor for this kind of machine."""
+"""Compiled packages: gradient graph and forward pass, compiled by AOTInductor for this kind of machine."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from jboost.engine.backends.compiled.packages import (
 )
 from jboost.engine.bundle import Artefact, artefact_of
 from jboost.engine.method.updates import MOVES
+from jboost.engine.system.devices import device_kind
 from jboost.export.graph import Lowered, Pooling, attach_objective, lower, optimize, optimize_for_cpu, trace_trunk
 from jboost.export.graph.forward import forward_of
 from jboost.export.graph.program import export_program
@@ -38,7 +39,7 @@ _PROBES = 4
 
 
 def package_run(path: Path, device: str) -> Run:
-    """A compiled package in its runtime on `device`, as a function of numpy arrays."""
+    """Load a compiled package on `device` as a function of numpy arrays."""
     package = load_package(path, device)
 
     def run(x: NDArray[np.float32], y: NDArray[np.int64]) -> Sequence[NDArray[np.generic]]:
@@ -53,9 +54,9 @@ class Compiler:
     Args:
         model: float32 [B, C, H, W] in [0, 1] -> logits [B, num_classes], in eval mode.
         shape: (C, H, W).
-        batch_size: images a call; fixed, so that Inductor knows every size.
+        batch_size: images per call; fixed, so that Inductor knows every size.
         l0: mean realness of real images; becomes a constant of the packages whose objective needs it.
-        device: torch device string, of the machine's CPU or one of its GPUs.
+        device: torch device string of the machine's CPU or one of its GPUs.
     """
 
     def __init__(self, model: nn.Module, shape: tuple[int, int, int], batch_size: int, l0: float | None, device: str):
@@ -64,18 +65,18 @@ class Compiler:
         self._low: dict[str, Lowered] = {}
 
     def lowered(self, dtype: str) -> Lowered:
-        """The network and its input gradient in their final precision, as they will be compiled."""
+        """Return the network and its input gradient in their final precision, ready to compile."""
         if self._trunk is None:
             self._trunk = self._traced(self.batch_size)
         if dtype not in self._low:
             self._low[dtype] = self._lower(self._trunk, dtype)
-            if dtype == "fp32" and torch.device(self.device).type == "cpu":
+            if dtype == "fp32" and device_kind(self.device) == "cpu":
                 optimize_for_cpu(self._low[dtype].trunk)
         return self._low[dtype]
 
     def _traced(self, batch_size: int) -> fx.GraphModule:
-        # On a GPU a scatter is atomic additions: slow in half precision, and in another order each time.
-        pooling: Pooling = "gather" if torch.device(self.device).type == "cuda" else "scatter"
+        # On a GPU a scatter uses atomic additions: slow in half precision, and in a different order each time.
+        pooling: Pooling = "gather" if device_kind(self.device) == "cuda" else "scatter"
         trunk = trace_trunk(self.model, torch.rand(batch_size, *self.shape), pooling=pooling)
         optimize(trunk, "inductor")
         return trunk
@@ -84,17 +85,17 @@ class Compiler:
         probes = check_images(_PROBES, self.shape, PROBE_SEED)
         if dtype == "fp32" or self.batch_size <= _PROBES:
             return lower(trunk, dtype, probes)
-        # What half precision costs is found out by running the graph, over and over: not at a batch of hundreds.
+        # Choosing what stays in float32 runs the graph many times, so it uses a small batch instead of hundreds.
         small = self._traced(_PROBES)
         if [node.target for node in small.graph.nodes] != [node.target for node in trunk.graph.nodes]:
             return lower(trunk, dtype, probes)
         return lower(small, dtype, probes).applied_to(trunk, dtype)
 
     def gradient(self, path: Path, objective: str, dtype: str, bound: Tolerance) -> dict[str, float]:
-        """Compile and verify an objective's gradient into `path`; returns the figures.
+        """Compile an objective's gradient into `path`, verify it and return the figures.
 
         Raises:
-            FailureError: it cannot be compiled or does not match autograd.
+            FailureError: the package cannot be compiled or does not match autograd.
         """
         lowered = self.lowered(dtype)
         compile_package(export_program(attach_objective(lowered.trunk, objective, self.l0)), path, self.device)
@@ -110,12 +111,12 @@ class Compiler:
         )
 
     def forward(self, path: Path, dtype: str, bound: Tolerance) -> dict[str, float]:
-        """Compile and verify the forward pass alone into `path`; returns the figures.
+        """Compile the forward pass alone into `path`, verify it and return the figures.
 
         Raises:
-            FailureError: it cannot be compiled or does not match the model.
+            FailureError: the package cannot be compiled or does not match the model.
         """
-        # The forward pass is the same in every objective's graph; this one needs no l0.
+        # Every objective's graph has the same forward pass; `logit` needs no l0.
         program = export_program(forward_of(attach_objective(self.lowered(dtype).trunk, "logit")))
         compile_package(program, path, self.device)
         return verify_readout(
@@ -139,27 +140,27 @@ def write_packages(
     device: str,
     say: Callable[[str], None],
 ) -> dict[str, tuple[Artefact, float]]:
-    """Compile and verify every package that is wanted, the forward pass and the steps that go with them.
+    """Compile and verify every requested gradient, with the forward passes and steps they need.
 
     Args:
         folder: the bundle; packages go into its folder ``compile``.
         model: float32 [B, C, H, W] in [0, 1] -> logits [B, num_classes], in eval mode.
-        wanted: which graphs.
-        batch_size: images a call; fixed, so that Inductor knows every size.
+        wanted: the export request.
+        batch_size: images per call; fixed, so that Inductor knows every size.
         in_channels: C.
         l0: mean realness of real images; becomes a constant of the packages whose objective needs it.
-        device: torch device string, what they are compiled for.
-        say: told what is being done.
+        device: torch device string to compile for.
+        say: called with a line of progress before each compilation.
 
     Returns:
-        By name in the manifest: the entry, and the seconds that it took.
+        Manifest name -> (entry, seconds it took).
 
     Raises:
-        FailureError: a package that cannot be compiled or does not match autograd.
+        FailureError: a package cannot be compiled or does not match autograd.
     """
     (folder / FOLDER).mkdir()
     written: dict[str, tuple[Artefact, float]] = {}
-    where = torch.device(device).type
+    where = device_kind(device)
 
     def keep(name: str, what: str, file: str, make: Callable[[Path], dict[str, float]], **facts: Any) -> None:
         start = perf_counter()
@@ -217,10 +218,12 @@ def verify_package(
     bound: Tolerance,
     device: str,
 ) -> dict[str, float]:
-    """Reload a package and compare it with autograd of `model`, filled to its batch and in part; returns the figures.
+    """Reload a package, compare it with autograd of `model` on batches of two sizes, and return the figures.
+
+    Batches smaller than the package's fixed batch are padded.
 
     Raises:
-        FailureError: it is off by more than the tolerance.
+        FailureError: an error is above the tolerance.
     """
     sizes = tuple(dict.fromkeys((min(4, batch_size), 1)))
     run = package_run(path, device)

@@ -1,4 +1,4 @@
-"""Compiled steps: update, noise, early stopping and bookkeeping as one AOTInductor package a kind of update.
+"""Compiled steps: update, noise, early stopping and bookkeeping as one AOTInductor package per update kind.
 
 A step does not know the model: it takes the gradient. So one package serves every objective and dtype of a size. The
 bundle holds two units, gradient and step, which run one after the other without synchronising with the host.
@@ -22,12 +22,12 @@ from jboost.engine.method.updates import Controls
 from .aoti import compile_package
 from .cache import cached
 
-# Two float32 computations of the same lines; an iterate is of order 1.
+# Both sides compute the same lines in float32, and an iterate is of order 1.
 _TOLERANCE = 2e-6
 
 
 class _Step(nn.Module):
-    """`advance` on a flat list of tensors: the state's, the gradient's, the controls', `in_float32`."""
+    """`advance` on a flat list of tensors: state, gradient, controls and the float32-retry flag."""
 
     def __init__(self, kind: str):
         super().__init__()
@@ -40,13 +40,13 @@ class _Step(nn.Module):
 
 
 def unflatten(arrays: Any) -> tuple[State, Gradient, Controls, Any]:
-    """The inverse of what `CompiledRunner.step` hands to a package."""
+    """Rebuild (state, gradient, controls, float32-retry flag) from the flat list that `CompiledRunner.step` passes."""
     a, b = len(State._fields), len(State._fields) + len(Gradient._fields)
     return State(*arrays[:a]), Gradient(*arrays[a:b]), Controls(*arrays[b:-1]), arrays[-1]
 
 
 def example(batch: int, shape: tuple[int, int, int], seed: int) -> list[np.ndarray[Any, Any]]:
-    """A state in which every branch is taken by some image, its gradient and controls, as numpy arrays."""
+    """Return a state, its gradient and controls as numpy arrays; together the images take every branch of a step."""
     rng = np.random.default_rng(seed)
     images = (batch, *shape)
 
@@ -75,14 +75,14 @@ def example(batch: int, shape: tuple[int, int, int], seed: int) -> list[np.ndarr
 def step_package(
     kind: str, batch_size: int, shape: tuple[int, int, int], device: str, *, say: Callable[[], object] = lambda: None
 ) -> tuple[Path, dict[str, float]]:
-    """The compiled step of a kind of update, from this machine's cache or compiled and verified now.
+    """Return the compiled step of an update kind, from this machine's cache or compiled and verified now.
 
     Args:
-        kind: a key of `MOVES`.
-        batch_size: images a call.
+        kind: update kind, a key of `MOVES`.
+        batch_size: images per call.
         shape: (C, H, W).
         device: torch device string.
-        say: called before something is compiled.
+        say: called before a compilation.
 
     Returns:
         The package, and its largest difference from numpy's step.
@@ -103,13 +103,13 @@ def step_package(
 
 
 def verify_step(path: Path, kind: str, batch_size: int, shape: tuple[int, int, int], device: str) -> float:
-    """Reload a compiled step and compare it with numpy's on states that it was not traced with.
+    """Reload a compiled step and compare it with numpy's, on states new to the trace.
 
     Returns:
-        The largest difference of any real number.
+        The largest difference among the float32 results.
 
     Raises:
-        FailureError: it is above float32's rounding, or an integer or a flag differs.
+        FailureError: that difference is above float32's rounding, or an integer or a flag differs.
     """
     package, worst = load_package(path, device), 0.0
     for seed in (1, 2, 3):
@@ -120,7 +120,7 @@ def verify_step(path: Path, kind: str, batch_size: int, shape: tuple[int, int, i
             want = getattr(after, name)
             if want.dtype != np.float32:
                 if not np.array_equal(a.numpy(), want):
-                    raise FailureError(f"{path.name}: {name} differs from numpy's; do not use what this compiler makes")
+                    raise FailureError(f"{path.name}: {name} differs from numpy's; do not use this compiler's packages")
                 continue
             worst = max(worst, float(np.abs(a.numpy() - want).max()))
     if not worst <= _TOLERANCE:

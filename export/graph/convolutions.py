@@ -1,4 +1,4 @@
-"""Reading the arguments of aten.convolution, in one place."""
+"""Read the arguments of aten.convolution."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class Convolution:
 
     @property
     def name(self) -> str:
-        """What to call constants derived from its weights."""
+        """Name for constants derived from the weights."""
         return str(self.node.args[1])
 
     def scaled(self, out_scale: Tensor | None = None, in_scale: Tensor | None = None) -> Tensor:
-        """The weight times a factor per output or per input channel, worked out in float64."""
+        """Multiply the weight by a factor per output or per input channel, computed in float64."""
         w, g = self.weight.double(), self.groups
         blocks = w.reshape(g, w.shape[0] // g, *w.shape[1:])  # [groups, first axis, second axis, kh, kw]
         first, second = (in_scale, out_scale) if self.transposed else (out_scale, in_scale)
@@ -61,7 +61,7 @@ class Convolution:
 
 
 def read_convolution(r: Rewriter, node: Any) -> Convolution | None:
-    """The convolution at `node`, None where it is something else, not 2-D, or has weights that are no constants."""
+    """Return the convolution at `node`; None for another operator, one that is not 2-D, or weights that vary."""
     if not isinstance(node, fx.Node) or node.target is not aten.convolution.default:
         return None
     x, w, b, stride, padding, dilation, transposed, output_padding, groups = arguments(node)
@@ -74,7 +74,7 @@ def read_convolution(r: Rewriter, node: Any) -> Convolution | None:
 
 
 def crop_and_add_bias(r: Rewriter, conv: Convolution, whole: fx.Node) -> fx.Node:
-    """What `conv` returns, from its result without a bias, which may reach beyond the map at the bottom and on the right."""
+    """Crop `whole` at the bottom and on the right to the output size of `conv`, and add the bias of `conv`."""
     for axis in (2, 3):
         if sizes(whole)[axis] != sizes(conv.node)[axis]:
             whole = r.call(aten.slice.Tensor, whole, axis, 0, sizes(conv.node)[axis])
@@ -85,7 +85,7 @@ def crop_and_add_bias(r: Rewriter, conv: Convolution, whole: fx.Node) -> fx.Node
 
 
 def per_channel(r: Rewriter, value: Any, channels: int) -> Tensor | None:
-    """A constant operand that broadcasts over [B, C, H, W] as one number a channel, as float64 [C]; None for anything else."""
+    """Return a constant that is one number per channel of [B, C, H, W] as float64 [C]; None for anything else."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return torch.full((channels,), float(value), dtype=torch.float64)
     tensor = r.value(value)

@@ -1,4 +1,4 @@
-"""Remove what no output needs: nodes first, then the weights they read."""
+"""Remove nodes that no output needs, then the weights that only they read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import fx
 
 
 def remove_dead_code(module: fx.GraphModule) -> int:
-    """Erase nodes without users (inputs stay) and buffers that no node reads, in place.
+    """Erase nodes without users (inputs stay), then buffers that no node reads, in place.
 
     Returns:
         The number of nodes and buffers removed.

@@ -1,8 +1,13 @@
-"""Rules that write backward operators, and forward ones that runtimes lack, in terms of plain forward operators.
+"""Rules that rewrite backward operators, and forward ones that runtimes lack, as plain forward operators.
 
-torch's core ATen table goes most of the way. What is added here: the input gradient of convolutions, pooling in forms that
-TensorRT reads, BatchNorm as one scale and one shift (so that passes can fold it), ReLU's gradient, and LayerNorm and GroupNorm as
-primitive operators (TensorRT's parser refuses the three-output ONNX LayerNormalization that torch would export).
+torch's core ATen table covers most operators. This module adds:
+
+* the input gradient of convolutions;
+* pooling in forms that TensorRT reads;
+* BatchNorm as one scale and one shift, so that passes can fold it;
+* ReLU's gradient;
+* LayerNorm and GroupNorm as primitive operators: TensorRT's parser refuses the three-output ONNX LayerNormalization
+  that torch would export.
 """
 
 from __future__ import annotations
@@ -20,13 +25,15 @@ from . import pooling as pool
 
 aten = torch.ops.aten
 
-#: ``"shifted"``: slices and comparisons, read by every runtime; ``"scatter"``: torch's indices, faster in Inductor on a CPU;
-#: ``"gather"``: likewise, without two writers of one number, for a GPU.
+#: How max-pooling and its gradient are written:
+#: ``"shifted"``: slices and comparisons, which every runtime reads;
+#: ``"scatter"``: torch's indices, faster in Inductor on a CPU;
+#: ``"gather"``: the same indices, but no two threads write the same number, for Inductor on a GPU.
 Pooling = Literal["shifted", "scatter", "gather"]
 
 Rule = Callable[..., Any]
 
-#: Rules used whatever the target. Fill it with `register`.
+#: Rules for every target. Add rules with `register`.
 RULES: dict[Any, Rule] = {}
 
 #: Rules for the few operators between logits and loss.
@@ -34,9 +41,9 @@ HEAD: dict[Any, Rule] = {}
 
 
 def register(*operators: Any, table: dict[Any, Rule] = RULES) -> Callable[[Rule], Rule]:
-    """Decorator: the function is the rule for `operators` (overloads such as ``torch.ops.aten.relu.default``).
+    """Decorator that makes a function the rule for `operators` (overloads such as ``torch.ops.aten.relu.default``).
 
-    The rule takes the operator's arguments and returns what the operator returns, computed with other torch operators.
+    The rule takes the operator's arguments and returns the operator's result, computed with other torch operators.
     """
 
     def add(rule: Rule) -> Rule:
@@ -48,7 +55,7 @@ def register(*operators: Any, table: dict[Any, Rule] = RULES) -> Callable[[Rule]
 
 
 def decomposition_table(pooling: Pooling = "shifted") -> dict[Any, Rule]:
-    """The whole table for `aot_export_joint_simple`: torch's core ATen rules, then this module's."""
+    """Return the table for `aot_export_joint_simple`: torch's core ATen rules, overridden by this module's."""
     table: dict[Any, Rule] = dict(core_aten_decompositions())
     table.update(get_decompositions([aten._softmax, aten._log_softmax]))
     table.update(RULES)
@@ -70,7 +77,7 @@ def convolution_input_gradient(
     groups: int,
     output_mask: Sequence[bool],
 ) -> tuple[Tensor | None, None, None]:
-    """The input gradient of a convolution: the transposed convolution with the same weights, and the other way round."""
+    """Input gradient of a convolution: a transposed convolution with the same weights. Transposed ones: the reverse."""
     if output_mask[1] or output_mask[2]:
         raise BadInputError(
             "a convolution's weights depend on the input; only the gradient with respect to images is exported"
@@ -80,7 +87,7 @@ def convolution_input_gradient(
     none = [0] * len(stride)
     if transposed:
         return aten.convolution(grad, weight, None, stride, padding, dilation, False, none, groups), None, None
-    # A strided convolution maps several input sizes to one output size; output_padding says which one it was.
+    # A strided convolution maps several input sizes to one output size; output_padding selects the right one.
     extra = [
         input.shape[2 + i]
         - ((grad.shape[2 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (weight.shape[2 + i] - 1) + 1)
@@ -104,11 +111,11 @@ def batch_norm(
     momentum: float,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """BatchNorm with fixed statistics: x * scale + shift, each a constant per channel once constants are folded."""
+    """BatchNorm with fixed statistics: x * scale + shift; after constant folding, both are constants per channel."""
     if training or mean is None or var is None:
         raise BadInputError(
-            "a BatchNorm uses the batch's own statistics (training mode, or track_running_stats=False): an image's gradient would "
-            "depend on its neighbours; give it running statistics"
+            "a BatchNorm uses the batch's own statistics (training mode, or track_running_stats=False), so an image's gradient "
+            "would depend on its neighbours; give it running statistics"
         )
     scale = _batch_norm_scale(weight, var, eps)
     shift = -mean * scale if bias is None else bias - mean * scale
@@ -121,7 +128,7 @@ def batch_norm(
 def batch_norm_no_training(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, momentum: float, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same, under the name torch.export gives it."""
+    """BatchNorm with fixed statistics, under torch.export's name."""
     result: tuple[Tensor, Tensor, Tensor] = batch_norm(x, weight, bias, mean, var, False, momentum, eps)
     return result
 
@@ -144,7 +151,7 @@ def batch_norm_input_gradient(
     eps: float,
     output_mask: Sequence[bool],
 ) -> tuple[Tensor, None, None]:
-    """With fixed statistics: grad * scale."""
+    """Input gradient of BatchNorm with fixed statistics: grad * scale."""
     if train or var is None:
         raise BadInputError("a BatchNorm uses the batch's own statistics; give it running statistics")
     return grad * _batch_norm_scale(weight, var, eps).view([-1] + [1] * (x.dim() - 2)), None, None
@@ -162,7 +169,7 @@ def cudnn_batch_norm_input_gradient(
     eps: float,
     reserve: Tensor,
 ) -> tuple[Tensor, None, None]:
-    """The same for the operator that a CUDA trace sees."""
+    """Input gradient of BatchNorm, for the operator in CUDA traces."""
     result: tuple[Tensor, None, None] = batch_norm_input_gradient(
         grad, x, weight, mean, var, None, None, False, eps, (True, False, False)
     )
@@ -171,16 +178,16 @@ def cudnn_batch_norm_input_gradient(
 
 @register(aten.threshold_backward.default)
 def threshold_gradient(grad: Tensor, saved: Tensor, threshold: float) -> Tensor:
-    """ReLU: `saved` is its output, which the forward pass needs anyway; nothing is recomputed."""
+    """ReLU's gradient. `saved` is the ReLU's output, which the forward pass keeps anyway, so nothing is recomputed."""
     return torch.where(saved <= threshold, 0.0, grad)
 
 
 @register(aten.scatter_add.default, table=HEAD)
 def scatter_one(into: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
-    """The gradient of picking one entry a row, as a comparison: ScatterElements with a reduction is not in TensorRT's ONNX."""
+    """Gradient of selecting one entry per row, as a comparison: TensorRT reads no ScatterElements with a reduction."""
     if into.dim() != 2 or dim not in (1, -1) or index.shape[1] != 1:
         raise BadInputError(
-            "an objective reads logits in a way that the exporter has no rule for (one entry per row is supported)"
+            "an objective reads logits in a way that the exporter does not support (it supports one entry per row)"
         )
     columns = torch.arange(into.shape[1], device=into.device)
     return into + torch.where(columns == index, source, 0.0)
@@ -190,7 +197,7 @@ def scatter_one(into: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor
 def var_mean(
     x: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Variance and mean in two passes, as means: torch's own rules end in operators of its compiler that ONNX has no form for."""
+    """Variance and mean in two passes, as means: torch's own rules use compiler operators without an ONNX form."""
     dims = list(range(x.dim())) if not dim else list(dim)
     mean = x.mean(dims, keepdim=True)
     centred = x - mean
@@ -206,7 +213,7 @@ def var_mean(
 def variance(
     x: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
 ) -> Tensor:
-    """The first half of `var_mean`."""
+    """Variance, by `var_mean`."""
     var: Tensor = var_mean(x, dim, correction=correction, keepdim=keepdim)[0]
     return var
 
@@ -215,7 +222,7 @@ def variance(
 def deviation(
     x: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
 ) -> Tensor:
-    """Its square root."""
+    """Standard deviation, by `var_mean`."""
     var: Tensor = var_mean(x, dim, correction=correction, keepdim=keepdim)[0]
     return var.sqrt()
 
@@ -224,7 +231,7 @@ def deviation(
 def layer_norm(
     x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """LayerNorm as primitive operators, with the mean and inverse deviation that its gradient reads."""
+    """LayerNorm as primitive operators; also returns the mean and inverse deviation that its gradient reads."""
     dims = list(range(x.dim() - len(shape), x.dim()))
     mean = x.mean(dims, keepdim=True)
     centred = x - mean
@@ -259,5 +266,5 @@ def group_norm(
 def no_uninitialised(
     size: Sequence[int], order: Sequence[int], *, dtype: torch.dtype | None = None, **layout: Any
 ) -> Tensor:
-    """Torch's own rules make an empty tensor as a pattern for full_like; no runtime but torch has one."""
+    """Zeros instead of an uninitialised tensor, which only torch has; torch's own rules pass one to full_like."""
     return torch.full(size, 0.0, dtype=dtype)

@@ -1,4 +1,4 @@
-"""The forward pass alone, out of a gradient graph: half the price of a step."""
+"""Extract the forward pass from a gradient graph; it costs half as much as a step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ OUTPUTS = ("class_logit", "predicted")
 
 
 def forward_of(gradient: fx.GraphModule) -> fx.GraphModule:
-    """The part of a gradient graph that computes (class_logit [B], predicted int64 [B]) from (x, y); `gradient` stays as it is."""
+    """Copy the part of a gradient graph that computes (class_logit [B], predicted int64 [B]) from (x, y)."""
     graph = fx.Graph()
     _, f_c, _, predicted = graph.graph_copy(gradient.graph, {})
     graph.output((f_c, predicted))

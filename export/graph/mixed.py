@@ -1,4 +1,4 @@
-"""Which products of a half-precision graph stay in float32 so that its gradients keep their direction."""
+"""Choose the products of a half-precision graph that stay in float32 so that gradients keep their direction."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx
 
-from .precision import DTYPES, choose_scale, count_products, filled_batches, lower_precision
+from jboost.engine.backends.torch_device import TORCH_DTYPES
+from jboost.engine.method.compare import cosine
+
+from .precision import choose_scale, count_products, filled_batches, lower_precision
 from .rewriter import results
 
-#: Least median cosine, over probe images, between a half-precision gradient and the float32 one.
+#: Smallest allowed cosine between a half-precision gradient and the float32 one, median over the probe images.
 LEAST_COSINE = 0.99
-# Neighbouring products are judged together: a network of a hundred would otherwise be rewritten and run a hundred times.
+# Neighbouring products are tested in groups: without them, a network with a hundred would be lowered and run a hundred
+# times.
 _GROUPS = 16
 
 
@@ -23,11 +27,11 @@ class Lowered:
 
     Attributes:
         trunk: see `lower_precision`.
-        loss_scale: of its backward half; 1 but for fp16.
-        products: convolutions and matrix products in it.
-        kept: how many of them stay in float32.
-        cosine: median over the probe images, to the float32 gradient.
-        float32: the numbers of the products that stay in float32.
+        loss_scale: loss scale of the backward half; 1 unless the dtype is fp16.
+        products: number of convolutions and matrix products.
+        kept: number of products that stay in float32.
+        cosine: cosine to the float32 gradient, median over the probe images.
+        float32: indices of the products that stay in float32.
     """
 
     trunk: fx.GraphModule
@@ -38,43 +42,44 @@ class Lowered:
     float32: frozenset[int] = frozenset()
 
     def applied_to(self, trunk: fx.GraphModule, dtype: str) -> Lowered:
-        """The same decisions for the same network at another batch size: its float32 trunk, lowered to `dtype`."""
-        low = lower_precision(trunk, DTYPES[dtype], self.loss_scale, float32=set(self.float32))
+        """Lower `trunk`, the same network's float32 trunk at another batch size, to `dtype` with the same choices."""
+        low = lower_precision(trunk, TORCH_DTYPES[dtype], self.loss_scale, float32=set(self.float32))
         return replace(self, trunk=low)
 
     def figures(self) -> dict[str, float]:
-        """For a bundle's ``config.json``; nothing for float32."""
+        """Return the figures as they stand in a bundle's ``config.json``; empty for float32."""
         if self.cosine == 1.0 and not self.kept:
             return {}
         return {"cosine_to_fp32": self.cosine, "products": self.products, "products_in_fp32": self.kept}
 
 
 def lower(trunk: fx.GraphModule, dtype: str, probes: Sequence[Tensor], least: float = LEAST_COSINE) -> Lowered:
-    """A trunk in half precision, but for the products that its gradients cannot do without.
+    """Lower a trunk to half precision; products whose rounding turns the gradient stay in float32.
 
-    Every group of neighbouring products is lowered alone to see what it costs; the costliest then stay in float32, as few as
+    If the median cosine reaches `least` with all products lowered, none stays in float32. Otherwise each group of
+    neighbouring products is lowered alone to measure its effect. The costliest groups then stay in float32, as few as
     bring the median cosine to `least`.
 
     Args:
         trunk: float32 trunk, after `optimize`. It is not changed.
         dtype: ``"fp16"`` or ``"bf16"`` (``"fp32"`` gives a plain copy).
-        probes: float32 batches [B, C, H, W] of images as the graph will see them.
-        least: what the median cosine should be.
+        probes: float32 batches [B, C, H, W] of images like those that the graph will see.
+        least: median cosine to reach.
 
     Raises:
         BadInputError: the network's activations come too close to float16's largest number.
     """
     count = count_products(trunk)
     if dtype == "fp32":
-        return Lowered(lower_precision(trunk, DTYPES[dtype]), 1.0, count, 0, 1.0)
+        return Lowered(lower_precision(trunk, TORCH_DTYPES[dtype]), 1.0, count, 0, 1.0)
     scale = choose_scale(trunk, probes).loss_scale if dtype == "fp16" else 1.0
     want = _gradients(trunk, probes)
 
     def attempt(float32: set[int]) -> Lowered:
-        low = lower_precision(trunk, DTYPES[dtype], scale, float32=float32)
+        low = lower_precision(trunk, TORCH_DTYPES[dtype], scale, float32=float32)
         got = _gradients(low, probes)
-        cosine = torch.nn.functional.cosine_similarity(got, want, dim=1, eps=1e-60).nan_to_num(-1.0).median()
-        return Lowered(low, scale, count, len(float32), float(cosine), frozenset(float32))
+        median = cosine(got, want).nan_to_num(-1.0).median()
+        return Lowered(low, scale, count, len(float32), float(median), frozenset(float32))
 
     low = attempt(set())
     if low.cosine >= least:
@@ -84,7 +89,7 @@ def lower(trunk: fx.GraphModule, dtype: str, probes: Sequence[Tensor], least: fl
     groups = [set(range(start, min(start + size, count))) for start in range(0, count, size)]
     alone = [attempt(everything - group).cosine for group in groups]
     costly = [groups[i] for i in sorted(range(len(groups)), key=alone.__getitem__)]
-    # The least number of groups that suffices, by bisection; all of them do.
+    # Bisect for the smallest number of groups that suffices; all of them do.
     few, enough = 0, len(costly)
     low = attempt(everything)
     while few + 1 < enough:
@@ -98,7 +103,7 @@ def lower(trunk: fx.GraphModule, dtype: str, probes: Sequence[Tensor], least: fl
 
 
 def _gradients(trunk: fx.GraphModule, probes: Sequence[Tensor]) -> Tensor:
-    """Vector-Jacobian products of random vectors, float64 [images, C*H*W]; the same vectors at every call."""
+    """Compute vector-Jacobian products of random vectors, float64 [images, C*H*W]; the same vectors at every call."""
     generator = torch.Generator().manual_seed(0)
     classes = int(results(trunk)[0].meta["val"].shape[1])
     rows = []

@@ -1,4 +1,4 @@
-"""The one operator that torch does not have under a name of its own: a ReLU's derivative, read off its output."""
+"""An operator that torch lacks: a ReLU's derivative, computed from its output."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 def relu_mask(y: Tensor) -> Tensor:
     """1 where y > 0, else 0, in y's dtype. `y` is a ReLU's output, so it has no negative entries.
 
-    An operator rather than a comparison and a cast, so that each target can write it in the form it runs fastest.
+    This is one operator, not a comparison and a cast, so that each target can write it in its fastest form.
     """
     return (y > 0).to(y.dtype)
 

@@ -1,4 +1,4 @@
-"""The passes, in the order that suits a target."""
+"""Run the graph passes that suit a target, in order."""
 
 from __future__ import annotations
 
@@ -15,13 +15,20 @@ from .passes.relu_masks import relu_masks_as_products
 from .passes.small_maps import patches_as_rows, small_maps_as_products
 from .passes.winograd import winograd
 
-#: ``"onnx"``: forms that ONNX Runtime and TensorRT read and run fast; ``"inductor"``: forms that torch's compiler fuses best.
+#: ``"onnx"``: forms that ONNX Runtime and TensorRT read and run fast; ``"inductor"``: forms that Inductor fuses best.
 Target = Literal["onnx", "inductor"]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the targets differ in."""
+    """Choices that differ between targets.
+
+    Attributes:
+        strided: form of strided input gradients.
+        product_masks: write ReLU masks as products.
+        small_maps: write convolutions over small maps as matrix products.
+        channels_last: the target keeps its maps in channels-last order.
+    """
 
     strided: Strided
     product_masks: bool
@@ -39,12 +46,12 @@ def optimize(module: fx.GraphModule, target: Target = "onnx", recipe: Recipe | N
     """Run every pass on a trunk or a gradient graph, in place.
 
     Args:
-        module: what `trace_trunk`, `attach_objective` or `trace_gradient` returned.
-        target: which forms to prefer.
+        module: result of `trace_trunk`, `attach_objective` or `trace_gradient`.
+        target: runtime whose forms to prefer.
         recipe: overrides `target`.
 
     Returns:
-        How many places each pass changed.
+        Number of places changed, by pass.
     """
     recipe = recipe or RECIPES[target]
     strided = recipe.strided
@@ -68,15 +75,15 @@ def optimize(module: fx.GraphModule, target: Target = "onnx", recipe: Recipe | N
 
 
 def optimize_for_cpu(module: fx.GraphModule) -> dict[str, int]:
-    """What pays besides in float32 on a CPU, in place: a trunk of fixed batch, after `optimize`, in its final precision.
+    """Run, in place, the further passes that pay off in float32 on a CPU.
 
-    Half precision is left alone: Winograd's transforms would cost digits that it has not. So are GPUs, whose libraries choose
-    between such algorithms themselves.
+    They are not for half precision: Winograd's transforms need more digits than it has. They are not for GPUs, whose
+    libraries choose between such algorithms themselves.
 
     Args:
-        module: a trunk of fixed batch, after `optimize`.
+        module: a float32 trunk with a fixed batch, after `optimize`.
 
     Returns:
-        How many places each pass changed.
+        Number of places changed, by pass.
     """
     return {run.__name__: run(module) for run in (winograd, patches_as_rows)}

@@ -1,4 +1,4 @@
-"""Maps of a few pixels as matrices: a constant matrix over the pixels of each image, the same for every channel."""
+"""Multiply the pixels of small maps by a constant matrix, the same for every image and channel."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from .rewriter import Rewriter, sizes
 
 
 def mix_pixels(r: Rewriter, x: fx.Node, matrix: Tensor, name: str) -> fx.Node:
-    """[B, rows, C]: a constant matrix [rows, H*W] times the pixels of every image of `x` [B, C, H, W].
+    """Multiply a constant matrix [rows, H*W] with the pixels of every image of `x` [B, C, H, W]; returns [B, rows, C].
 
-    The batch must be fixed. Channels come last, which is how Inductor keeps its maps. A pixel that is not finite reaches every row
-    of its own image, and no other image.
+    The batch must be fixed. Channels come last, as in Inductor's maps. A pixel that is not finite spreads to every row
+    of its own image and to no other image.
     """
     batch, channels, height, width = sizes(x)
     pixels = r.call(aten.reshape.default, r.call(aten.permute.default, x, [0, 2, 3, 1]), [-1, height * width, channels])
@@ -21,6 +21,6 @@ def mix_pixels(r: Rewriter, x: fx.Node, matrix: Tensor, name: str) -> fx.Node:
 
 
 def as_map(r: Rewriter, x: fx.Node, height: int, width: int, channels: int) -> fx.Node:
-    """[B, C, H, W] from anything whose numbers lie as [B, H, W, C]."""
+    """Reshape a tensor whose numbers are in [B, H, W, C] order to [B, C, H, W]."""
     x = r.call(aten.reshape.default, x, [-1, height, width, channels])
     return r.call(aten.permute.default, x, [0, 3, 1, 2])

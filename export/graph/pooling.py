@@ -1,8 +1,9 @@
 """Pooling and its gradients as plain operators.
 
-Max-pooling works one axis at a time: the first maximum of a window in row-major order, which is where torch sends the gradient, is
-the first row that attains it and in that row the first column. So two passes of k comparisons give exactly what one of k*k does.
-Average pooling of every kind (ceil mode, adaptive at sizes it does not divide) is a fixed matrix along each axis.
+Max-pooling works one axis at a time. torch sends the gradient to a window's first maximum in row-major order: the first
+row that attains the maximum, and in that row the first column. So two passes of k comparisons give exactly the
+result of one pass of k*k. Average pooling of every kind (ceil mode, adaptive pooling to sizes that do not divide the
+input) is a fixed matrix along each axis.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def _pair(value: Sequence[int], default: Sequence[int] | None = None) -> tuple[i
 
 
 def _windows(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool) -> int:
-    """How many windows torch places along an axis."""
+    """Return the number of windows that torch places along an axis."""
     span = size + 2 * padding - dilation * (kernel - 1) - 1
     count = (-(-span // stride) if ceil else span // stride) + 1
     if ceil and (count - 1) * stride >= size + padding:
@@ -46,7 +47,7 @@ class _Axis:
         return [before, after, 0, 0] if self.dim == 3 else [0, 0, before, after]
 
     def taps(self, x: Tensor) -> list[Tensor]:
-        """For each offset in the window, the entries at it: `kernel` tensors with `count` entries along the axis."""
+        """Return the entries at each offset in the window: `kernel` tensors with `count` entries along the axis."""
         if self.before or self.after:
             x = aten.constant_pad_nd(x, self._pads(self.before, self.after), -math.inf)
         last = (self.count - 1) * self.stride + 1
@@ -70,24 +71,24 @@ class _Axis:
             hit = tap == top
             parts.append(torch.where(hit, rest, 0.0))
             rest = torch.where(hit, 0.0, rest)
-        parts.append(rest)  # what no earlier tap took is the last one's
+        parts.append(rest)  # the last tap gets whatever no earlier tap took
         return self._spread(parts)
 
     def windows(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each window that may cover an entry: (int64 [size] in [0, count), whether there is such a one, bool [size])."""
+        """Yield the windows that may cover each entry: (index int64 [size] in [0, count), exists bool [size])."""
         last = (torch.arange(self.size) + self.before) // self.stride
         for back in range(self.covering):
             window = last - back
             yield window.clamp(0, self.count - 1), (window >= 0) & (window < self.count)
 
     def _spread(self, parts: list[Tensor]) -> Tensor:
-        """Add parts[k][..., i] to position i * stride + k * dilation: sum within each phase, then interleave the phases."""
+        """Add parts[k][..., i] to position i * stride + k * dilation: sum within each phase, then interleave phases."""
         length = -(-(self.before + self.size + self.after) // self.stride)
         phases: list[Tensor | None] = [None] * self.stride
         for k, part in enumerate(parts):
             shift, phase = divmod(k * self.dilation, self.stride)
             before, after = shift, length - shift - self.count
-            if before or after:  # a negative pad crops what lies beyond the input
+            if before or after:  # a negative pad crops entries beyond the input
                 part = aten.constant_pad_nd(part, self._pads(before, after), 0.0)
             known = phases[phase]
             phases[phase] = part if known is None else known + part
@@ -127,7 +128,7 @@ def max_pool_shifted(
     dilation: Sequence[int] = (1,),
     ceil_mode: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Max-pooling [B, C, H, W] as slices and maxima. The indices (second result) are a placeholder that nothing may read."""
+    """Max-pooling [B, C, H, W] as slices and maxima. The indices (second result) are a placeholder; never read them."""
     rows, columns = _axes(x, kernel, stride, padding, dilation, ceil_mode)
     return rows.forward(columns.forward(x)), x.new_empty((0,), dtype=torch.int64)
 
@@ -174,9 +175,10 @@ def max_pool_gather_gradient(
     ceil_mode: bool,
     indices: Tensor,
 ) -> Tensor:
-    """Input gradient of max-pooling: each entry asks the windows that may cover it whether they chose it; indices as for scatter.
+    """Input gradient of max-pooling: each entry sums the gradients of the windows that chose it.
 
-    A kernel for each entry, so none adds to what another writes. Where many windows cover an entry, as for `max_pool_shifted`.
+    The indices are those of `max_pool_scatter_gradient`. Each entry is computed on its own, so no two threads write the
+    same number. If more than 9 windows may cover an entry, this calls `max_pool_shifted_gradient`.
     """
     rows, columns = _axes(x, kernel, stride, padding, dilation, ceil_mode)
     if rows.covering * columns.covering > 9:
@@ -185,7 +187,7 @@ def max_pool_gather_gradient(
     total: Tensor | None = None
     for row, is_row in rows.windows():
         for column, is_column in columns.windows():
-            # Of no entry where there is no such window. All of this depends on sizes alone, and folds to constants.
+            # Where no such window exists, -1 matches no index. This depends on sizes alone, so it folds to constants.
             wanted = torch.where(is_row[:, None] & is_column, position, -1)
             at = [None, None, row[:, None], column]
             part = torch.where(aten._unsafe_index(indices, at) == wanted, aten._unsafe_index(grad, at), 0.0)
@@ -195,16 +197,17 @@ def max_pool_gather_gradient(
 
 
 def _matrices(x: Tensor, windows: Callable[[int, int], Iterable[tuple[int, int, float]]]) -> tuple[Tensor, Tensor]:
-    """Average pooling as one matrix [windows, size] for the rows and one for the columns of x [B, C, H, W].
+    """Build average pooling as one matrix [windows, size] for the rows and one for the columns of x [B, C, H, W].
 
     Args:
         x: gives sizes, dtype and device.
-        windows: (axis 0 or 1, its size) -> for each window, the entries it covers (start, end) and what their sum is divided by.
+        windows: (axis 0 or 1, its size) -> (start, end, divisor) of each window: the entries it covers, and the divisor
+            of their sum.
     """
 
     def along(axis: int) -> Tensor:
         size = int(x.shape[2 + axis])
-        # Built from operators, so that it folds to a constant.
+        # Built from operators, so the matrix folds to a constant.
         return torch.stack(
             [
                 torch.nn.functional.pad(x.new_full((end - start,), 1.0 / divisor), (start, size - end))
@@ -233,7 +236,7 @@ def _average_matrices(
             end = min(start + k[axis], size + p[axis])
             low, high = max(start, 0), min(end, size)
             count = end - start if include_pad else high - low
-            if divisor is not None:  # it replaces the product of both axes' counts: put it into one of them
+            if divisor is not None:  # it replaces the product of both axes' counts, so one axis takes all of it
                 count = divisor if axis == 0 else 1
             yield low, high, float(count)
 
@@ -278,7 +281,7 @@ def avg_pool_gradient(
     count_include_pad: bool,
     divisor_override: int | None,
 ) -> Tensor:
-    """Its input gradient: the transposed matrices."""
+    """Input gradient of average pooling: the transposed matrices."""
     rows, columns = _average_matrices(x, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override)
     return _apply(rows.t(), columns.t(), grad)
 
@@ -294,7 +297,7 @@ def adaptive_avg_pool(x: Tensor, output_size: Sequence[int]) -> Tensor:
 
 
 def adaptive_avg_pool_gradient(grad: Tensor, x: Tensor) -> Tensor:
-    """Its input gradient."""
+    """Input gradient of adaptive average pooling."""
     if list(grad.shape[2:]) == [1, 1]:
         return (grad / (x.shape[2] * x.shape[3])).expand(x.shape)
     rows, columns = _adaptive_matrices(x, grad.shape[2:])
@@ -308,9 +311,9 @@ _AVERAGE: dict[Any, Callable[..., Any]] = {
     aten._adaptive_avg_pool2d_backward.default: adaptive_avg_pool_gradient,
 }
 
-#: By how max-pooling and its gradient are to be written.
+#: Rules by form of max-pooling and its gradient.
 RULES: dict[str, dict[Any, Callable[..., Any]]] = {
-    # For targets that have no max-pooling with indices (TensorRT), or where the comparisons are as fast.
+    # For targets without max-pooling with indices (TensorRT), or with comparisons as fast as indices.
     "shifted": _AVERAGE
     | {
         aten.max_pool2d_with_indices.default: max_pool_shifted,
@@ -322,6 +325,6 @@ RULES: dict[str, dict[Any, Callable[..., Any]]] = {
     "gather": _AVERAGE
     | {
         aten.max_pool2d_with_indices_backward.default: max_pool_gather_gradient,
-        aten._unsafe_index.Tensor: lambda *_: NotImplemented,  # stays: torch's rule makes it one that checks each index
+        aten._unsafe_index.Tensor: lambda *_: NotImplemented,  # keep it: torch's rule would check each index
     },
 }

@@ -1,10 +1,10 @@
-"""float16 and bfloat16 variants of a trunk: convolutions and matrix products in half precision, everything delicate in float32.
+"""float16 and bfloat16 variants of a trunk: convolutions and matrix products in half precision, the rest in float32.
 
-Inputs, outputs, reductions, exponentials and the logits stay float32. In float16 gradients would underflow, so the backward half is
-computed on a cotangent that is scaled image by image, v * S / max|v|, and its result is scaled back: the input gradient is linear
-in v, so this is exact, and it makes the range that float16 has to hold independent of the objective (near its optimum, ``joint``
-has very small cotangents). S, the loss scale, is a power of two chosen at export from the largest value that the backward half
-reaches.
+Inputs, outputs, reductions, exponentials and the logits stay float32. In float16 gradients would underflow, so the
+backward half runs on a cotangent scaled image by image, v * S / max|v|, and its result is scaled back. The input
+gradient is linear in v, so this is exact. It also makes the range that float16 must hold independent of the objective
+(near its optimum, ``joint`` has very small cotangents). S, the loss scale, is a power of two, chosen at export from the
+largest value of the backward half.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from jboost.engine.backends.torch_device import TORCH_DTYPES
 from jboost.engine.errors import BadInputError
 
 from .passes.fold_constants import drop_no_ops, fold_constants, merge_duplicates
@@ -26,12 +27,9 @@ from .rewriter import Rewriter, results
 
 aten = torch.ops.aten
 
-#: Names on the command line.
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
 _PRODUCTS = {aten.convolution.default, aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default}
 
-# By base name, all overloads: reductions, and functions that lose their meaning at eight to eleven bits.
+# Base names, for all overloads: reductions, and functions that lose their meaning at eight to eleven bits of precision.
 _FLOAT32 = {
     "sum", "mean", "var", "var_mean", "std", "prod", "cumsum", "logsumexp", "norm", "linalg_vector_norm", "exp", "expm1", "log",
     "log1p", "log2", "sqrt", "rsqrt", "reciprocal", "pow", "erf", "tanh", "sigmoid", "softplus", "gelu", "silu", "_softmax",
@@ -40,16 +38,16 @@ _FLOAT32 = {
 
 _LARGEST_HALF = 65504.0
 
-# Room between the largest value seen at export and overflow, for images that were not seen.
+# Factor between the largest value seen at export and overflow, as room for unseen images.
 _HEADROOM = 32.0
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The choice of a loss scale.
+    """A loss scale and the values it was chosen from.
 
     Attributes:
-        loss_scale: power of two by which the (normalised) cotangent is multiplied.
+        loss_scale: power of two that multiplies the (normalised) cotangent.
         largest_forward: largest activation on the probe images.
         largest_backward: largest entry of the backward half per unit of cotangent.
     """
@@ -60,7 +58,7 @@ class Scale:
 
 
 class _Extremes(fx.Interpreter):
-    """Runs a trunk and notes the largest absolute value before and after the cotangent comes in."""
+    """Run a trunk and record the largest absolute values of its forward half and of its backward half."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
@@ -82,9 +80,10 @@ class _Extremes(fx.Interpreter):
 
 
 def filled_batches(trunk: fx.GraphModule, x: Tensor, v: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """(count, images, vectors): `x` [N, C, H, W] and `v` [N, K] in batches that the graph takes, of which the first `count` count.
+    """Split `x` [N, C, H, W] and `v` [N, K] into batches of the graph's size; yield (count, images, vectors).
 
-    The last is filled up by repeating. A graph whose batch is open takes all at once.
+    Use only the first `count` rows of a batch: repeated rows fill the last one. A graph with an open batch takes all
+    rows at once.
     """
     size = trunk.graph.find_nodes(op="placeholder", target="x")[0].meta["val"].shape[0]
     size = size if isinstance(size, int) else len(x)
@@ -99,7 +98,7 @@ def choose_scale(trunk: fx.GraphModule, probes: Sequence[Tensor]) -> Scale:
 
     Args:
         trunk: float32 trunk, optimised.
-        probes: float32 batches [B, C, H, W] of images as the graph will see them.
+        probes: float32 batches [B, C, H, W] of images like those that the graph will see.
 
     Raises:
         BadInputError: the network's activations come too close to float16's largest number.
@@ -111,7 +110,7 @@ def choose_scale(trunk: fx.GraphModule, probes: Sequence[Tensor]) -> Scale:
         v = torch.rand((x.shape[0], int(logits.shape[1])), generator=generator) * 2 - 1
         one = torch.zeros_like(v)
         one[torch.arange(len(v)), torch.arange(len(v)) % v.shape[1]] = 1.0
-        for cotangent in (v, one):  # of largest entry 1, dense as cross-entropy's and sparse as a logit's
+        for cotangent in (v, one):  # dense like cross-entropy's, and sparse like a logit's; scaled to largest entry 1
             for _, images, vectors in filled_batches(trunk, x, cotangent / cotangent.abs().amax(1, keepdim=True)):
                 run = _Extremes(trunk)
                 run.run(images, vectors)
@@ -129,7 +128,7 @@ def _base_name(target: Any) -> str:
 
 
 def _copy(module: fx.GraphModule) -> fx.GraphModule:
-    """The same graph to change freely; weights are shared."""
+    """Copy the graph; the copy shares the weights."""
     root = torch.nn.Module()
     for name, buffer in module.named_buffers(remove_duplicate=False):
         root.register_buffer(name, buffer)
@@ -140,29 +139,29 @@ def _copy(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def count_products(trunk: fx.GraphModule) -> int:
-    """How many convolutions and matrix products a trunk has."""
+    """Count the convolutions and matrix products of a trunk."""
     return sum(node.target in _PRODUCTS for node in trunk.graph.nodes)
 
 
 def lower_precision(
     trunk: fx.GraphModule, dtype: torch.dtype, loss_scale: float = 1.0, *, float32: Collection[int] = ()
 ) -> fx.GraphModule:
-    """A half-precision copy of a trunk, with the same float32 inputs and outputs.
+    """Copy a trunk to half precision, with the same float32 inputs and outputs.
 
     Args:
         trunk: float32 trunk, after `optimize`. It is not changed.
         dtype: torch.float16 or torch.bfloat16 (torch.float32 gives a plain copy).
-        loss_scale: see `choose_scale`; undone inside. Only float16 uses it.
-        float32: numbers of products, in the graph's order, that stay in float32.
+        loss_scale: see `choose_scale`. The graph undoes it. Only float16 uses it.
+        float32: indices, in the graph's order, of the products that stay in float32.
 
     Raises:
-        BadInputError: any other dtype.
+        BadInputError: the dtype is another one.
     """
     module = _copy(trunk)
     if dtype is torch.float32:
         return module
     if dtype not in (torch.float16, torch.bfloat16):
-        raise BadInputError(f"no lower-precision variant in {dtype}; choose one of {', '.join(DTYPES)}")
+        raise BadInputError(f"no lower-precision variant in {dtype}; choose one of {', '.join(TORCH_DTYPES)}")
     r = Rewriter(module)
     x, v = (node for node in r.graph.nodes if node.op == "placeholder")
     output = r.graph.output_node()
@@ -191,7 +190,7 @@ def _as_float32(r: Rewriter, node: fx.Node) -> fx.Node:
 
 
 def _scaled_cotangent(r: Rewriter, v: fx.Node, loss_scale: float) -> tuple[fx.Node, fx.Node]:
-    """(v * S / max|v|, the factor [B, 1, 1, 1] that undoes it), image by image; a zero cotangent stays zero."""
+    """Return (v * S / max|v|, the factor [B, 1, 1, 1] that undoes it), per image; a zero cotangent stays zero."""
     top = r.call(aten.amax.default, r.call(aten.abs.default, v), [1], True)
     safe = r.call(aten.clamp.default, top, 1e-30)
     scaled = r.call(aten.div.Tensor, v, safe)
@@ -201,7 +200,7 @@ def _scaled_cotangent(r: Rewriter, v: fx.Node, loss_scale: float) -> tuple[fx.No
 
 
 def _assign(r: Rewriter, low: torch.dtype, logits: fx.Node, frozen: set[fx.Node], float32: set[fx.Node]) -> None:
-    """Give every node its dtype, in order: products low, delicate operators float32, the rest as wide as its widest input."""
+    """Give every node its dtype: `low` for products, float32 for sensitive operators, else its widest input's dtype."""
     casts: dict[tuple[fx.Node, torch.dtype], fx.Node] = {}
 
     def is_float(node: fx.Node) -> bool:
@@ -219,7 +218,7 @@ def _assign(r: Rewriter, low: torch.dtype, logits: fx.Node, frozen: set[fx.Node]
     for node in list(r.graph.nodes):
         if node.op != "call_function" or node in frozen or not isinstance(node.meta.get("val"), (Tensor, tuple, list)):
             continue
-        if node.target is operator.getitem:  # of what max-pooling with indices returns, say
+        if node.target is operator.getitem:  # for example on the results of max-pooling with indices
             source: Any = node.args[0]
             node.meta["val"] = source.meta["val"][node.args[1]]
             continue
@@ -232,7 +231,7 @@ def _assign(r: Rewriter, low: torch.dtype, logits: fx.Node, frozen: set[fx.Node]
         elif computed:
             wanted = low if all(i.meta["val"].dtype == low for i in computed) else torch.float32
         else:
-            continue  # made of constants, or of sizes
+            continue  # computed from constants or sizes only
         node.args, node.kwargs = fx.node.map_arg((node.args, node.kwargs), partial(as_dtype, dtype=wanted, user=node))
         if node.kwargs.get("dtype") in (torch.float32, low) and is_float(node):
             node.kwargs = {**node.kwargs, "dtype": wanted}

@@ -1,12 +1,11 @@
-"""A graph as a torch.export program."""
+"""Convert a graph to a torch.export program."""
 
 from __future__ import annotations
 
 import torch
 from torch import fx
 
-from jboost.engine.backends.program import first_line
-from jboost.engine.errors import FailureError
+from jboost.engine.errors import FailureError, first_line
 from jboost.export.graph.operators import relu_mask  # noqa: F401  (registers the operator)
 
 
@@ -16,7 +15,7 @@ def _is_dynamic(module: fx.GraphModule) -> bool:
 
 
 def export_program(module: fx.GraphModule) -> torch.export.ExportedProgram:
-    """The graph as a torch.export program with inputs x and y, batch size fixed or open as it was traced.
+    """Convert the graph to a torch.export program with inputs x and y; the batch stays fixed or open, as traced.
 
     Raises:
         FailureError: torch.export refuses the graph.

@@ -1,4 +1,4 @@
-"""What every pass needs: reading constants, and inserting nodes whose shapes and dtypes are known at once."""
+"""Shared tools of the passes: read constants, and insert nodes with known shapes and dtypes."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from .dead_code import remove_dead_code
 
 
 def fake_mode(module: fx.GraphModule) -> FakeTensorMode:
-    """The fake-tensor mode that the graph was traced in; its inputs' metadata hold it."""
+    """Return the fake-tensor mode in which the graph was traced, from its inputs' metadata."""
     mode: FakeTensorMode = next(node for node in module.graph.nodes if node.op == "placeholder").meta["val"].fake_mode
     return mode
 
 
 class Rewriter:
-    """Edits one graph. Every node it makes carries its fake value in ``meta["val"]``, so that passes can be run in any order.
+    """Edit one graph. Every new node carries its fake value in ``meta["val"]``, so passes can run in any order.
 
     Attributes:
-        changed: how many places `replace` has changed.
+        changed: number of places that `replace` has changed.
     """
 
     def __init__(self, module: fx.GraphModule) -> None:
@@ -34,14 +34,14 @@ class Rewriter:
         self.changed = 0
 
     def value(self, node: Any) -> Tensor | None:
-        """The tensor of a constant node, None for anything else."""
+        """Return the tensor of a constant node; None for anything else."""
         if isinstance(node, fx.Node) and node.op == "get_attr":
             tensor: Tensor = getattr(self.module, str(node.target))
             return tensor
         return None
 
     def constant(self, tensor: Tensor, name: str) -> fx.Node:
-        """A new constant, stored as a buffer of the graph."""
+        """Add a constant, stored as a buffer of the graph."""
         name = name.removesuffix("_")
         unique, i = name, 0
         while hasattr(self.module, unique):
@@ -57,15 +57,15 @@ class Rewriter:
         return node
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        """A new operator node at the insertion point, with its fake value worked out."""
+        """Add an operator node at the insertion point, with its fake value."""
         node = self.graph.call_function(target, args, kwargs)
         fake_args, fake_kwargs = fx.node.map_arg((args, kwargs), lambda n: n.meta["val"])
         node.meta["val"] = self.fake_call(target, fake_args, fake_kwargs)
         return node
 
     def fake_call(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """The shape and dtype of an operator's result."""
-        # Without the Python dispatcher, operators written in C++ would fix a dynamic batch at the example's size (torch 2.13).
+        """Return a fake tensor with the shape and dtype of an operator's result."""
+        # Without the Python dispatcher, C++ operators would fix a dynamic batch at the example's size (torch 2.13).
         with self.mode, enable_python_dispatcher() if self.mode.shape_env else nullcontext():
             return target(*args, **kwargs)
 
@@ -76,7 +76,7 @@ class Rewriter:
             yield
 
     def replace(self, old: fx.Node, new: fx.Node) -> None:
-        """Let every user of `old` read `new`; `old` is removed when the pass is done."""
+        """Make every user of `old` read `new`; `done` removes `old`."""
         old.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
         self.changed += 1
 
@@ -91,22 +91,22 @@ class Rewriter:
 
 
 def arguments(node: fx.Node) -> tuple[Any, ...]:
-    """A node's positional arguments, without torch's union of every type they might have."""
+    """Return a node's positional arguments as Any, instead of torch's union of all argument types."""
     return node.args
 
 
 def results(module: fx.GraphModule) -> tuple[Any, ...]:
-    """The nodes a graph returns, in order."""
+    """Return a graph's output nodes, in order."""
     flat: Any = module.graph.output_node().args[0]
     return tuple(flat)
 
 
 def sizes(node: fx.Node) -> list[int]:
-    """The shape of a node's value (symbolic entries stay symbolic)."""
+    """Return the shape of a node's value (symbolic entries stay symbolic)."""
     return list(node.meta["val"].shape)
 
 
 def dtype(node: fx.Node) -> torch.dtype:
-    """The dtype of a node's value."""
+    """Return the dtype of a node's value."""
     result: torch.dtype = node.meta["val"].dtype
     return result

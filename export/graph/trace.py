@@ -1,8 +1,8 @@
-"""From a classifier to one FX graph that computes its logits and their vector-Jacobian product, and from there a gradient.
+"""Trace a classifier to one FX graph of its logits and their vector-Jacobian product, and derive gradient graphs.
 
-The network is traced once, as its *trunk*, (x, v) -> (logits, d<logits, v>/dx). An objective contributes only a *head*,
-(logits, y) -> (loss, class logit, predicted, d loss/d logits), which is spliced between the trunk's forward and backward halves:
-deriving the graph of a second objective costs milliseconds, and shares the weights and every optimisation with the first.
+The network is traced once, as its *trunk*, (x, v) -> (logits, d<logits, v>/dx). An objective adds only a *head*,
+(logits, y) -> (loss, class logit, predicted, d loss/d logits), between the trunk's forward and backward halves. So the
+graph of a second objective costs milliseconds, and shares the weights and every optimisation with the first.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-# Private, but the one entry point that traces forward and backward together, functionalised (in-place ReLUs and views included),
-# in every torch since 2.1; plain torch.export refuses a function that calls autograd.grad (torch 2.13).
+# This entry point is private, but it is the only one that traces forward and backward together and functionalises both
+# (in-place ReLUs and views included). Every torch since 2.1 has it. Plain torch.export refuses a function that calls
+# autograd.grad (torch 2.13).
 from torch._functorch.aot_autograd import aot_export_joint_simple
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
@@ -24,7 +25,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from jboost.engine.errors import BadInputError, JboostError
+from jboost.engine.errors import BadInputError, JboostError, first_line
 from jboost.engine.method.objectives import OBJECTIVES, class_logit, resolve_objective
 
 from .dead_code import remove_dead_code
@@ -47,7 +48,7 @@ def _fake(mode: FakeTensorMode, t: Tensor, dynamic_batch: bool = False) -> FakeT
 
 @contextmanager
 def _named_nodes(model: nn.Module) -> Iterator[None]:
-    """While active, forward nodes that are traced carry the name of the innermost module that made them."""
+    """While active, give each traced forward node the name of the innermost module that made it."""
     handles = []
     starts: list[fx.Node | None] = []
 
@@ -82,9 +83,9 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in model.modules()}
     fastpath = torch.backends.mha.get_fastpath_enabled()
     model.eval()
-    torch.backends.mha.set_fastpath_enabled(False)  # its fused operator has no derivative
+    torch.backends.mha.set_fastpath_enabled(False)  # the fast path's fused operator has no derivative
     try:
-        # The fused attention kernels' backward operators have no decomposition (torch 2.13); the plain formula needs none.
+        # Fused attention kernels' backward operators have no decomposition (torch 2.13); plain attention needs none.
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
@@ -106,18 +107,16 @@ def trace_trunk(
     """Trace the network and its input gradient as one graph of forward operators.
 
     Args:
-        model: classifier, [B, C, H, W] in [0, 1] -> logits [B, K]; traced in evaluation mode, left as it was.
-        example: [B, C, H, W], gives shapes and dtype; its values don't matter. float64 traces a float64 graph (of a model that
-            was converted with ``.double()``), which the tests hold against autograd.
-        dynamic_batch: leave B open; every other size is fixed. (torch takes sizes 0 and 1 for constants, so B must be 2 or more
-            in the example; the graph then runs at 1 too where the model has no special case for it.)
-        pooling: how max-pooling and its gradient are written: ``"shifted"`` as slices and comparisons, which every runtime reads,
-            ``"scatter"`` with the indices of torch's own operator, which Inductor runs faster on a CPU, ``"gather"`` with the same
-            indices and without two writers of one number, for Inductor on a GPU.
+        model: classifier, [B, C, H, W] in [0, 1] -> logits [B, K]; traced in evaluation mode. Its mode is restored.
+        example: [B, C, H, W], gives shapes and dtype; its values do not matter. A float64 example, with a model
+            converted by ``.double()``, gives a float64 graph, which the tests compare with autograd.
+        dynamic_batch: leave B open; every other size is fixed. torch treats sizes 0 and 1 as constants, so the example
+            needs B of 2 or more. The graph then also runs at 1, unless the model has a special case for it.
+        pooling: how max-pooling and its gradient are written; see `Pooling`.
 
     Returns:
-        fx.GraphModule, (x [B, C, H, W], v [B, K]) -> (logits [B, K], grad [B, C, H, W]) where grad = d sum(v * logits) / dx.
-        The weights are its buffers; it shares their memory with the model.
+        fx.GraphModule, (x [B, C, H, W], v [B, K]) -> (logits [B, K], grad [B, C, H, W]), grad = d sum(v * logits) / dx.
+        Its buffers are the weights; they share memory with the model.
 
     Raises:
         BadInputError: the model cannot be traced, is not differentiable with respect to x, or uses an operator without a rule.
@@ -125,7 +124,7 @@ def trace_trunk(
     _check_example(example)
     if dynamic_batch and example.shape[0] < 2:
         raise BadInputError(
-            "a dynamic batch needs an example of two images or more: torch takes a batch of one for a constant"
+            "a dynamic batch needs an example of two images or more: torch treats a batch of one as a constant"
         )
     example = example.detach()
     state: dict[str, Tensor] = {k: p.detach() for k, p in model.named_parameters()}
@@ -152,10 +151,9 @@ def trace_trunk(
     except JboostError:
         raise
     except Exception as e:
-        # Whatever the model's own code raised under tracing (data-dependent branches, .item(), numpy): the cause is its to fix.
-        detail = str(e).strip().splitlines() or [""]
+        # The model's own code can raise anything under tracing (data-dependent branches, .item(), numpy).
         raise BadInputError(
-            f"{type(model).__name__} cannot be traced: {type(e).__name__}: {detail[0]}; the forward pass must be made of torch "
+            f"{type(model).__name__} cannot be traced: {type(e).__name__}: {first_line(e)}; the forward pass must be made of torch "
             "operators, without branches on values, .item() or numpy, and its logits must depend on the input differentiably"
         ) from e
     trunk = _lift(joint, state, names)
@@ -164,14 +162,14 @@ def trace_trunk(
 
 
 def _lift(joint: fx.GraphModule, state: dict[str, Tensor], names: list[str]) -> fx.GraphModule:
-    """Weights from placeholders to buffers; inputs named x and v; outputs (logits, grad)."""
+    """Turn weights from placeholders into buffers, name the inputs x and v, and return (logits, grad)."""
     graph = joint.graph
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     if len(placeholders) != len(names) + 2:
         raise BadInputError(
             "the model's logits do not depend on its input differentiably, so there is no gradient to export"
         )
-    for node in graph.nodes:  # constants the model keeps outside its state
+    for node in graph.nodes:  # constants that the model keeps outside its state dict
         if node.op == "get_attr":
             state = {**state, node.target: getattr(joint, node.target)}
     root = nn.Module()
@@ -203,23 +201,26 @@ def _lift(joint: fx.GraphModule, state: dict[str, Tensor], names: list[str]) -> 
 
 
 def attribute_name(name: str) -> str:
-    """A state-dict key as a flat attribute of the graph: ``layer1.0.conv1.weight`` -> ``layer1_0_conv1_weight``."""
+    """Convert a state-dict key to a flat attribute name: ``layer1.0.conv1.weight`` -> ``layer1_0_conv1_weight``."""
     flat = "".join(c if c.isalnum() else "_" for c in name)
     return flat if flat[:1].isalpha() else f"w_{flat}"
 
 
 class _PlainGather(TorchFunctionMode):
-    """take_along_dim as gather: the former reads the batch size as a plain integer, which fixes a dynamic one (torch 2.13)."""
+    """Replace take_along_dim by gather: take_along_dim reads the batch size as an integer and fixes it (torch 2.13)."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.take_along_dim:
             given: list[Any] = [*args, *(kwargs or {}).values()]
-            return torch.gather(given[0], given[2], given[1])  # its shapes agree but for `dim`, so nothing broadcasts
+            return torch.gather(given[0], given[2], given[1])  # shapes differ only along `dim`, so nothing broadcasts
         return func(*args, **(kwargs or {}))
 
 
 def _trace_head(objective: str, l0: float | None, logits: FakeTensor) -> fx.GraphModule:
-    """(logits [B, K], y int64 [B], ones [B]) -> (loss [B], class_logit [B], predicted int64 [B], d loss/d logits [B, K])."""
+    """Trace a head.
+
+    (logits [B, K], y int64 [B], ones [B]) -> (loss [B], class_logit [B], predicted int64 [B], d loss/d logits [B, K]).
+    """
     function = OBJECTIVES[resolve_objective(objective, l0)]
 
     def head(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -240,15 +241,15 @@ def attach_objective(trunk: fx.GraphModule, objective: str, l0: float | None = N
     """Derive an objective's gradient graph from a trunk, optimised or not.
 
     Args:
-        trunk: what `trace_trunk` returned. It is not changed; the result shares its weights.
+        trunk: result of `trace_trunk`. It is not changed; the result shares its weights.
         objective: a name in `jboost.engine.method.objectives.OBJECTIVES`.
-        l0: mean realness of real images, for the objectives that need it. It becomes a constant of the graph.
+        l0: mean realness of real images, for the objectives that need it; becomes a constant of the graph.
 
     Returns:
         fx.GraphModule, (x [B, C, H, W], y int64 [B]) -> (grad [B, C, H, W], class_logit [B], loss [B], predicted int64 [B]).
 
     Raises:
-        BadInputError: unknown objective, or one that needs l0 without it.
+        BadInputError: the objective is unknown, or needs l0 and has none.
     """
     nodes = list(trunk.graph.nodes)
     x, v = (node for node in nodes if node.op == "placeholder")
@@ -270,8 +271,8 @@ def attach_objective(trunk: fx.GraphModule, objective: str, l0: float | None = N
     head_logits, head_y, head_ones = (node for node in head.graph.nodes if node.op == "placeholder")
     y.meta = copy.copy(head_y.meta)
     in_head: dict[fx.Node, Any] = {head_logits: copied[logits], head_y: y}
-    # The gradient of the losses' sum, never of their mean: an image's step must not depend on its neighbours. A loss of shape [B]
-    # is differentiated with ones of the same shape, here one number that broadcasts.
+    # Differentiate the sum of the losses, never their mean: an image's step must not depend on its neighbours. The
+    # cotangent of a loss [B] is ones of the same shape, here one number that broadcasts.
     in_head[head_ones] = graph.call_function(
         torch.ops.aten.full.default, ([1], 1.0), {"dtype": head_ones.meta["val"].dtype}
     )
@@ -310,7 +311,7 @@ def trace_gradient(
     dynamic_batch: bool = False,
     pooling: Pooling = "shifted",
 ) -> fx.GraphModule:
-    """`trace_trunk` and `attach_objective` in one call, for when a model has one objective.
+    """Call `trace_trunk` and `attach_objective`, for a model with one objective.
 
     Returns:
         fx.GraphModule, (x [B, C, H, W], y int64 [B]) -> (grad [B, C, H, W], class_logit [B], loss [B], predicted int64 [B]) with

@@ -1,4 +1,4 @@
-"""The check that no operator without a forward form is left in a traced graph, and the message when one is."""
+"""Find unsupported operators in a traced graph, those without a forward form, and report them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from torch import fx
 
 from jboost.engine.errors import BadInputError
 
-#: Node metadata: the model's module that a forward node came from.
+#: Key in a forward node's metadata: the module of the model that made the node.
 MODULE_KEY = "jboost_module"
 
-# Operators that no runtime but torch has, besides everything that is called "backward".
+# Parts of the names of operators that only torch has; names with "backward" are unsupported too.
 _FORBIDDEN = (
     "_fused_", "_flash_attention", "_efficient_attention", "_cudnn_attention", "_thnn_", "mkldnn",
     "native_dropout",
@@ -17,7 +17,7 @@ _FORBIDDEN = (
 
 
 def _origin(node: fx.Node) -> str:
-    """The module a node came from: its own, or that of the nearest forward node it reads or that reads the same values."""
+    """Return the module that made a node: its own, else that of the nearest forward node among its inputs."""
     seen: set[fx.Node] = set()
     queue = [node]
     while queue:
@@ -27,7 +27,7 @@ def _origin(node: fx.Node) -> str:
         if current in seen:
             continue
         seen.add(current)
-        # The saved activations come last among a backward operator's arguments, the incoming gradient first.
+        # In a backward operator's arguments the incoming gradient comes first and the saved activations last.
         queue += reversed(current.all_input_nodes)
     return "an unnamed part of the model"
 
@@ -39,10 +39,10 @@ def is_leftover(node: fx.Node) -> bool:
 
 
 def check_no_leftovers(module: fx.GraphModule) -> None:
-    """Raise where an operator of the graph has no forward form.
+    """Check that every operator of the graph has a forward form.
 
     Raises:
-        BadInputError: names each such operator, the module it came from, and how to add a rule.
+        BadInputError: operators are unsupported; the message names each one, its module, and how to add a rule.
     """
     found: dict[str, str] = {}
     for node in module.graph.nodes:

@@ -1,1 +1,1 @@
-"""Writing what `jboost.engine.backends.onnx` loads."""
+"""Write the graphs that `jboost.engine.backends.onnx` loads."""

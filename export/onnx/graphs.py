@@ -1,4 +1,7 @@
-"""Writing a bundle's ONNX graphs: traced once per image size, lowered per dtype; a gradient per objective, and the forward pass."""
+"""Write a bundle's ONNX graphs: per image size and dtype, one gradient per objective and the forward pass.
+
+The network is traced once per image size and lowered once per dtype.
+"""
 
 from __future__ import annotations
 
@@ -33,23 +36,23 @@ def write_gradients(
     metadata: dict[str, str],
     say: Callable[[str], None],
 ) -> dict[str, tuple[Artefact, float]]:
-    """Write and verify every graph that is wanted.
+    """Write and verify every requested graph.
 
     Args:
-        folder: where to.
+        folder: folder to write to.
         model: float32 [B, C, H, W] in [0, 1] -> logits [B, num_classes], in eval mode.
-        wanted: which graphs.
+        wanted: the export request.
         in_channels: C.
         l0: mean realness of real images; becomes a constant of the graphs whose objective needs it.
-        metadata: kept inside each file, beside what it computes.
-        say: told what is being done.
+        metadata: stored inside each file, next to the file's objective, l0, dtype and loss scale.
+        say: called with a line of progress at each stage.
 
     Returns:
-        By name in the manifest: the entry, and the seconds that it took.
+        Manifest name -> (entry, seconds it took).
 
     Raises:
         BadInputError: the model has an operator without a rule, or cannot be lowered.
-        FailureError: a graph that does not match autograd.
+        FailureError: a graph does not match autograd.
     """
     written: dict[str, tuple[Artefact, float]] = {}
     opset = wanted.opset or DEFAULT_OPSET
@@ -66,7 +69,7 @@ def write_gradients(
             files = [a.file for name, (a, _) in written.items() if name.endswith("/weights")]
             common = {"dtype": dtype, "resolution": size}
             for objective in wanted.objectives:
-                start = perf_counter() - tracing  # the first graph of a size pays for its tracing
+                start = perf_counter() - tracing  # the first graph of a size includes the tracing time
                 tracing = 0.0
                 say(f"gradient of {objective}, {dtype}, {size}x{size}")
                 path = folder / f"gradient.{objective}.{size}.{dtype}.onnx"

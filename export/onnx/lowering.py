@@ -1,4 +1,4 @@
-"""A gradient graph as ONNX: operator forms that ONNX Runtime and TensorRT read, weights beside the model, same bytes each time."""
+"""Write a gradient graph as ONNX for ONNX Runtime and TensorRT, with external weights and reproducible bytes."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ import torch
 from onnxscript import opset18 as op
 from torch import fx
 
-from jboost.engine.backends.program import first_line
-from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.errors import BadInputError, FailureError, first_line
 from jboost.export.graph.operators import relu_mask  # noqa: F401  (registers the operator)
 from jboost.export.graph.program import export_program
 from jboost.export.graph.trace import OUTPUTS
 
-#: Opset unless told otherwise: read in full by TensorRT 10 and later and by ONNX Runtime 1.17 and later.
+#: Default opset: TensorRT 10 and later and ONNX Runtime 1.17 and later read it in full.
 DEFAULT_OPSET = 20
 
 #: The first opset whose convolutions take bfloat16.
 BFLOAT16_OPSET = 22
 
-# The least opset of torch's exporter.
+# The lowest opset that torch's exporter writes.
 _LEAST_OPSET = 18
 
-# A ReLU's output times this, clipped to [0, 1], is its mask: the smallest normal float32 is above 1 / _STEEP.
+# A ReLU's output times _STEEP, clipped to [0, 1], is the ReLU's mask: the smallest normal float32 is above 1 / _STEEP.
 _STEEP = 3e38
 
 
 def _relu_mask(y: Any) -> Any:
-    # HardSigmoid(y) = clip(steep * y, 0, 1): one vectorised, threaded pass that ONNX Runtime also runs in its blocked layout and
-    # fuses into convolutions. Where, Greater and Cast are two or three passes, each behind a change of layout.
+    # HardSigmoid(y) = clip(steep * y, 0, 1) is one vectorised, threaded pass. ONNX Runtime also runs it in its blocked
+    # layout and fuses it into convolutions. Where, Greater and Cast take two or three passes, each behind a change of
+    # layout.
     if y.dtype == onnx_ir.DataType.FLOAT:
         return op.HardSigmoid(y, alpha=_STEEP, beta=0.0)
-    return op.Sign(y)  # no slope that fits half precision is steep enough for the smallest activations
+    return op.Sign(y)  # in half precision no representable slope is steep enough for the smallest activations
 
 
 @contextlib.contextmanager
@@ -65,22 +65,22 @@ def to_onnx(
     metadata: Mapping[str, str] | None = None,
     outputs: Sequence[str] = OUTPUTS,
 ) -> list[Path]:
-    """Write a gradient graph as ``path`` with its weights in one file beside it (``path`` + ``.data``).
+    """Write a gradient graph to ``path`` and its weights to one file beside it (``path`` + ``.data``).
 
     Args:
-        module: what `attach_objective` or `trace_gradient` returned, after `optimize`.
-        path: the model file. A file that is there is overwritten.
-        opset: ONNX opset version, 18 or later; unless given 20, or 22 for a bfloat16 graph.
-        metadata: goes into the model's ``metadata_props``: the objective, l0, versions. Nothing that changes from run to run (a
-            date, a path) belongs there, since exporting twice must give the same bytes.
-        outputs: names of what the graph returns.
+        module: result of `attach_objective` or `trace_gradient`, after `optimize`.
+        path: the model file; an existing file is overwritten.
+        opset: ONNX opset version, 18 or later; None for 20, or 22 for a bfloat16 graph.
+        metadata: written to the model's ``metadata_props``: objective, l0, versions. It must not change from run to run
+            (no dates, no paths): exporting twice must give the same bytes.
+        outputs: names of the graph's outputs.
 
     Returns:
         The files written, the model first.
 
     Raises:
-        BadInputError: an opset that cannot be written, or an operator that ONNX has no form for.
-        FailureError: the model that was written fails onnx.checker.
+        BadInputError: the opset cannot be written, or an operator has no ONNX form.
+        FailureError: the written model fails onnx.checker.
     """
     bfloat16 = any(b.dtype is torch.bfloat16 for b in module.buffers())
     opset = opset or (BFLOAT16_OPSET if bfloat16 else DEFAULT_OPSET)
@@ -111,13 +111,13 @@ def to_onnx(
             cause = cause.__cause__
         raise BadInputError(
             f"the gradient graph has no ONNX form at opset {opset}: {first_line(cause)}; replace the layer, or add a rule with "
-            "jboost.export.graph.decompositions.register that writes its operator in others"
+            "jboost.export.graph.decompositions.register that writes its operator with other operators"
         ) from e
     assert exported is not None
     model = exported.model
     _clean(model, dict(metadata or {}))
     data = path.with_name(path.name + ".data")
-    data.unlink(missing_ok=True)  # the writer would append to it
+    data.unlink(missing_ok=True)  # the writer appends to an existing file
     onnx_ir.save(model, path, external_data=data.name)
     try:
         onnx.checker.check_model(str(path), full_check=True)
@@ -127,7 +127,7 @@ def to_onnx(
 
 
 def _clean(model: Any, metadata: dict[str, str]) -> None:
-    """Drop what torch notes about where each node came from (file names, lines: they differ between machines); add `metadata`."""
+    """Drop torch's notes on each node's origin (file names and lines, which differ by machine); add `metadata`."""
     model.doc_string = None
     model.graph.doc_string = None
     model.graph.name = "gradient"

@@ -1,4 +1,4 @@
-"""An ONNX graph in ONNX Runtime, compared with autograd."""
+"""Compare an ONNX graph in ONNX Runtime with autograd."""
 
 from __future__ import annotations
 
@@ -9,25 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from jboost.engine.errors import BadInputError
 from jboost.export.verification.gradient import TOLERANCES, Figures, Run, Tolerance, judge, measure
 
 
-def onnx_run(path: Path, threads: int = 0) -> tuple[Run, int | None]:
+def onnx_run(path: Path) -> tuple[Run, int | None]:
     """An ONNX artefact in ONNX Runtime on the CPU: (run, its fixed batch size or None).
 
     Raises:
-        BadInputError: ONNX Runtime's CPU provider cannot load it (it has no bfloat16 convolutions, for one).
+        BadInputError: ONNX Runtime's CPU provider cannot load the graph (for example, it has no bfloat16 convolutions).
     """
-    import onnxruntime as ort
+    from jboost.engine.backends.onnx.session import open_session
 
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as e:
-        raise BadInputError(f"ONNX Runtime cannot load {path.name} on the CPU: {str(e).strip().splitlines()[0]}") from e
+    session = open_session(path, f"{path.name} on the CPU")
     batch = session.get_inputs()[0].shape[0]
 
     def run(x: NDArray[np.float32], y: NDArray[np.int64]) -> Sequence[NDArray[np.generic]]:
@@ -48,17 +41,17 @@ def verify_onnx(
     dtype: str = "fp32",
     tolerance: Tolerance | None = None,
 ) -> Figures:
-    """Reload an ONNX artefact, compare it with autograd, and raise where it is off.
+    """Reload an ONNX artefact and compare it with autograd.
 
     Args:
-        path, model, objective, shape, l0: what was exported.
-        batch_sizes: numbers of images to compare at a time; larger than a fixed batch becomes the fixed batch.
-        dtype: fp32, fp16 or bf16, for the default tolerance.
-        tolerance: instead of the default.
+        path, model, objective, shape, l0: the artefact and the arguments of its export.
+        batch_sizes: images per call; sizes above a fixed batch become the fixed batch.
+        dtype: fp32, fp16 or bf16; sets the default tolerance.
+        tolerance: replaces the default.
 
     Raises:
         BadInputError: the file cannot be loaded.
-        FailureError: a figure is above its tolerance; the message says which.
+        FailureError: a figure is above its tolerance; the message names it.
     """
     run, fixed = onnx_run(path)
     used = sorted({min(b, fixed) if fixed else b for b in batch_sizes}, reverse=True)

@@ -1,4 +1,4 @@
-"""One file of weights for graphs that have weights in common, as those of several objectives and of the forward pass have."""
+"""Share one weight file among graphs with the same weights: several objectives' gradients and the forward pass."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import onnx
 
 
 def share_weights(path: Path, others: Sequence[str]) -> str:
-    """Point a graph's external weights into another graph's file where that holds all of them.
+    """Point a graph's external weights into another graph's weight file, if that file holds all of them.
 
     Args:
-        path: an ONNX file whose weights are in ``path`` + ``.data``, which goes where it is not needed any more.
+        path: an ONNX file with its weights in ``path`` + ``.data``, which is deleted if another file holds the weights.
         others: names of weight files in the same folder.
 
     Returns:
@@ -39,7 +39,7 @@ def share_weights(path: Path, others: Sequence[str]) -> str:
 
 
 def _places(model: Any) -> Iterator[tuple[str, tuple[int, int]]]:
-    """(name, (offset, length)) of each initializer that lies in another file."""
+    """Yield (name, (offset, length)) for each initializer stored in another file."""
     for tensor in model.graph.initializer:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         if entries:
@@ -47,7 +47,7 @@ def _places(model: Any) -> Iterator[tuple[str, tuple[int, int]]]:
 
 
 def _held(weights: Path) -> dict[str, tuple[int, int]]:
-    """Where each of a file's tensors lies, by the hash of its contents, as the graph that the file was written with says."""
+    """Map the hash of each tensor in a weight file to its (offset, length), read from the graph it was written with."""
     model = onnx.load(weights.with_name(weights.name.removesuffix(".data")), load_external_data=False)
     return {_digest(weights, *place): place for _, place in _places(model)}
 

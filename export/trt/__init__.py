@@ -1,1 +1,1 @@
-"""Writing what `jboost.engine.backends.trt` loads."""
+"""Write the plans that `jboost.engine.backends.trt` loads."""

@@ -1,4 +1,4 @@
-"""Calling TensorRT's builder: an ONNX graph in, a plan out."""
+"""Call TensorRT's builder to turn an ONNX graph into a plan."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jboost.engine.backends.trt.variant import Flavour, first_line, new_log, said
-from jboost.engine.errors import FailureError
+from jboost.engine.backends.trt.variant import Flavour, new_log, said
+from jboost.engine.errors import FailureError, one_line
 from jboost.engine.system.cache import read_cached, write_cached
 from jboost.engine.system.gpu import sm_of
 
-# Builder flags, where a version knows them. 0 times infinity stays not finite, so that the loop sees it and computes the gradient
-# again in float32; and no memory is allocated while a step runs, so that a CUDA graph can record it (TensorRT-RTX).
+# Builder flags, set if the TensorRT version has them.
+# STRICT_NANS: 0 times infinity stays not finite, so the loop sees it and computes the gradient again in float32.
+# REQUIRE_USER_ALLOCATION: no step allocates memory, so a CUDA graph can record it (TensorRT-RTX).
 _FLAGS = ("STRICT_NANS", "REQUIRE_USER_ALLOCATION")
 
 
@@ -27,20 +28,21 @@ def build_plan(
 ) -> bytes:
     """Build a plan that computes in the dtypes of an ONNX graph.
 
-    float32 means float32: TF32 would carry 10 bits of mantissa through the products that a graph keeps in float32 for a reason.
+    The build disables TF32: its 10-bit mantissa would defeat the purpose of the products that a graph keeps in float32.
 
     Args:
         path: the graph; its weights lie beside it.
-        flavour: what builds.
-        capability: compute capability to build for, like ``"8.6"``, with TensorRT-RTX; None for the GPU at hand, with TensorRT.
-        batch: the batch size; or the least and the most, tuned for the most. A graph that is fixed to one size keeps that.
-        timings: name in jboost's cache of what TensorRT measured of its kernels, which makes the next build faster.
+        flavour: the TensorRT variant that builds.
+        capability: compute capability to build for with TensorRT-RTX, like ``"8.6"``; None with TensorRT, which builds
+            for this machine's GPU.
+        batch: the batch size, or (smallest, largest), tuned for the largest. A graph with a fixed batch keeps it.
+        timings: name of TensorRT's kernel timings in jboost's cache; they make the next build faster.
 
     Returns:
         The serialised engine.
 
     Raises:
-        FailureError: TensorRT cannot parse or build it.
+        FailureError: TensorRT cannot parse or build the graph.
     """
     trt = flavour.trt
     log = new_log(trt)
@@ -53,12 +55,12 @@ def build_plan(
 
     try:
         builder = trt.Builder(log)
-    except TypeError as e:  # the binding's word for a null pointer
+    except TypeError as e:  # the binding raises this for a null pointer
         raise failed("start to build", said(log)) from e
     network = builder.create_network(_strongly_typed(trt))
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(path)):
-        why = first_line(parser.get_error(0).desc()) if parser.num_errors else said(log)
+        why = one_line(parser.get_error(0).desc()) if parser.num_errors else said(log)
         raise failed("parse", why)
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)
@@ -77,7 +79,7 @@ def build_plan(
 
 
 def _strongly_typed(trt: Any) -> int:
-    """Flags of a network whose tensors have the dtypes that the graph says; TensorRT 11 and TensorRT-RTX know no other."""
+    """Return the creation flags of a strongly typed network; TensorRT 11 and TensorRT-RTX have no other kind."""
     flag = getattr(getattr(trt, "NetworkDefinitionCreationFlag", None), "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
 
@@ -87,7 +89,8 @@ def _set_batch(builder: Any, network: Any, config: Any, batch: int | tuple[int, 
     free = [value for value in inputs if value.shape[0] == -1]
     if isinstance(batch, int):
         for value in free:
-            # Rather than a profile of one size: every shape is known when kernels are chosen, and none is asked for at run time.
+            # A fixed shape, not a profile of one size: TensorRT then knows every shape when it chooses kernels, and
+            # needs none at run time.
             value.shape = (batch, *tuple(value.shape)[1:])
     elif free:
         least, most = batch
@@ -100,11 +103,11 @@ def _set_batch(builder: Any, network: Any, config: Any, batch: int | tuple[int, 
 
 @contextmanager
 def _timing_cache(config: Any, name: str | None) -> Iterator[None]:
-    """Build with the timings that are kept under `name`, and keep what the build adds to them."""
+    """Build with the cached timings `name`, and save the timings that the build adds."""
     if name is None:
         yield
         return
-    # TensorRT itself tells whether they were measured by this version on such a GPU.
+    # TensorRT itself checks that this version measured them on such a GPU.
     cache = config.create_timing_cache(read_cached(name))
     if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
         cache = config.create_timing_cache(b"")

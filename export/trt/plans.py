@@ -35,7 +35,7 @@ _CHECK_IMAGES = 4  # of each kind, random and smooth
 
 @dataclass(frozen=True)
 class _Job:
-    """One plan: a graph for a target. `objective` is None for the forward pass."""
+    """One plan to build: a graph for a target. `objective` is None for the forward pass."""
 
     objective: str | None
     dtype: str
@@ -45,14 +45,14 @@ class _Job:
 
     @property
     def source(self) -> str:
-        """The graph that it is built from, by name in the manifest."""
+        """Manifest name of the ONNX graph that the plan is built from."""
         if self.objective is None:
             return onnx_forward_name(self.dtype, self.size)
         return onnx_name(self.objective, self.dtype, self.size)
 
     @property
     def name(self) -> str:
-        """The plan's name in the manifest."""
+        """Manifest name of the plan."""
         if self.objective is None:
             return forward_name(self.dtype, self.size, self.target.machine)
         return artefact_name(self.objective, self.dtype, self.size, self.target.machine)
@@ -80,24 +80,24 @@ def write_plans(
     l0: float | None,
     say: Callable[[str], None],
 ) -> dict[str, tuple[Artefact, float]]:
-    """Build every plan that is wanted, and verify those whose GPU is here.
+    """Build every requested plan, and verify those whose GPU is in this machine.
 
     Args:
         folder: the bundle; plans go into its folder ``trt``.
         model: float32 [B, C, H, W] in [0, 1] -> logits [B, num_classes], in eval mode.
-        wanted: which graphs; each is in the bundle as ONNX.
-        graphs: the bundle's ONNX graphs and their weights, by name in the manifest.
-        targets: what to build for, from `find_targets`.
-        batch_size: images a call; fixed.
+        wanted: the export request; the bundle must hold each of its graphs as ONNX.
+        graphs: the bundle's ONNX graphs and their weights, by manifest name.
+        targets: GPUs to build for, from `find_targets`.
+        batch_size: images per call; fixed.
         in_channels: C.
         l0: mean realness of real images, for objectives that need it.
-        say: told what is being done.
+        say: called with a line of progress at each stage.
 
     Returns:
-        By name in the manifest: the entry, and the seconds that it took.
+        Manifest name -> (entry, seconds it took).
 
     Raises:
-        FailureError: a plan that cannot be built or does not match autograd.
+        FailureError: a plan cannot be built or does not match autograd.
     """
     (folder / FOLDER).mkdir()
     written: dict[str, tuple[Artefact, float]] = {}
@@ -133,7 +133,7 @@ def write_plans(
 
 
 def _write(folder: Path, job: _Job, graphs: dict[str, Artefact], bound: Tolerance) -> tuple[str, PlanKey]:
-    """Build a plan and write it with its sidecar; returns the plan's file in the bundle and the sidecar."""
+    """Build a plan and write it with its sidecar; return the plan's file in the bundle and the sidecar's contents."""
     source, flavour, capability = graphs[job.source], job.target.flavour, job.target.capability
     key = PlanKey(
         flavour=flavour.name,
@@ -157,7 +157,7 @@ def _write(folder: Path, job: _Job, graphs: dict[str, Artefact], bound: Toleranc
 
 
 def _bounds(bound: Tolerance, errors: dict[str, float]) -> dict[str, float]:
-    """What a plan is held to whenever it is opened: `judge`'s bounds, with what rounding did to its ONNX graph's references."""
+    """Return the bounds that a plan must meet whenever it is opened: `judge`'s, with the floors of its ONNX graph."""
     median, worst = (bound.slack * errors.get(key, 0.0) for key in ("floor_median", "floor_worst"))
     return {
         "grad_median": max(bound.median, median),
@@ -170,7 +170,7 @@ def _bounds(bound: Tolerance, errors: dict[str, float]) -> dict[str, float]:
 def write_reference(
     path: Path, model: nn.Module, objectives: Sequence[str], shape: tuple[int, int, int], l0: float | None
 ) -> None:
-    """Write images and what eager autograd in float64 says of them, for `jboost.engine.backends.trt.check`."""
+    """Write check images with float64 autograd's logits and gradients, for `jboost.engine.backends.trt.check`."""
     x = torch.cat(check_images(_CHECK_IMAGES, shape))
     reference = copy.deepcopy(model).double().eval()
     with torch.no_grad():
@@ -192,20 +192,22 @@ def verify_plan(
     batch_size: int,
     bound: Tolerance,
 ) -> dict[str, float]:
-    """Run a plan on its GPU and compare it with autograd of `model`, filled to its batch and in part; returns the figures.
+    """Run a plan on its GPU, compare it with autograd of `model` on batches of two sizes, and return the figures.
+
+    Batches smaller than the plan's are padded. The forward pass is compared with `model` itself.
 
     Args:
         path: the plan.
-        target: what it was built with, and the GPU's number.
+        target: the TensorRT variant that built the plan, and the GPU's number.
         model: float32 [B, C, H, W] in [0, 1] -> logits [B, num_classes], in eval mode.
-        objective: whose gradient; None for the forward pass.
+        objective: objective of the gradient; None for the forward pass.
         shape: (C, H, W).
-        l0: for objectives that need it.
-        batch_size: of the plan.
+        l0: mean realness of real images, for objectives that need it.
+        batch_size: the plan's batch size.
         bound: the tolerance.
 
     Raises:
-        FailureError: it is off by more than the tolerance.
+        FailureError: an error is above the tolerance.
     """
     device, tensors = open_device(target.index), FORWARD if objective is None else GRADIENT
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""What TensorRT plans are built for: the GPU at hand, or a kind of GPU that need not be."""
+"""Targets of TensorRT plans: this machine's GPU, or a kind of GPU that this machine need not have."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from dataclasses import dataclass
 from jboost.engine.backends.trt.plans import PlanKey, machine_key
 from jboost.engine.backends.trt.variant import FLAVOURS, INSTALL, Flavour, found_flavours, load_flavour
 from jboost.engine.errors import BadInputError
+from jboost.engine.system.devices import DeviceName
 from jboost.engine.system.gpu import Gpu, find_driver, sm_of
 
 
 @dataclass(frozen=True)
 class Target:
-    """What to build for.
+    """A kind of GPU to build for, and the TensorRT variant that builds.
 
     Attributes:
-        flavour: what builds.
-        capability: like ``"8.6"``.
-        gpu: the GPU at hand, if it is of that capability: plans are then run and verified on it.
-        index: its number.
+        flavour: the TensorRT variant that builds.
+        capability: compute capability, like ``"8.6"``.
+        gpu: this machine's GPU if it has that capability, else None. Plans are run and verified on it.
+        index: the GPU's number.
     """
 
     flavour: Flavour
@@ -30,26 +31,26 @@ class Target:
 
     @property
     def model(self) -> str | None:
-        """The model of GPU that a plan is tied to; None where its compute capability is all that matters."""
+        """GPU model that a plan is tied to; None if the plan runs on any GPU of its compute capability."""
         return None if self.gpu is None or self.flavour.name == "tensorrt_rtx" else self.gpu.name
 
     @property
     def machine(self) -> str:
-        """The kind of GPU in names of files."""
+        """Kind of GPU, as written in file names."""
         return machine_key(self.model, self.capability)
 
 
 def find_targets(names: Sequence[str] = (), device: str = "auto") -> tuple[Target, ...]:
-    """What to build for: the GPU at hand, or those named like ``"sm_86"``, which need not be here.
+    """Return the targets: this machine's GPU, or the kinds in `names`, which this machine need not have.
 
     Args:
-        names: compute capabilities, for TensorRT-RTX.
-        device: which GPU is the one at hand: the first, unless this is ``"cuda:N"``.
+        names: compute capabilities like ``"sm_86"``, for TensorRT-RTX.
+        device: ``"cuda:N"`` chooses this machine's GPU N; any other device chooses the first.
 
     Raises:
-        BadInputError: no GPU, no TensorRT, or none that builds for these GPUs here.
+        BadInputError: there is no GPU or no TensorRT, or no installed TensorRT builds for these GPUs.
     """
-    index = int(device.partition(":")[2] or 0)
+    index = DeviceName.parse(device).index
     if not names:
         return (_target_here(index),)
     try:
@@ -65,8 +66,8 @@ def find_targets(names: Sequence[str] = (), device: str = "auto") -> tuple[Targe
         if capability not in rtx.capabilities:
             known = ", ".join(map(sm_of, rtx.capabilities))
             raise BadInputError(
-                f"{rtx} does not build for {name} (it does for {known}); build on a machine with such a GPU and TensorRT "
-                f"({INSTALL['tensorrt']}), without --gpu"
+                f"{rtx} does not build for {name} (it builds for {known}); build on a machine with such a GPU and "
+                f"TensorRT ({INSTALL['tensorrt']}), without --gpu"
             )
         targets.append(Target(rtx, capability, here[0] if here and here[0].capability == capability else None, index))
     return tuple(targets)
@@ -76,8 +77,8 @@ def _target_here(index: int) -> Target:
     driver = find_driver()
     if driver.problem is not None:
         raise BadInputError(
-            f"a TensorRT plan is built on the GPU that it is for, and {driver.problem}; to build with TensorRT-RTX all the same, "
-            "name the kind of GPU, e.g. --gpu sm_86, or leave trt out of --format"
+            f"TensorRT builds a plan on the GPU that will run it, but {driver.problem}; to build with TensorRT-RTX without "
+            "a GPU, name the kind of GPU, e.g. --gpu sm_86, or leave trt out of --format"
         )
     if index >= len(driver.gpus):
         raise BadInputError(f"device 'cuda:{index}' is not there: this machine has {len(driver.gpus)} GPU(s)")
@@ -91,11 +92,11 @@ def _target_here(index: int) -> Target:
         if not flavour.capabilities or gpu.capability in flavour.capabilities:
             return Target(flavour, gpu.capability, gpu, index)
         why.append(f"{flavour} does not build for the {gpu}; install TensorRT: {INSTALL['tensorrt']}")
-    raise BadInputError("; ".join(why) or f"no {' or '.join(FLAVOURS.values())} is here; {INSTALL['tensorrt']}")
+    raise BadInputError("; ".join(why) or f"no {' or '.join(FLAVOURS.values())} is installed; {INSTALL['tensorrt']}")
 
 
 def target_here(key: PlanKey) -> Target | None:
-    """What the plan of `key` needs, where this machine's first GPU and installed TensorRT are that; else None."""
+    """Return the target of the plan of `key` if this machine's first GPU and installed TensorRT match it, else None."""
     gpus = find_driver().gpus[:1]
     if not gpus or gpus[0].capability != key.compute_capability or key.gpu not in (None, gpus[0].name):
         return None

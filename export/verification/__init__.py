@@ -1,1 +1,1 @@
-"""Comparing exported graphs with autograd."""
+"""Compare exported graphs with autograd."""

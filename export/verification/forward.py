@@ -1,4 +1,4 @@
-"""The forward pass alone, out of a gradient graph: what the model says of an image, at half the price of a step."""
+"""Verify a graph that computes the forward pass alone."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from jboost.engine.errors import FailureError
+from jboost.engine.method.compare import class_logit_error
 
-from .gradient import Run, Tolerance, check_images, readout_errors
+from .gradient import Run, Tolerance, check_images
 
 
 def verify_readout(
@@ -30,12 +31,12 @@ def verify_readout(
         model: float32 [B, C, H, W] in [0, 1] -> logits, in evaluation mode.
         shape: (C, H, W).
         tolerance: ``logits`` bounds the class logit's error relative to the spread of an image's logits.
-        fixed_batch: the artefact's batch size where it is fixed.
-        name: what to call it in an error.
-        seed: of the images; not the one that any graph was traced or scaled with.
+        fixed_batch: the artefact's batch size; None if any size works.
+        name: name of the artefact in errors.
+        seed: seed of the check images; must differ from the seed that graphs are scaled with.
 
     Returns:
-        ``logits_worst``, and ``predicted_wrong``: images whose predicted class differs, near-ties aside.
+        ``logits_worst``, and ``predicted_wrong``: images whose predicted class differs, not counting near-ties.
 
     Raises:
         FailureError: a figure is above its bound.
@@ -48,12 +49,12 @@ def verify_readout(
                 logits = reference(x.double())
             y = torch.randint(0, logits.shape[1], (batch,), generator=torch.Generator().manual_seed(seed + 100))
             f_c, predicted = (torch.from_numpy(np.asarray(o)) for o in run(x.numpy(), y.numpy()))
-            error, others = readout_errors(f_c, predicted, logits, y)
+            error, others = class_logit_error(f_c, predicted, logits, y)
             worst = max(worst, float(error.max()))
             wrong += others
     if not worst <= tolerance.logits or wrong:
         raise FailureError(
             f"{name} does not match the model: class logit error {worst:.3g} (bound {tolerance.logits:.3g}), {wrong} images with "
-            "another predicted class; nothing that fails this check should be used"
+            "another predicted class; do not use a graph that fails this check"
         )
     return {"logits_worst": worst, "predicted_wrong": float(wrong)}

@@ -1,4 +1,4 @@
-"""Hold an exported gradient against autograd of the model it came from, on images that tracing never saw."""
+"""Compare an exported gradient with autograd of its model, on images new to the trace."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.method.compare import class_logit_error, cosine, relative_error
 from jboost.engine.method.objectives import OBJECTIVES, class_logit, resolve_objective
 
 #: (x float32 [B, C, H, W], y int64 [B]) -> the four outputs of a gradient graph, as numpy arrays.
@@ -21,16 +22,18 @@ Run = Callable[[NDArray[np.float32], NDArray[np.int64]], Sequence[NDArray[np.gen
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What an artefact may differ by from autograd in float64.
+    """Largest allowed difference of an artefact from autograd in float64.
 
-    A float32 network has kinks (a ReLU whose input rounding turns round) and some networks amplify rounding a great deal, so each
-    bound is also met by being within `slack` times what eager float32 autograd itself is off by.
+    A float32 network has kinks (rounding can flip the sign of a ReLU's input), and some networks amplify rounding a
+    lot. So a gradient also passes if its error is within `slack` times the error of eager float32 autograd.
 
     Attributes:
-        median: bound on the median over images of the gradient's relative L2 error.
-        worst: bound on the largest.
-        cosine: bound from below on the smallest cosine.
-        logits: bound on the class logit's error, relative to the spread (standard deviation) of the reference logits of an image.
+        median: bound on the gradient's relative L2 error, median over images.
+        worst: bound on the gradient's relative L2 error, largest over images.
+        cosine: lower bound on the smallest cosine.
+        logits: bound on the class logit's error, relative to the spread (standard deviation) of the image's reference
+            logits.
+        slack: allowed multiple of eager float32 autograd's own error.
     """
 
     median: float
@@ -40,7 +43,7 @@ class Tolerance:
     slack: float = 4.0
 
 
-#: By dtype name. The half-precision ones are three times what a robust model shows.
+#: Tolerances by dtype name. The half-precision ones are three times the errors of a robust model.
 TOLERANCES = {
     "fp32": Tolerance(median=1e-4, worst=1e-2, cosine=0.9999, logits=1e-4),
     "fp16": Tolerance(median=0.06, worst=0.5, cosine=0.9, logits=0.02),
@@ -48,12 +51,12 @@ TOLERANCES = {
 }
 
 
-#: Loss scale and precision are chosen on images of this seed; verification draws others.
+#: Seed of the images on which loss scale and precision are chosen; verification draws other images.
 PROBE_SEED = 1000
 
 
 def tolerance(dtype: str, atol: float | None, rtol: float | None) -> Tolerance:
-    """The dtype's tolerance, with `atol` bounding a class logit's error and `rtol` the worst image's relative gradient error."""
+    """Return the dtype's tolerance; `atol` bounds the class logit's error, `rtol` the worst image's gradient error."""
     chosen = TOLERANCES[dtype]
     if atol is not None:
         chosen = replace(chosen, logits=atol)
@@ -66,18 +69,18 @@ def tolerance(dtype: str, atol: float | None, rtol: float | None) -> Tolerance:
 
 @dataclass(frozen=True)
 class Figures:
-    """How far an artefact is from autograd, over all check images.
+    """Differences of an artefact from autograd, over all check images.
 
     Attributes:
-        images: how many images were compared.
+        images: number of images compared.
         grad_median, grad_worst: relative L2 error per image against float64.
         cosine_worst: smallest cosine against float64.
         logits_worst: largest error of the class logit, relative to the spread of the image's logits.
         loss_worst: largest error of the loss, relative to max(1, |loss|).
-        predicted_wrong: images whose predicted class differs, near-ties aside.
-        eager_median, eager_worst: the same as the first two between the artefact and eager autograd in the model's own precision.
-        floor_median, floor_worst: what eager float32 autograd itself is off by, against float64 (the worst of three runs per
-            image, two of them with the input's last bit stirred).
+        predicted_wrong: images whose predicted class differs, not counting near-ties.
+        eager_median, eager_worst: relative L2 error per image against eager autograd in the model's own precision.
+        floor_median, floor_worst: relative L2 error of eager float32 autograd itself against float64 (the worst of
+            three runs per image, two of them with noise in the input's last bit).
     """
 
     images: int
@@ -93,12 +96,12 @@ class Figures:
     floor_worst: float
 
     def as_dict(self) -> dict[str, float | int]:
-        """For a bundle's ``config.json``."""
+        """Return the figures as they stand in a bundle's ``config.json``."""
         return asdict(self)
 
 
 def check_images(batch: int, shape: tuple[int, int, int], seed: int = 1) -> tuple[Tensor, Tensor]:
-    """(random, smooth) images float32 [batch, C, H, W] in [0, 1]; smooth ones have the spectrum that photographs have, roughly."""
+    """Draw (random, smooth) images, float32 [batch, C, H, W] in [0, 1]; smooth ones have roughly a photo's spectrum."""
     C, H, W = shape
     g = torch.Generator().manual_seed(seed)
     noisy = torch.rand((batch, C, H, W), generator=g)
@@ -112,7 +115,7 @@ def check_images(batch: int, shape: tuple[int, int, int], seed: int = 1) -> tupl
 def autograd(
     model: nn.Module, objective: str, x: Tensor, y: Tensor, l0: float | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(grad [B, C, H, W], logits [B, K], class_logit [B], loss [B]) by eager autograd."""
+    """Compute (grad [B, C, H, W], logits [B, K], class_logit [B], loss [B]) by eager autograd."""
     x = x.detach().clone().requires_grad_()
     with torch.enable_grad():
         logits = model(x)
@@ -120,23 +123,6 @@ def autograd(
         (grad,) = torch.autograd.grad(loss.sum(), x)
     f_c: Tensor = class_logit(logits, y)
     return grad.detach(), logits.detach(), f_c.detach(), loss.detach()
-
-
-def relative_error(a: Tensor, b: Tensor) -> Tensor:
-    """||a - b||_2 / ||b||_2 per image [B], float64, for [B, ...] of any float dtype."""
-    a, b = a.double().flatten(1), b.double().flatten(1)
-    error: Tensor = (a - b).norm(dim=1) / b.norm(dim=1).clamp_min(1e-30)
-    return error
-
-
-def readout_errors(f_c: Tensor, predicted: Tensor, logits: Tensor, y: Tensor) -> tuple[Tensor, int]:
-    """Errors of a class logit [B] relative to the spread of the reference `logits` [B, K] of its image, and how many of the
-    `predicted` classes [B] are others than the reference's, near-ties aside."""
-    spread = logits.std(dim=1).clamp_min(1e-12)
-    error: Tensor = (f_c.double() - class_logit(logits, y)).abs() / spread
-    known = (predicted >= 0) & (predicted < logits.shape[1])  # a program that is wrong may say anything
-    short = logits.amax(1) - logits.gather(1, torch.where(known, predicted, 0)[:, None]).squeeze(1)
-    return error, int((~known | (short > 4 * error.max() * spread + 1e-6 * spread)).sum())
 
 
 def measure(
@@ -155,16 +141,16 @@ def measure(
     Args:
         run: the artefact in its own runtime.
         model: the original model, float32, in evaluation mode. It is copied to float64 for the reference.
-        objective: what was exported.
+        objective: the exported objective.
         shape: (C, H, W).
-        l0: for objectives that need it.
-        batch_sizes: how many images at a time; two different ones show that the batch does not matter.
-        fixed_batch: the artefact's batch size where it is fixed; smaller batches are padded with unrelated images.
-        seed: of the images; not the one that any graph was traced or scaled with.
+        l0: mean realness of real images, for objectives that need it.
+        batch_sizes: images per call; two different sizes show that the batch does not matter.
+        fixed_batch: the artefact's batch size; None if any size works. Smaller batches are padded with other images.
+        seed: seed of the check images; must differ from the seed that graphs are scaled with.
 
     Raises:
-        BadInputError: unknown objective, or a batch larger than the fixed one.
-        FailureError: the artefact returns the wrong shapes or something that is not finite.
+        BadInputError: the objective is unknown, or a batch is larger than the fixed one.
+        FailureError: the artefact returns wrong shapes or values that are not finite.
     """
     resolve_objective(objective, l0)
     reference = copy.deepcopy(model).double().eval()
@@ -186,17 +172,17 @@ def measure(
             want, logits, _, want_loss = autograd(reference, objective, xs.double(), ys, l0)
             eager = autograd(model, objective, xs, ys, l0)[0]
             floor = _floor(model, objective, xs, ys, l0, want, eager, g)
-            cosine = nn.functional.cosine_similarity(grad.double().flatten(1), want.flatten(1), dim=1, eps=1e-60)
             loss_error = (loss.double() - want_loss).abs() / want_loss.abs().clamp_min(1.0)
-            f_error, others = readout_errors(f_c, predicted, logits, ys)
-            rows.append((relative_error(grad, want), cosine, f_error, loss_error, relative_error(grad, eager), floor))
+            f_error, others = class_logit_error(f_c, predicted, logits, ys)
+            error, to_eager = relative_error(grad, want), relative_error(grad, eager)
+            rows.append((error, cosine(grad, want), f_error, loss_error, to_eager, floor))
             wrong += others
-    error, cosine, f_error, loss_error, to_eager, floor = (torch.cat(column) for column in zip(*rows, strict=True))
+    error, cosines, f_error, loss_error, to_eager, floor = (torch.cat(column) for column in zip(*rows, strict=True))
     return Figures(
         images=len(error),
         grad_median=float(error.median()),
         grad_worst=float(error.max()),
-        cosine_worst=float(cosine.min()),
+        cosine_worst=float(cosines.min()),
         logits_worst=float(f_error.max()),
         loss_worst=float(loss_error.max()),
         predicted_wrong=wrong,
@@ -217,11 +203,11 @@ def _floor(
     eager: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
-    """What float32 can be held to, per image [B]: the worst error of eager autograd, plain or with the last bit of x stirred.
+    """Return float32's own error per image [B]: the worst of eager autograd on x and on x with noise in its last bit.
 
-    Whether one run's rounding happens to turn a ReLU round is luck; three runs tell how much an image suffers from it.
+    Rounding in one run flips a ReLU's sign only by chance; three runs show how sensitive an image is.
     """
-    worst = relative_error(eager, want)
+    worst: Tensor = relative_error(eager, want)
     for _ in range(2):
         stirred = x * (1 + 1.2e-7 * torch.randn(x.shape, generator=generator))
         worst = torch.maximum(worst, relative_error(autograd(model, objective, stirred, y, l0)[0], want))
@@ -236,15 +222,16 @@ def _check_outputs(outputs: Sequence[Tensor], x: Tensor) -> None:
     for name, o in zip(("gradient", "class logit", "loss"), outputs[:3], strict=True):
         if not bool(o.isfinite().all()):
             raise FailureError(
-                f"the artefact's {name} is not finite on the check images; for fp16 that is overflow: export --dtype bf16 instead"
+                f"the artefact's {name} is not finite on the check images; in fp16 that is overflow: export --dtype bf16 "
+                "instead"
             )
 
 
 def judge(figures: Figures, tolerance: Tolerance, name: str = "the artefact") -> None:
-    """Raise where `figures` are above `tolerance`.
+    """Check `figures` against `tolerance`.
 
     Raises:
-        FailureError: names each figure that is too large, with its bound.
+        FailureError: a figure is above its bound; the message names each one with its bound.
     """
     slack = tolerance.slack
     bounds = [
@@ -257,12 +244,12 @@ def judge(figures: Figures, tolerance: Tolerance, name: str = "the artefact") ->
     over = [f"{what} {value:.3g} (bound {bound:.3g})" for what, value, bound in bounds if not value <= bound]
     if over:
         raise FailureError(
-            f"{name} does not match autograd: {', '.join(over)}; nothing that fails this check should be used"
+            f"{name} does not match autograd: {', '.join(over)}; do not use a graph that fails this check"
         )
 
 
 def graph_run(module: torch.fx.GraphModule) -> Run:
-    """A gradient graph in eager torch, for formats whose own runtime is not at hand."""
+    """Run a gradient graph in eager torch, for formats whose own runtime is not available."""
 
     def run(x: NDArray[np.float32], y: NDArray[np.int64]) -> Sequence[NDArray[np.generic]]:
         with torch.no_grad():

@@ -1,11 +1,13 @@
-"""``jboost bench``: the throughput of every engine beside what a user of plain PyTorch has.
+"""``jboost bench``: compare the throughput of every engine with plain PyTorch.
 
-contestants  what competes: the bundle's engines, eager autograd, torch.compile
+contestants  the bundle's engines, and the baselines: eager autograd, torch.compile
+baselines    plain PyTorch's gradient
 timing       alternating turns, medians and quartiles
-flops        the arithmetic of an image-step
-peaks        what this machine reaches at best
-first_batch  seconds and memory to the first gradient, in a process of its own
-machine      what was measured on
-measure      all of these, in order
-report       the result as JSON and as a table;  plot: as a picture
+flops        floating-point operations of an image-step
+peaks        peak speed of this machine
+first_batch  seconds and memory to the first gradient, in a separate process
+machine      description of the machine
+measure      the whole benchmark
+result       the result as JSON and as a table
+plot         the result as a picture
 """

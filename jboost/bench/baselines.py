@@ -1,6 +1,6 @@
-"""What a user of plain PyTorch has: autograd of the forward pass, eagerly or under ``torch.compile``.
+"""Baselines of plain PyTorch: autograd of the forward pass, eagerly or under ``torch.compile``.
 
-Kept apart from the eager engine, so that the yardstick does not move when an engine does.
+They are separate from the eager engine, so that the yardstick does not move when the engine changes.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import numpy as np
 import torch
 
 from jboost.engine.backends.program import load_program
-from jboost.engine.backends.torch_device import set_tf32
+from jboost.engine.backends.torch_device import TORCH_DTYPES, set_tf32
 from jboost.engine.bundle import Bundle
 from jboost.engine.method.objectives import OBJECTIVES
+from jboost.engine.system.devices import device_kind
 
 _FP16_LOSS_SCALE = 256.0
 
 
 class Autograd:
-    """The bundle's forward pass, differentiated by autograd: one gradient of the summed objective a call.
+    """The bundle's forward pass under autograd; each call computes one gradient of the summed objective.
 
     Args:
         bundle: an opened bundle; the forward program is checked against the manifest's hash.
@@ -30,10 +31,10 @@ class Autograd:
         l0: mean realness of real images, for objectives that need it.
         device: torch device string.
         dtype: "fp32", or "fp16" or "bf16" for autocast; under fp16 the loss is scaled.
-        compiled: have ``torch.compile`` compile the forward and the gradient, with its defaults on a CPU and ``max-autotune`` on
-            CUDA; weights stay arguments (no freezing), as for anyone who writes ``torch.compile``.
+        compiled: compile the forward pass and the gradient with ``torch.compile``: default mode on a CPU,
+            ``max-autotune`` on CUDA. Weights stay arguments (no freezing), as in any plain use of ``torch.compile``.
         tf32: allow TF32 in float32 products and convolutions on CUDA.
-        channels_last: images and weights in channels-last order.
+        channels_last: keep images and weights in channels-last order.
 
     Raises:
         BadInputError: the bundle is damaged.
@@ -59,10 +60,10 @@ class Autograd:
         self._model.to(memory_format=self._format)  # type: ignore[call-overload]
         self._loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = self.loss
         if compiled:
-            # The array-API namespace of a tensor is looked up through a cache, which tracing sees through, and says so.
+            # array-api-compat looks up a tensor's namespace through lru_cache; Dynamo bypasses the cache and warns.
             warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`", UserWarning)
-            # Shapes stay as they are, so nothing is gained from a graph for any batch size.
-            mode = "max-autotune" if device.startswith("cuda") else None
+            # Shapes never change here, so a graph for any batch size would bring nothing.
+            mode = "max-autotune" if device_kind(device) == "cuda" else None
             self._loss = torch.compile(self.loss, dynamic=False, mode=mode)
 
     def __enter__(self) -> Self:
@@ -72,22 +73,22 @@ class Autograd:
         del self._model, self._loss
 
     def loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """The summed objective, scaled under fp16, of `x` float32 [B, C, H, W], classes `y` int64 [B]: a scalar."""
+        """Return the summed objective, a scalar, scaled under fp16; `x` float32 [B, C, H, W], classes `y` int64 [B]."""
         with self._autocast():
             logits = self._model(x)
         total: torch.Tensor = self._objective(logits.float(), y, self._l0).sum() * self._scale
         return total
 
     def put(self, array: np.ndarray[Any, Any]) -> torch.Tensor:
-        """`array` as a tensor on the device."""
+        """Copy `array` to the device as a tensor."""
         return torch.from_numpy(array).to(self._device)
 
     def get(self, array: torch.Tensor) -> np.ndarray[Any, Any]:
-        """A tensor as numpy."""
+        """Copy a tensor to numpy."""
         return array.cpu().numpy()
 
     def gradient(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Gradient of the summed objective with respect to `x`: float32 [B, C, H, W]."""
+        """Compute the gradient of the summed objective with respect to `x`: float32 [B, C, H, W]."""
         set_tf32(self._tf32)
         try:
             x = x.detach().to(memory_format=self._format).requires_grad_()
@@ -98,14 +99,12 @@ class Autograd:
     def _autocast(self) -> AbstractContextManager[Any]:
         if self._dtype == "fp32":
             return nullcontext()
-        return torch.autocast(
-            torch.device(self._device).type, dtype=torch.float16 if self._dtype == "fp16" else torch.bfloat16
-        )
+        return torch.autocast(device_kind(self._device), dtype=TORCH_DTYPES[self._dtype])
 
 
 def why_no_torch_compile(device: str) -> str | None:
-    """Why ``torch.compile`` cannot compile for `device` here; None if it can."""
-    if device.startswith("cuda"):
+    """Return why ``torch.compile`` cannot compile for `device` here; None if it can."""
+    if device_kind(device) == "cuda":
         from torch.utils._triton import has_triton
 
         return None if has_triton() else "it needs Triton, which does not run here; install it: pip install triton"
@@ -113,6 +112,6 @@ def why_no_torch_compile(device: str) -> str | None:
 
     try:
         get_cpp_compiler()
-    except Exception as e:  # torch's own kind of error, which has no public name
+    except Exception as e:  # an error class of torch without a public name
         return f"it needs a C++ compiler, and torch finds none ({type(e).__name__}); install one: apt-get install g++"
     return None

@@ -1,4 +1,4 @@
-"""What competes: plain PyTorch as the yardstick, and every engine and dtype that the bundle serves."""
+"""Contestants: plain PyTorch as the yardstick, and every engine and dtype that the bundle supports."""
 
 from __future__ import annotations
 
@@ -9,32 +9,35 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from jboost.engine.backends.array_runner import to_uint8
-from jboost.engine.backends.registry import DTYPES, ENGINES
+from jboost.engine.backends.registry import ENGINES
+from jboost.engine.backends.request import RunRequest
 from jboost.engine.backends.trial import endless_flight
 from jboost.engine.bundle import Bundle, BundleConfig
 from jboost.engine.errors import BadInputError
 from jboost.engine.loop.runner import Runner
+from jboost.engine.system.devices import device_kind
+from jboost.engine.system.dtypes import DTYPES
 
 AUTOGRAD, TF32, CHANNELS_LAST, TORCH_COMPILE = "autograd", "autograd-tf32", "autograd-nhwc", "torch.compile"
 BASELINES = {
     AUTOGRAD: "eager PyTorch: forward pass and torch.autograd.grad",
-    TF32: "the same with TF32 allowed",
-    CHANNELS_LAST: "the same under autocast, channels last",
-    TORCH_COMPILE: "the same under torch.compile: as it comes on a CPU, max-autotune on CUDA",
+    TF32: "eager PyTorch with TF32 allowed",
+    CHANNELS_LAST: "eager PyTorch under autocast, channels last",
+    TORCH_COMPILE: "PyTorch under torch.compile: default mode on a CPU, max-autotune on CUDA",
 }
 ABOUT = BASELINES | {name: engine.about for name, engine in ENGINES.items()}
 
 
 @dataclass(frozen=True)
 class Work:
-    """What every contestant computes; plain values, so that a process of its own can be told.
+    """The computation of every contestant, as plain values that another process can receive.
 
     Attributes:
         bundle: the bundle's folder.
         objective: name of the objective.
-        l0: mean realness of real images; None where the bundle does not know it.
+        l0: mean realness of real images; None if the bundle does not hold it.
         resolution: image size in pixels.
-        batch_size: images a call.
+        batch_size: images per call.
         device: torch device string.
     """
 
@@ -45,8 +48,12 @@ class Work:
     batch_size: int
     device: str
 
+    def request(self, dtype: str) -> RunRequest:
+        """Return the run request for an engine, with the network in `dtype`."""
+        return RunRequest(self.objective, self.l0, self.resolution, self.device, dtype, self.batch_size)
+
     def inputs(self, config: BundleConfig) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Images float32 [B, C, H, W], uniform in [0, 1], and classes int64 [B]; the same at every call."""
+        """Return images float32 [B, C, H, W], uniform in [0, 1], and classes int64 [B]; the same at every call."""
         rng = np.random.default_rng(0)
         shape = (self.batch_size, config.in_channels, self.resolution, self.resolution)
         return rng.random(shape, dtype=np.float32), rng.integers(0, config.num_classes, self.batch_size)
@@ -54,7 +61,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Contestant:
-    """One way to compute the gradient: `name` is an engine's or one of `BASELINES`, `dtype` the network's."""
+    """One way to compute the gradient: `name` is an engine or a key of `BASELINES`, `dtype` the network's precision."""
 
     name: str
     dtype: str
@@ -70,28 +77,28 @@ class Contestant:
         return "baseline" if self.name in BASELINES else "engine"
 
 
-#: What everything is compared with.
+#: The contestant that all others are compared with.
 YARDSTICK = Contestant(AUTOGRAD, "fp32")
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """What does not compete, and why; `dtype` of None stands for all."""
+    """A contestant that does not run, and why; `dtype` None means every dtype."""
 
     name: str
     dtype: str | None
     why: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         return asdict(self)
 
 
 def check_names(names: Sequence[str] | None, known: Sequence[str], what: str) -> tuple[str, ...] | None:
-    """`names` without repetitions; None for None.
+    """Return `names` without repetitions; None for None.
 
     Raises:
-        BadInputError: one of them is not in `known`, or there is none.
+        BadInputError: a name is not in `known`, or `names` is empty.
     """
     if names is None:
         return None
@@ -104,13 +111,13 @@ def check_names(names: Sequence[str] | None, known: Sequence[str], what: str) ->
 
 
 def served_dtypes(bundle: Bundle) -> tuple[str, ...]:
-    """float32 and the dtypes that the bundle has gradient graphs of."""
+    """Return float32 and the dtypes of the bundle's gradient graphs."""
     has = {a.dtype for a in bundle.config.artefacts.values() if a.objective is not None} | {"fp32"}
     return tuple(dtype for dtype in DTYPES if dtype in has)
 
 
 def packaged_batch(bundle: Bundle, objective: str, resolution: int, dtypes: Sequence[str]) -> int | None:
-    """The batch size of the bundle's compiled packages for this work; None where it has none."""
+    """Return the fixed batch size of the bundle's gradient artefacts for this work; None if it has none."""
     wanted = [
         a.batch_size
         for dtype in dtypes
@@ -123,20 +130,20 @@ def packaged_batch(bundle: Bundle, objective: str, resolution: int, dtypes: Sequ
 def line_up(
     bundle: Bundle, work: Work, *, engines: Sequence[str] | None, dtypes: Sequence[str], torch_compile: bool
 ) -> tuple[list[Contestant], list[Skipped]]:
-    """Who competes and who does not: the yardstick, what else a user of plain PyTorch may try, then the engines in every dtype.
+    """Return the contestants and the skipped ones: the yardstick, other baselines, then the engines in every dtype.
 
     Args:
-        bundle: what the engines run.
-        work: what they compute.
-        engines: names; None for all.
-        dtypes: of the network.
-        torch_compile: whether plain ``torch.compile`` competes, in float32 and, if among `dtypes`, bf16.
+        bundle: the bundle that the engines run.
+        work: the computation.
+        engines: names of engines; None for all.
+        dtypes: precisions of the network.
+        torch_compile: whether plain ``torch.compile`` competes, in float32 and in each half precision of `dtypes`.
     """
     from .baselines import why_no_torch_compile
 
     field, skipped = [YARDSTICK], []
     half = [dtype for dtype in dtypes if dtype != "fp32"]
-    if work.device.startswith("cuda"):
+    if device_kind(work.device) == "cuda":
         field += [Contestant(TF32, "fp32"), *(Contestant(CHANNELS_LAST, dtype) for dtype in half)]
     if torch_compile:
         why = why_no_torch_compile(work.device)
@@ -151,7 +158,7 @@ def line_up(
             skipped.append(Skipped(name, None, f"{found.why}; {found.remedy}"))
             continue
         for dtype in dtypes:
-            why = engine.why_unusable(bundle, batch_size=work.batch_size, **_run(work, dtype))
+            why = engine.why_unusable(bundle, work.request(dtype))
             if why is None:
                 field.append(Contestant(name, dtype))
             else:
@@ -180,17 +187,17 @@ class GradientRunner(Protocol):
 
 
 class Entrant:
-    """A contestant, opened, with the inputs on its device.
+    """An opened contestant, with the inputs on its device.
 
     Attributes:
-        step: queues what is timed: one gradient of the whole batch; on CUDA an engine's whole step, gradient and update.
+        step: queues the timed work: one gradient of the whole batch; for engines on CUDA, a whole step with its update.
 
     Args:
-        contestant: which.
-        work: what it computes.
+        contestant: the contestant to open.
+        work: the computation.
 
     Raises:
-        BadInputError: what it needs of the bundle is missing or damaged.
+        BadInputError: a file of the bundle that the contestant needs is missing or damaged.
     """
 
     def __init__(self, contestant: Contestant, work: Work):
@@ -211,14 +218,14 @@ class Entrant:
                 channels_last=contestant.name == CHANNELS_LAST,
             )
         else:
-            engine = ENGINES[contestant.name].open(bundle, **_run(work, contestant.dtype))
+            engine = ENGINES[contestant.name].open(bundle, work.request(contestant.dtype))
             self._runner = cast(GradientRunner, engine)
         self._bare = engine is None
         x, y = work.inputs(bundle.config)
         self._inputs = self._runner.put(x), self._runner.put(y)
         self.step: Callable[[], object] = self._gradient
-        if engine is not None and work.device.startswith("cuda"):
-            # There an engine's step is one graph, update and all.
+        if engine is not None and device_kind(work.device) == "cuda":
+            # On CUDA, an engine's step with its update is one graph.
             self.step = endless_flight(engine, to_uint8(x), y).step
 
     def _gradient(self) -> Any:
@@ -226,20 +233,9 @@ class Entrant:
         return result if self._bare else result.grad
 
     def gradient(self) -> np.ndarray[Any, Any]:
-        """One gradient as numpy."""
+        """Compute one gradient as numpy."""
         return np.array(self._runner.get(self._gradient()))
 
     def close(self) -> None:
         """Free the backend's memory."""
         self._runner.__exit__(None, None, None)
-
-
-def _run(work: Work, dtype: str) -> dict[str, Any]:
-    """What an engine is asked for."""
-    return {
-        "objective": work.objective,
-        "l0": work.l0,
-        "resolution": work.resolution,
-        "device": work.device,
-        "dtype": dtype,
-    }

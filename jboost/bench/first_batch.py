@@ -1,4 +1,4 @@
-"""Seconds and memory until a contestant's first gradient is there, in a process of its own.
+"""Measure seconds and memory until a contestant's first gradient, in a separate process.
 
     python -m jboost.bench.first_batch '{"contestant": {...}, "work": {...}, "started": 1700000000.0}'
 
@@ -17,26 +17,27 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from jboost.engine.errors import FailureError
+from jboost.engine.errors import FailureError, one_line
+from jboost.engine.system.devices import device_kind
 from jboost.engine.system.memory import peak_memory
 
 from .contestants import TORCH_COMPILE, Contestant, Entrant, Work
 
-#: What an engine computes with, where it is not torch.
+#: Module to import for an engine that does not use torch.
 _BACKENDS = {"onnx": "onnxruntime"}
 
 
 @dataclass(frozen=True)
 class FirstBatch:
-    """How a fresh process came to its first gradient.
+    """Seconds and memory of a fresh process until its first gradient.
 
     Attributes:
-        seconds: from the start of the process; the sum of the following three.
-        import_seconds: starting Python and importing the backend.
-        load_seconds: opening the bundle, its hashes included, and the contestant.
-        first_call_seconds: the first batch's gradient; compiling, where that is done then.
-        peak_mib: the most memory that the process had resident; None where the system does not tell.
-        peak_device_mib: the most that torch had allocated on the GPU; None on a CPU.
+        seconds: time since the start of the process; the sum of the next three.
+        import_seconds: time to start Python and import the backend.
+        load_seconds: time to open the bundle, with its hashes, and the contestant.
+        first_call_seconds: time of the first batch's gradient, including any compilation in that call.
+        peak_mib: peak resident memory of the process; None if the system does not report it.
+        peak_device_mib: peak memory that torch allocated on the GPU; None on a CPU.
     """
 
     seconds: float
@@ -48,14 +49,15 @@ class FirstBatch:
 
 
 def measure_first_batch(contestant: Contestant, work: Work, inductor_cache: Path) -> dict[str, Any]:
-    """The first batch of a contestant: ``{"cached": FirstBatch's fields, "cold": the same or None}``.
+    """Measure a contestant's first batch: ``{"cached": FirstBatch's fields, "cold": the same or None}``.
 
-    Cold is a first run ever, with an empty Inductor cache; only ``torch.compile`` knows the difference. Cached is every later one.
+    A cold run is the first one ever, with an empty Inductor cache; it differs only for ``torch.compile``. A cached run
+    is any later one.
 
     Args:
-        contestant: which.
-        work: what it computes.
-        inductor_cache: an empty folder for ``torch.compile``; holds what it compiled afterwards.
+        contestant: the contestant to measure.
+        work: the computation.
+        inductor_cache: an empty folder for ``torch.compile``; afterwards it holds the compiled code.
 
     Raises:
         FailureError: the process failed.
@@ -70,18 +72,18 @@ def measure_first_batch(contestant: Contestant, work: Work, inductor_cache: Path
 
 def _in_a_process(contestant: Contestant, work: Work, environment: dict[str, str]) -> dict[str, Any]:
     task = {"contestant": asdict(contestant), "work": asdict(work), "started": time.time()}
-    # -P: a folder called jboost in the current directory is not the package.
+    # -P: a folder named jboost in the current directory must not shadow the package.
     command = [sys.executable, "-P", "-m", __name__, json.dumps(task)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise FailureError(f"the first batch of {contestant.label} failed in a process of its own: {last[:300]}")
+        raise FailureError(f"the first batch of {contestant.label} failed in a separate process: {one_line(last)}")
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return result
 
 
 def first_batch(contestant: Contestant, work: Work, started: float) -> FirstBatch:
-    """Compute one gradient in this process; `started` is when the process was, in seconds since the epoch."""
+    """Compute one gradient in this process; `started` is the process's start, in seconds since the epoch."""
     import_module(_BACKENDS.get(contestant.name, "torch"))
     imported = time.time()
     entrant = Entrant(contestant, work)
@@ -100,7 +102,7 @@ def first_batch(contestant: Contestant, work: Work, started: float) -> FirstBatc
 
 
 def _peak_device_mib(device: str) -> float | None:
-    if not device.startswith("cuda"):
+    if device_kind(device) != "cuda":
         return None
     import torch
 
@@ -108,7 +110,7 @@ def _peak_device_mib(device: str) -> float | None:
 
 
 def main() -> None:
-    """Run the task that the command line gives, and print what it took."""
+    """Run the task given on the command line, and print its measurements."""
     task = json.loads(sys.argv[1])
     result = first_batch(Contestant(**task["contestant"]), Work(**task["work"]), task["started"])
     print(json.dumps(asdict(result)))

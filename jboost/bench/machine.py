@@ -1,4 +1,4 @@
-"""The machine a figure belongs to: a speed without it says nothing."""
+"""Describe the machine of a measurement: a speed without its machine means nothing."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from dataclasses import dataclass
 import torch
 
 from jboost.engine.backends.registry import installed
+from jboost.engine.system.devices import device_kind
 from jboost.engine.system.machine import cpu_model, usable_cores
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What the figures were measured on.
+    """The machine and software of a measurement.
 
     Attributes:
         cpu: model name.
         cores: CPU cores that this process may use.
-        threads: within an operator, of every engine.
-        instruction_set: the widest that torch uses on this CPU.
+        threads: threads within an operator, for every engine.
+        instruction_set: widest instruction set that torch uses on this CPU.
         device: torch device of the contestants.
-        gpu: its name, where `device` is CUDA.
-        tf32: whether float32 may be computed in TF32; None on a CPU, which has none.
+        gpu: name of the GPU; None if `device` is not CUDA.
+        tf32: whether TF32 may replace float32; None on a CPU, which has no TF32.
         platform, python: operating system and interpreter.
-        versions: of the packages that do the work; None for what is not installed.
+        versions: versions of the packages that compute; None for packages that are not installed.
     """
 
     cpu: str
@@ -40,8 +41,8 @@ class Machine:
 
 
 def describe_machine(device: str) -> Machine:
-    """This machine, as it is set up now; `device` is a torch device string."""
-    cuda = device.startswith("cuda")
+    """Describe this machine with its current settings; `device` is a torch device string."""
+    cuda = device_kind(device) == "cuda"
     return Machine(
         cpu=cpu_model(),
         cores=usable_cores(),

@@ -1,7 +1,8 @@
-"""The benchmark itself: first batches, then everything by turns in one process, between two measurements of the peaks.
+"""Run the benchmark: first batches, then all contestants by turns in one process, between two peak measurements.
 
-In one process what an engine sets for the whole of it, the allocator's thresholds for one, holds for the baselines as well: a ratio
-is of the computations alone. What the first batch takes is measured in processes where nothing else was.
+All contestants share one process, so settings that an engine makes for the whole process, such as the allocator's
+thresholds, also apply to the baselines: a ratio compares the computations alone. Each first batch is measured in a
+fresh process.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from jboost.engine.backends.registry import DEFAULT_BATCH, DTYPES, ENGINES
+from jboost.engine.backends.registry import ENGINES, default_batch
 from jboost.engine.backends.torch_device import find_device, set_tf32
 from jboost.engine.bundle import Bundle
-from jboost.engine.errors import BadInputError, FailureError, JboostError
+from jboost.engine.errors import BadInputError, FailureError, JboostError, one_line
+from jboost.engine.method.compare import relative_error
 from jboost.engine.method.objectives import NEEDS_L0, resolve_objective
 from jboost.engine.method.settings import find_preset
+from jboost.engine.system.devices import device_kind
+from jboost.engine.system.dtypes import DTYPES
 
 from .baselines import Autograd
 from .contestants import (
@@ -44,7 +48,7 @@ from .peaks import measure_peaks
 from .result import Measured, assemble
 from .timing import PAUSE, WARM_UP, alternate
 
-# On a GPU a loop queues its steps; waiting for each would time the waiting.
+# On a GPU a loop queues its steps; waiting for each one would add the waiting to the time.
 _CALLS_PER_TURN = {"cpu": 1, "cuda": 10}
 
 Say = Callable[[str], object]
@@ -52,7 +56,7 @@ Say = Callable[[str], object]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured and how; made by `make_plan`."""
+    """Settings of a benchmark, made by `make_plan`."""
 
     work: Work
     preset: str
@@ -78,22 +82,23 @@ def make_plan(
     torch_compile: bool = True,
     first_batches: bool = True,
 ) -> Plan:
-    """Settle what is measured, before anything heavy is done.
+    """Check the options and choose the contestants, before any heavy work.
 
     Args:
         path: the bundle's folder.
-        engines, dtypes: None for all that the bundle serves here.
-        objective: None for the preset's, else joint where the bundle knows l0, else bce.
+        engines, dtypes: None for all that the bundle supports here.
+        objective: None for the preset's, else joint if the bundle holds l0, else bce.
         resolution: image size in pixels; None for the bundle's first.
-        batch_size: images a call; None for that of the bundle's compiled package, else 32 on a CPU and 256 on a GPU.
+        batch_size: images per call; None for the fixed batch of the bundle's packages or plans, else 32 on a CPU and
+            256 on a GPU.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        preset: gives the number of steps, for images a second.
-        rounds: turns that each contestant gets.
+        preset: preset whose step count converts ms/image-step to images/s.
+        rounds: turns per contestant.
         torch_compile: whether plain ``torch.compile`` competes.
-        first_batches: whether seconds and memory to the first batch are measured.
+        first_batches: whether to measure seconds and memory to the first batch.
 
     Raises:
-        BadInputError: a name that is unknown, a number out of range, or a bundle that lacks what is asked for.
+        BadInputError: a name is unknown, a number is out of range, or the bundle lacks something requested.
     """
     engines = check_names(engines, tuple(ENGINES), "engine")
     dtypes = check_names(dtypes, DTYPES, "dtype")
@@ -108,36 +113,36 @@ def make_plan(
     objective = objective or chosen.objective
     if objective in NEEDS_L0 and l0 is None:
         raise BadInputError(
-            f"objective {objective!r} needs l0, which bundle {path} does not know; use another --objective, or export it again "
+            f"objective {objective!r} needs l0, which bundle {path} does not hold; use another --objective, or export it again "
             "with --real REAL_SAMPLES"
         )
     objective = resolve_objective(objective, l0)
     size = _check_resolution(bundle, resolution)
     dtypes = dtypes or served_dtypes(bundle)
-    batch = batch_size or packaged_batch(bundle, objective, size, dtypes) or DEFAULT_BATCH[torch.device(device).type]
+    batch = batch_size or packaged_batch(bundle, objective, size, dtypes) or default_batch(device)
     work = Work(str(bundle.path.resolve()), objective, l0, size, batch, device)
     field, skipped = line_up(bundle, work, engines=engines, dtypes=dtypes, torch_compile=torch_compile)
     return Plan(work, preset, chosen.steps, dtypes, tuple(field), tuple(skipped), rounds, first_batches)
 
 
 def run_plan(plan: Plan, say: Say = lambda stage: None) -> dict[str, Any]:
-    """Measure; returns what `jboost.bench.result` describes.
+    """Measure, and return the result that `jboost.bench.result` describes.
 
     Raises:
         BadInputError: the bundle is damaged.
     """
     set_tf32(False)
     work, device = plan.work, plan.work.device
-    wait: Callable[[], object] = (lambda: torch.cuda.synchronize(device)) if device.startswith("cuda") else lambda: None
+    kind = device_kind(device)
+    wait: Callable[[], object] = (lambda: torch.cuda.synchronize(device)) if kind == "cuda" else lambda: None
     with tempfile.TemporaryDirectory(prefix="jboost-bench-") as scratch, ExitStack() as stack:
         firsts = _first_batches(plan, Path(scratch), say) if plan.first_batches else {}
-        say("counting operations")
+        say("counting floating-point operations")
         flops = _count_flops(work)
         entrants, gradients, failed = _open(plan, stack, Path(scratch), say)
-        say("peaks")
+        say("measuring the machine's peaks")
         peaks = measure_peaks(device, _peak_dtypes(plan), wait)
-        kind = torch.device(device).type
-        say(f"{plan.rounds} rounds of {len(entrants)}")
+        say(f"timing {plan.rounds} rounds of {len(entrants)} contestants")
         seconds = alternate(
             {contestant.label: entrant.step for contestant, entrant in entrants.items()},
             rounds=plan.rounds,
@@ -145,7 +150,7 @@ def run_plan(plan: Plan, say: Say = lambda stage: None) -> dict[str, Any]:
             wait=wait,
             pause=PAUSE if kind == "cpu" else 0.0,
         )
-        say("peaks again")
+        say("measuring the machine's peaks again")
         again = measure_peaks(device, tuple(peaks), wait)
     measured = [
         Measured(
@@ -167,9 +172,7 @@ def run_plan(plan: Plan, say: Say = lambda stage: None) -> dict[str, Any]:
 
 def gradient_difference(got: np.ndarray[Any, Any], want: np.ndarray[Any, Any]) -> float:
     """How far `got` [B, ...] is from `want`: the median over the images of the relative L2 distance."""
-    difference, size = ((a.astype(np.float64)).reshape(len(a), -1) for a in (got - want, want))
-    norms = np.linalg.norm(size, axis=1)
-    return float(np.median(np.linalg.norm(difference, axis=1) / np.where(norms > 0, norms, 1.0)))
+    return float(np.median(relative_error(got, want)))
 
 
 def _check_resolution(bundle: Bundle, resolution: int | None) -> int:
@@ -188,7 +191,7 @@ def _check_resolution(bundle: Bundle, resolution: int | None) -> int:
 def _first_batches(plan: Plan, scratch: Path, say: Say) -> dict[Contestant, dict[str, Any]]:
     firsts: dict[Contestant, dict[str, Any]] = {}
     for contestant in plan.contestants:
-        say(f"first batch of {contestant.label}, in a process of its own")
+        say(f"first batch of {contestant.label}, in a separate process")
         try:
             cache = _cache_folder(scratch, contestant)
             firsts[contestant] = measure_first_batch(contestant, plan.work, cache) | {"why": None}
@@ -198,13 +201,13 @@ def _first_batches(plan: Plan, scratch: Path, say: Say) -> dict[Contestant, dict
 
 
 def _cache_folder(scratch: Path, contestant: Contestant) -> Path:
-    # One each: the second dtype is to start as cold as the first.
+    # One folder per dtype, so that the second dtype starts as cold as the first.
     return scratch / contestant.dtype
 
 
 @contextmanager
 def _inductor_cache(folder: Path | None) -> Iterator[None]:
-    """Have Inductor keep what it compiles in `folder`; None leaves it where it is."""
+    """Make Inductor keep compiled code in `folder`; None leaves its cache unchanged."""
     before = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     if folder is not None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
@@ -227,30 +230,28 @@ def _count_flops(work: Work) -> float:
 def _open(
     plan: Plan, stack: ExitStack, scratch: Path, say: Say
 ) -> tuple[dict[Contestant, Entrant], dict[Contestant, np.ndarray[Any, Any]], list[Skipped]]:
-    """Every contestant opened and warmed up, with a gradient of each, and those that cannot compete after all."""
+    """Open and warm up every contestant; return them with one gradient each, and those that failed."""
     entrants: dict[Contestant, Entrant] = {}
     gradients: dict[Contestant, np.ndarray[Any, Any]] = {}
     failed: list[Skipped] = []
-    logging.getLogger("torch").setLevel(logging.ERROR)  # its remarks on compiling are no news here
+    logging.getLogger("torch").setLevel(logging.ERROR)  # hides torch's messages about compiling
     for contestant in plan.contestants:
         say(f"warming up {contestant.label}")
         try:
             entrant = Entrant(contestant, plan.work)
             stack.callback(entrant.close)
-            # What the fresh processes compiled serves this one too.
+            # Reuse the code that the fresh processes compiled.
             with _inductor_cache(_cache_folder(scratch, contestant) if plan.first_batches else None):
                 for _ in range(WARM_UP):
                     entrant.step()
             gradients[contestant] = entrant.gradient()
-        except Exception as e:  # compilers, runtimes and drivers fail in their own ways, and the others still compete
+        except Exception as e:  # compilers, runtimes and drivers can raise anything; the others still compete
             if contestant == YARDSTICK:
                 raise
-            said = " ".join(str(e).split())
-            why = (
-                said
-                if isinstance(e, JboostError)
-                else f"{contestant.label} fails here: {type(e).__name__}: {said[:200]}"
-            )
+            if isinstance(e, JboostError):
+                why = one_line(e, None)
+            else:
+                why = f"{contestant.label} fails here: {type(e).__name__}: {one_line(e)}"
             failed.append(Skipped(contestant.name, contestant.dtype, why))
         else:
             entrants[contestant] = entrant

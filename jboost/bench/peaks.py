@@ -1,4 +1,4 @@
-"""What the machine reaches at best: the yardstick for an engine's arithmetic, measured in the same run."""
+"""Measure the machine's peak arithmetic speed in the same run, to compare engines with it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import conv2d
 
+from jboost.engine.backends.torch_device import TORCH_DTYPES
+from jboost.engine.system.devices import device_kind
+
 from .timing import best_of
 
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-#: By kind of device: the matrices' side, and the convolution's batch. A GPU needs more work to be busy.
+#: Side of the matrices and batch of the convolution, by device kind. A GPU needs more work to be busy.
 _SIZES = {"cpu": (2048, 32), "cuda": (8192, 1024)}
 _CHANNELS, _SIDE, _KERNEL = 128, 32, 3
 _AT_MOST, _SECONDS = 10, 1.0
@@ -19,37 +21,36 @@ _AT_MOST, _SECONDS = 10, 1.0
 
 @dataclass(frozen=True)
 class Peak:
-    """10^9 floating-point operations a second, best of several.
+    """Peak speeds in 10^9 floating-point operations per second, best of several calls.
 
     Attributes:
-        matmul_gflops: of a product of two square matrices (2048, on CUDA 8192).
-        conv_gflops: of a 3x3 convolution of 128 to 128 channels at 32x32, channels last (batch 32, on CUDA 1024).
+        matmul_gflops: product of two square matrices (side 2048, on CUDA 8192).
+        conv_gflops: 3x3 convolution from 128 to 128 channels at 32x32, channels last (batch 32, on CUDA 1024).
     """
 
     matmul_gflops: float
     conv_gflops: float
 
     def or_better(self, other: Peak) -> Peak:
-        """The higher of both figures: a disturbed measurement only ever reads low."""
+        """Return the higher of both figures: disturbances only ever lower a measurement."""
         return Peak(max(self.matmul_gflops, other.matmul_gflops), max(self.conv_gflops, other.conv_gflops))
 
 
 def measure_peaks(device: str, dtypes: Sequence[str], wait: Callable[[], object]) -> dict[str, Peak]:
-    """The peaks of each dtype on `device`; a dtype that its operators do not take is left out.
+    """Measure the peaks of each dtype on `device`; a dtype without operators there is left out.
 
     Args:
         device: torch device string.
         dtypes: "fp32", "fp16", "bf16".
-        wait: returns when the device is done.
+        wait: blocks until the device is done.
     """
-    side, batch = _SIZES[torch.device(device).type]
+    side, batch = _SIZES[device_kind(device)]
     peaks: dict[str, Peak] = {}
     for name in dtypes:
+        dtype = TORCH_DTYPES[name]
         try:
-            peaks[name] = Peak(
-                _matmul(side, device, _DTYPES[name], wait) / 1e9, _convolution(batch, device, _DTYPES[name], wait) / 1e9
-            )
-        except RuntimeError:  # what torch raises for an operator without a kernel for this dtype
+            peaks[name] = Peak(_matmul(side, device, dtype, wait) / 1e9, _convolution(batch, device, dtype, wait) / 1e9)
+        except RuntimeError:  # torch raises this if an operator has no kernel for the dtype
             continue
     return peaks
 

@@ -1,4 +1,4 @@
-"""The result as a picture: one bar a contestant."""
+"""Draw the result as a picture, one bar per contestant."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jboost.engine.errors import BadInputError
+from jboost.engine.system.replacing import replacing
 
 from .result import work_text
 
@@ -15,7 +16,7 @@ _COLOURS = {"baseline": "#9aa5b1", "engine": "#2563a8"}
 
 
 def check_matplotlib() -> None:
-    """See that a picture can be drawn, before the work.
+    """Check that matplotlib is installed, before the work begins.
 
     Raises:
         BadInputError: matplotlib is not installed.
@@ -25,7 +26,7 @@ def check_matplotlib() -> None:
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
-    """Draw milliseconds an image-step as horizontal bars, each with its ratio to eager float32.
+    """Draw milliseconds per image-step as horizontal bars, each with its ratio to eager float32.
 
     Args:
         result: see `jboost.bench.result`.
@@ -34,7 +35,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     Raises:
         BadInputError: `path` cannot be written.
     """
-    # Not pyplot, which looks for a screen and keeps every figure.
+    # Not pyplot: it looks for a screen and keeps every figure.
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
@@ -44,7 +45,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     times = [c["ms_per_image_step"] for c in rows]
     places = range(len(rows))
     axes.barh(places, times, color=[_COLOURS[c["kind"]] for c in rows], height=0.65)
-    # The quartiles, from the end of the bar; the median lies between them.
+    # Error bars from the first to the third quartile around the median, the end of the bar.
     reach = [[c["ms_per_image_step"] - c["q1_ms"] for c in rows], [c["q3_ms"] - c["ms_per_image_step"] for c in rows]]
     axes.errorbar(times, places, xerr=reach, fmt="none", ecolor="#333333", elinewidth=1, capsize=3)
     for place, c in zip(places, rows, strict=True):
@@ -53,17 +54,18 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     axes.set_yticks(places, [f"{c['name']} {c['dtype']}" for c in rows])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.3 * max(c["q3_ms"] for c in rows))  # room for the labels
-    axes.set_xlabel("ms an image-step: median and quartiles, and ratio to eager float32 autograd")
+    axes.set_xlabel("ms per image-step: median and quartiles, with the ratio to eager float32 autograd")
     axes.spines[["top", "right"]].set_visible(False)
     m, w = result["machine"], result["work"]
     where = m["gpu"] or f"{m['cpu']}, {m['threads']} thread{'' if m['threads'] == 1 else 's'}, {m['instruction_set']}"
     axes.set_title(f"{work_text(w)}\n{where}, torch {m['versions']['torch']}", fontsize=10, loc="left")
-    # Below the axes, where no bar can be.
+    # Below the axes, where the legend covers no bar.
     handles = [
         Patch(color=_COLOURS[kind], label=text) for kind, text in (("baseline", "plain PyTorch"), ("engine", "jboost"))
     ]
     figure.legend(handles=handles, loc="outside lower right", ncols=2, frameon=False, fontsize=9)
     try:
-        figure.savefig(path, format="png")
+        with replacing(path) as aside:
+            figure.savefig(aside, format="png")
     except OSError as e:
         raise BadInputError(f"--plot {path} cannot be written ({e.strerror or e}); give another path") from e

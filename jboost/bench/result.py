@@ -1,27 +1,30 @@
-"""The result as JSON and as a table.
+"""Assemble the result as JSON and as a table.
 
-The JSON's keys are stable; `schema` counts up when one changes its meaning.
+The JSON's keys are stable; `schema` is incremented when a key changes its meaning.
 
     schema                  1
     machine                 cpu, cores, threads, instruction_set, device, gpu, tf32, platform, python, versions
-    work                    bundle, architecture, objective, resolution, batch_size, preset, steps, rounds, warm_up, calls_per_turn,
-                            flops_per_image_step
-    peaks.<dtype>           matmul_gflops, conv_gflops: 10^9 operations a second that the machine reached in this run
-    contestants[]           in the order they were opened; the first is what the ratios are to
-      name, kind, dtype     kind is "baseline" or "engine"; baselines are those of plain PyTorch
-      about                 what it is
-      ms_per_image_step     median over the rounds of a call's milliseconds over the batch size; q1_ms and q3_ms are the quartiles
-      ratio                 eager float32 autograd's median over this one's: above 1 is faster than it
+    work                    bundle, architecture, objective, resolution, batch_size, preset, steps, rounds, warm_up,
+                            calls_per_turn, flops_per_image_step
+    peaks.<dtype>           matmul_gflops, conv_gflops: the machine's peaks in this run, 10^9 operations per second
+    contestants[]           in the order of opening; ratios are relative to the first
+      name, kind, dtype     kind is "baseline" (plain PyTorch) or "engine"
+      about                 description
+      ms_per_image_step     milliseconds of a call over the batch size, median over the rounds; quartiles: q1_ms, q3_ms
+      ratio                 eager float32 autograd's median over this one's: above 1 is faster than eager
       images_per_second     1000 / (ms_per_image_step x steps): every image takes all of the preset's steps
-      gflops                10^9 operations of the *eager* image-step a second, so that engines which need fewer get the credit
-      peak_fraction         gflops over peaks.<dtype>.conv_gflops; null where that was not measured
-      gradient_difference   from the eager float32 gradient on the same inputs: relative, L2, median over the images
-      first_batch           null if not asked for; else {cached, cold, why}: see below
-    skipped[]               name, dtype (null: all), why: what the bundle or the machine does not serve
+      gflops                operations of the *eager* image-step, 10^9 per second: an engine that needs fewer gets the
+                            credit
+      peak_fraction         gflops over peaks.<dtype>.conv_gflops; null if that peak was not measured
+      gradient_difference   difference from the eager float32 gradient on the same inputs: relative, L2, median over the
+                            images
+      first_batch           null if not requested; else {cached, cold, why}, see below
+    skipped[]               name, dtype (null: all), why: engines and dtypes that the bundle or the machine does not
+                            support, and contestants that failed
 
-first_batch.cached and .cold are null or {seconds, import_seconds, load_seconds, first_call_seconds, peak_mib, peak_device_mib}, of
-a fresh process until its first gradient; cold, with an empty compiler cache, only where that makes a difference (torch.compile).
-first_batch.why says why there is none.
+first_batch.cached and .cold are null or {seconds, import_seconds, load_seconds, first_call_seconds, peak_mib,
+peak_device_mib}: a fresh process until its first gradient. A cold run has an empty compiler cache; it is measured only
+for torch.compile. If the first batch failed, first_batch.why holds the reason.
 """
 
 from __future__ import annotations
@@ -41,13 +44,13 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of one contestant.
+    """Measurements of one contestant.
 
     Attributes:
-        contestant: whose figures these are.
-        ms: milliseconds an image-step, one a round.
-        gradient_difference: from the yardstick's gradient, relative.
-        first_batch: the entry of that name, if measured.
+        contestant: the measured contestant.
+        ms: milliseconds per image-step, one per round.
+        gradient_difference: relative difference from the yardstick's gradient.
+        first_batch: the result's entry of that name; None if not measured.
     """
 
     contestant: Contestant
@@ -64,7 +67,7 @@ def assemble(
     measured: Sequence[Measured],
     skipped: Sequence[Skipped],
 ) -> dict[str, Any]:
-    """The whole result, with the figures that follow from the measured ones; `measured` begins with the yardstick."""
+    """Assemble the result and compute the derived figures; `measured` must begin with the yardstick."""
     yardstick = spread(measured[0].ms).median
     return {
         "schema": SCHEMA,
@@ -97,7 +100,7 @@ def _entry(measured: Measured, yardstick: float, work: Mapping[str, Any], peak: 
 
 
 def work_text(work: Mapping[str, Any]) -> str:
-    """What was computed, in one line."""
+    """Describe the computation in one line."""
     w = work
     return (
         f"{w['architecture']}, {w['resolution']}x{w['resolution']}, batch {w['batch_size']}, objective {w['objective']}"
@@ -105,14 +108,14 @@ def work_text(work: Mapping[str, Any]) -> str:
 
 
 def head_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What was measured and on what, as name and text."""
+    """Return the machine and the work as rows of name and text."""
     m, w = result["machine"], result["work"]
     cpu = f"{m['cpu']}, {_count(m['cores'], 'core')}, {_count(m['threads'], 'thread')}, {m['instruction_set']}"
     rows = [("machine", cpu)]
     if m["gpu"] is not None:
         rows.append(("gpu", f"{m['gpu']}, TF32 {'on' if m['tf32'] else 'off'}"))
     rows.append(("versions", ", ".join(f"{name} {version}" for name, version in m["versions"].items() if version)))
-    rows.append(("work", f"{work_text(w)}, {w['flops_per_image_step'] / 1e9:.4g} GFLOP an image-step"))
+    rows.append(("work", f"{work_text(w)}, {w['flops_per_image_step'] / 1e9:.4g} GFLOP per image-step"))
     rows += [
         (
             f"peak {dtype}",
@@ -131,7 +134,7 @@ def _count(number: int, what: str) -> str:
 
 
 def table_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The table, its heading first; equally many columns in each row."""
+    """Return the table's rows, the heading first; all rows have the same number of columns."""
     head = ("", "dtype", "ms/image-step", "quartiles", "x eager fp32", "images/s", "GFLOP/s", "of peak")
     with_first = any(c["first_batch"] is not None for c in result["contestants"])
     rows: list[tuple[str, ...]] = [(*head, "first batch", "peak MiB") if with_first else head]
@@ -162,7 +165,7 @@ def _first_cells(first: Mapping[str, Any] | None) -> tuple[str, str]:
 
 
 def notes(result: Mapping[str, Any]) -> list[str]:
-    """What a reader of the table must know besides: who did not run, and where the figures do not compare."""
+    """Return notes on the table: contestants that did not run, and first batches that failed."""
     said = [f"not run: {s['name']}{' ' + s['dtype'] if s['dtype'] else ''}: {s['why']}" for s in result["skipped"]]
     said += [c["first_batch"]["why"] for c in result["contestants"] if c["first_batch"] and c["first_batch"]["why"]]
     return said

@@ -1,4 +1,4 @@
-"""Timing by turns: on a shared machine two runs one after the other differ more than the things compared."""
+"""Time by turns: on a shared machine, two consecutive runs differ by more than the contestants do."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Calls before the clock starts: the first builds what is built lazily, the second runs with it.
+#: Calls before the clock starts: the first builds lazily created state, the second runs with it.
 WARM_UP = 2
-#: Seconds between turns on a CPU. Thread pools spin for a while after their last job, on cores that the next one needs.
+#: Seconds between turns on a CPU. Thread pools spin for a while after their last job, on cores the next turn needs.
 PAUSE = 0.01
 
 
@@ -24,7 +24,7 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median and quartiles of `values`, of which there is at least one."""
+    """Return median and quartiles of `values`, at least one."""
     q1, median, q3 = np.percentile(np.asarray(values, np.float64), [25, 50, 75])
     return Spread(float(median), float(q1), float(q3))
 
@@ -39,18 +39,18 @@ def alternate(
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], object] = time.sleep,
 ) -> dict[str, list[float]]:
-    """Time `calls` in rounds, each once a round; each round starts one further on, so that no one always goes first.
+    """Time `calls` in rounds, each call once per round; each round starts with the next call, so none is always first.
 
     Args:
-        calls: what to time, by name; warmed up by the caller.
-        rounds: turns that each gets.
-        calls_per_turn: calls queued before waiting; more than one where waiting itself costs.
-        wait: returns when everything queued is done (a GPU's synchronisation).
+        calls: calls to time, by name; the caller has warmed them up.
+        rounds: turns per call.
+        calls_per_turn: calls queued before waiting; more than one if waiting itself takes time.
+        wait: blocks until all queued work is done (a GPU's synchronisation).
         pause: seconds of rest before each turn.
-        clock, sleep: seconds; replaced by tests.
+        clock, sleep: in seconds; tests replace them.
 
     Returns:
-        By name, `rounds` times in seconds a call.
+        Name -> `rounds` times, in seconds per call.
     """
     names = list(calls)
     taken: dict[str, list[float]] = {name: [] for name in names}
@@ -77,7 +77,7 @@ def best_of(
     wait: Callable[[], object] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """The shortest of up to `at_most` calls after a warm-up, in seconds; no more begin once `seconds` are spent."""
+    """Return the shortest of up to `at_most` calls after a warm-up, in seconds; no call starts after `seconds`."""
     begin = clock()
     call()
     wait()

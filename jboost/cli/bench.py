@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from . import options
+from .json_output import STDOUT, write_json
 from .options import Debug, check_side_outputs, console
 from .tables import print_columns
 
@@ -16,54 +17,36 @@ _WHAT, _OUTPUT = "What is measured", "Output"
 
 
 def bench(
-    bundle: Annotated[Path, typer.Option(help="What `jboost export` wrote.")] = Path("bundle"),
+    bundle: Annotated[Path, options.bundle()] = Path("bundle"),
     engine: Annotated[
         str | None,
-        typer.Option(help="Engines, e.g. eager,onnx.", show_default="all that serve", rich_help_panel=_WHAT),
-    ] = None,
-    dtype: Annotated[
-        str | None,
         typer.Option(
-            help="Of the network: fp32,fp16,bf16.", show_default="fp32 and the bundle's graphs'", rich_help_panel=_WHAT
+            help="Engines, e.g. eager,onnx.", show_default="all that can run the bundle", rich_help_panel=_WHAT
         ),
     ] = None,
-    objective: Annotated[
-        str | None,
-        typer.Option(
-            help="logit, ce, bce, ce-bce, joint or energy.",
-            show_default="joint where l0 is known, else bce",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
+    dtype: Annotated[str | None, options.dtypes(_WHAT, default="fp32 and those of the bundle's graphs")] = None,
+    objective: Annotated[str | None, options.objective(_WHAT)] = None,
     resolution: Annotated[
         int | None, typer.Option(help="Image size in pixels.", show_default="the bundle's first", rich_help_panel=_WHAT)
     ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            "-b",
-            "--batch-size",
-            help="Images a call.",
-            show_default="the package's; else 32 on a CPU, 256 on a GPU",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_WHAT)] = "auto",
+    batch_size: Annotated[int | None, options.batch_size(_WHAT, default=options.ENGINE_BATCH)] = None,
+    device: Annotated[str, options.device(_WHAT)] = "auto",
     threads: Annotated[
         int | None,
         typer.Option(
-            help="CPU threads of every engine.", show_default="OMP_NUM_THREADS, else every core", rich_help_panel=_WHAT
+            help="CPU threads for every engine.", show_default="OMP_NUM_THREADS, else every core", rich_help_panel=_WHAT
         ),
     ] = None,
     preset: Annotated[
-        str, typer.Option(help="Whose number of steps images/s counts with.", rich_help_panel=_WHAT)
+        str,
+        typer.Option(help="Preset whose step count converts ms/image-step to images/s.", rich_help_panel=_WHAT),
     ] = "ct1",
-    rounds: Annotated[int, typer.Option(help="Turns that each contestant gets.", rich_help_panel=_WHAT)] = 9,
+    rounds: Annotated[int, typer.Option(help="Timed turns per contestant.", rich_help_panel=_WHAT)] = 9,
     torch_compile: Annotated[
         bool,
         typer.Option(
             "--torch-compile/--no-torch-compile",
-            help="Compare with plain torch.compile as well; compiling takes a minute or so.",
+            help="Also compare with plain torch.compile, which takes about a minute to compile.",
             rich_help_panel=_WHAT,
         ),
     ] = True,
@@ -71,13 +54,11 @@ def bench(
         bool,
         typer.Option(
             "--first-batch/--no-first-batch",
-            help="Measure seconds and memory to the first batch, in a process each.",
+            help="Measure seconds and memory to the first batch, each in its own process.",
             rich_help_panel=_WHAT,
         ),
     ] = True,
-    json_file: Annotated[
-        str | None, typer.Option("--json", help="Write everything as JSON; - is stdout.", rich_help_panel=_OUTPUT)
-    ] = None,
+    json_file: Annotated[str | None, options.json_file(_OUTPUT)] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the times as PNG.", rich_help_panel=_OUTPUT)] = None,
     debug: Debug = False,
 ) -> None:
@@ -112,7 +93,7 @@ def bench(
     )
     with console(stderr=True).status("") as status:
         result = run_plan(plan, status.update)
-    aside = json_file == "-"
+    aside = json_file == STDOUT
     print_columns(head_rows(result), stderr=aside)
     print_columns([("",)], stderr=aside)
     print_columns(table_rows(result), stderr=aside)
@@ -140,10 +121,7 @@ def _check(threads: int | None, json_file: str | None, plot: Path | None) -> Non
 
 
 def _write(result: dict[str, Any], json_file: str | None, plot: Path | None) -> None:
-    if json_file == "-":
-        print(json.dumps(result, indent=2))
-    elif json_file is not None:
-        Path(json_file).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(result, json_file)
     if plot is not None:
         from jboost.bench.plot import draw
 

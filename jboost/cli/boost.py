@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from pathlib import Path
@@ -11,6 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jboost.engine.system.replacing import replacing
+
+from . import options
+from .json_output import STDOUT, write_json
 from .options import Debug, check_side_outputs, console, split_numbers
 from .tables import print_columns
 
@@ -38,12 +41,12 @@ def boost(
         typer.Option(
             "-o",
             "--output",
-            help="Where to: .npz, .zip or a folder.",
+            help="Output: .npz, .zip or a folder.",
             show_default="SAMPLES.boosted.npz",
             rich_help_panel=_OUTPUT,
         ),
     ] = None,
-    bundle: Annotated[Path, typer.Option(help="What `jboost export` wrote.", rich_help_panel=_ENGINE)] = Path("bundle"),
+    bundle: Annotated[Path, options.bundle(_ENGINE)] = Path("bundle"),
     engine: Annotated[
         str,
         typer.Option(
@@ -51,20 +54,9 @@ def boost(
             rich_help_panel=_ENGINE,
         ),
     ] = "auto",
-    dtype: Annotated[
-        str, typer.Option(help="Of the network: fp32, fp16 or bf16. The iterate is float32.", rich_help_panel=_ENGINE)
-    ] = "fp32",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=_ENGINE)] = "auto",
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            "-b",
-            "--batch-size",
-            help="Images in flight.",
-            show_default="the package's; else 32 on a CPU, 256 on a GPU",
-            rich_help_panel=_ENGINE,
-        ),
-    ] = None,
+    dtype: Annotated[str, options.dtype(_ENGINE)] = "fp32",
+    device: Annotated[str, options.device(_ENGINE)] = "auto",
+    batch_size: Annotated[int | None, options.batch_size(_ENGINE, default=options.ENGINE_BATCH)] = None,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -75,14 +67,7 @@ def boost(
     update: Annotated[
         str | None, typer.Option(help="pgd or sgld.", show_default="pgd", rich_help_panel=_METHOD)
     ] = None,
-    objective: Annotated[
-        str | None,
-        typer.Option(
-            help="logit, ce, bce, ce-bce, joint or energy.",
-            show_default="joint where l0 is known, else bce",
-            rich_help_panel=_METHOD,
-        ),
-    ] = None,
+    objective: Annotated[str | None, options.objective(_METHOD)] = None,
     steps: Annotated[
         int | None, typer.Option(help="Steps an image takes at most.", show_default="15", rich_help_panel=_METHOD)
     ] = None,
@@ -123,27 +108,24 @@ def boost(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of sgld's noise.", rich_help_panel=_METHOD)] = 0,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where a killed run was.", rich_help_panel=_OUTPUT)
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume a killed run.", rich_help_panel=_OUTPUT)] = False,
     grid: Annotated[
         Path | None, typer.Option(help="Draw some images before and after, as PNG.", rich_help_panel=_OUTPUT)
     ] = None,
     snapshots: Annotated[
         str | None,
         typer.Option(
-            help="Also keep the set after so many steps, e.g. 1,5,10, as OUTPUT.step5.npz.", rich_help_panel=_OUTPUT
+            help="Also write the set after these numbers of steps, e.g. 1,5,10, as OUTPUT.step5.npz.",
+            rich_help_panel=_OUTPUT,
         ),
     ] = None,
     run_file: Annotated[
         Path | None,
         typer.Option(
-            "--run", help="Keep what happened to each image, for `jboost report`: .npz.", rich_help_panel=_OUTPUT
+            "--run", help="Record what happened to each image, for `jboost report`: .npz.", rich_help_panel=_OUTPUT
         ),
     ] = None,
-    json_file: Annotated[
-        str | None, typer.Option("--json", help="Write the summary as JSON; - is stdout.", rich_help_panel=_OUTPUT)
-    ] = None,
+    json_file: Annotated[str | None, options.json_file(_OUTPUT)] = None,
     debug: Debug = False,
 ) -> None:
     """Move each image a few gradient steps towards looking real.
@@ -163,13 +145,10 @@ def boost(
         check_side_outputs(json_file, {"--grid": grid, "--run": run_file})
         steps_kept = split_numbers(snapshots, "--snapshots") or ()
         summary = _run(booster, images, out, settings, resume=resume, snapshots=steps_kept, run_file=run_file)
-    _show(summary, out, stderr=json_file == "-")
+    _show(summary, out, stderr=json_file == STDOUT)
     if grid is not None:
         _draw(grid, images, out)
-    if json_file == "-":
-        print(json.dumps(summary.to_dict()))
-    elif json_file is not None:
-        Path(json_file).write_text(json.dumps(summary.to_dict(), indent=2) + "\n")
+    write_json(summary.to_dict(), json_file, stdout_indent=None)
 
 
 class _ToConsole(logging.Handler):
@@ -270,6 +249,7 @@ def _draw(path: Path, before: SampleSet, out: Path) -> None:
     columns = [] if before.labels is None else [str(before.labels[i]) for i in picks]
     try:
         rows = [("before", before.read(picks)), ("after", open_samples(out).read(picks))]
-        draw_grid(rows, columns).save(path, "PNG")
+        with replacing(path) as aside:
+            draw_grid(rows, columns).save(aside, "PNG")
     except OSError as e:
         raise cannot_write(path, e) from e

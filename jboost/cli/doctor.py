@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
-from typing import Annotated
 
-import typer
-
-from .options import Debug
+from .json_output import print_json
+from .options import AsJson, Debug
 from .tables import print_columns
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """List every engine: available or not, why, and what to install; and what a GPU needs.
@@ -33,7 +30,7 @@ def doctor(
     cuda = cuda_facts()  # after torch, whose cuDNN is the one that counts
     if as_json:
         found = {"engines": {name: asdict(found) for name, found in engines.items()}, "packages": packages}
-        print(json.dumps(found | machine | {"cuda": cuda}, indent=2))
+        print_json(found | machine | {"cuda": cuda})
         return
     rows = [(name, "yes" if found.available else "no", found.why, found.remedy) for name, found in engines.items()]
     print_columns([("engine", "here", "why", "what to do"), *rows])

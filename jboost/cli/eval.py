@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Debug, Measuring, check_side_outputs, console
+from . import options
+from .json_output import STDOUT, write_json
+from .options import Debug, check_side_outputs, console
 from .progress import Bars
 from .tables import print_columns
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from jboost.evaluation import Evaluation
 
 _WHAT, _OUTPUT = "What is measured", "Output"
-_MEASURING = Measuring(_WHAT)
 
 
 def evaluate_sets(
@@ -31,29 +31,20 @@ def evaluate_sets(
     samples: Annotated[
         list[Path],
         typer.Argument(
-            metavar="SAMPLES", help="Sets to measure; the others' change is against the first.", show_default=False
+            metavar="SAMPLES", help="Sets to measure; changes are relative to the first.", show_default=False
         ),
     ],
-    features: Annotated[
-        str | None,
-        typer.Option(
-            help="Feature extractor: Inception's weights (pt_inception-2015-12-05-6726825d.pth), an .onnx, TorchScript or "
-            ".pt2 file, package.module:factory, or a bundle's folder.",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    metrics: Annotated[str | None, _MEASURING.metrics] = None,
-    bootstrap: Annotated[int, _MEASURING.bootstrap] = 100,
-    seed: Annotated[int, _MEASURING.seed] = 0,
-    device: Annotated[str, _MEASURING.device] = "auto",
-    batch_size: Annotated[int | None, _MEASURING.batch_size] = None,
+    features: Annotated[str | None, options.features(_WHAT)] = None,
+    metrics: Annotated[str | None, options.metrics(_WHAT)] = None,
+    bootstrap: Annotated[int, options.bootstrap(_WHAT)] = 100,
+    seed: Annotated[int, options.bootstrap_seed(_WHAT)] = 0,
+    device: Annotated[str, options.device(_WHAT)] = "auto",
+    batch_size: Annotated[int | None, options.batch_size(_WHAT, default=options.FEATURE_BATCH)] = None,
     save_features: Annotated[
         Path | None,
-        typer.Option(help="Keep REF's features as npz, to give as REF next time.", rich_help_panel=_OUTPUT),
+        typer.Option(help="Write REF's features as npz, to pass as REF next time.", rich_help_panel=_OUTPUT),
     ] = None,
-    json_file: Annotated[
-        str | None, typer.Option("--json", help="Write everything as JSON; - is stdout.", rich_help_panel=_OUTPUT)
-    ] = None,
+    json_file: Annotated[str | None, options.json_file(_OUTPUT)] = None,
     debug: Debug = False,
 ) -> None:
     """Measure FID, sFID, KID, Inception Score, precision, recall, density and coverage.
@@ -76,11 +67,8 @@ def evaluate_sets(
             save=save_features,
             on_progress=bars.show,
         )
-    _show(result, stderr=json_file == "-")
-    if json_file == "-":
-        print(json.dumps(result.to_dict(), indent=2))
-    elif json_file is not None:
-        Path(json_file).write_text(json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8")
+    _show(result, stderr=json_file == STDOUT)
+    write_json(result.to_dict(), json_file)
 
 
 def _show(result: Evaluation, *, stderr: bool) -> None:

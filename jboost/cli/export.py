@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from . import options
 from .options import Debug, console, split_numbers
 from .tables import print_columns
 
@@ -25,18 +26,9 @@ def export(
             show_default=False,
         ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The bundle's folder.")] = Path("bundle"),
-    arch: Annotated[
-        str | None,
-        typer.Option(
-            help="Architecture, e.g. resnet50 or package.module:factory.",
-            show_default="read from the weights",
-            rich_help_panel=_MODEL,
-        ),
-    ] = None,
-    num_classes: Annotated[
-        int | None, typer.Option(help="Classes.", show_default="read from the weights", rich_help_panel=_MODEL)
-    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Bundle folder to write.")] = Path("bundle"),
+    arch: Annotated[str | None, options.arch(_MODEL)] = None,
+    num_classes: Annotated[int | None, options.num_classes(_MODEL)] = None,
     normalize: Annotated[
         str | None,
         typer.Option(
@@ -59,35 +51,26 @@ def export(
             rich_help_panel=_GRAPHS,
         ),
     ] = "onnx",
-    objective: Annotated[
-        str | None,
-        typer.Option(
-            help="Whose gradients, e.g. joint,logit.",
-            show_default="joint where l0 is known, else bce",
-            rich_help_panel=_GRAPHS,
-        ),
-    ] = None,
-    dtype: Annotated[
-        str, typer.Option(help="Of the network inside the graphs, e.g. fp32,fp16.", rich_help_panel=_GRAPHS)
-    ] = "fp32",
+    objective: Annotated[str | None, options.objectives(_GRAPHS)] = None,
+    dtype: Annotated[str, options.dtypes(_GRAPHS)] = "fp32",
     batch_size: Annotated[
         int | None,
         typer.Option(
             "-b",
             "--batch-size",
-            help="Of compiled packages and TensorRT plans; ONNX graphs take any.",
+            help="Batch size of compiled packages and TensorRT plans; ONNX graphs take any.",
             show_default="32 for a CPU, 256 for a GPU",
             rich_help_panel=_GRAPHS,
         ),
     ] = None,
     device: Annotated[
         str,
-        typer.Option(help="Packages are compiled for it: auto, cpu, cuda or cuda:N.", rich_help_panel=_GRAPHS),
+        typer.Option(help="Device to compile for: auto, cpu, cuda or cuda:N.", rich_help_panel=_GRAPHS),
     ] = "auto",
     gpu: Annotated[
         list[str] | None,
         typer.Option(
-            help="Build TensorRT plans for these, e.g. sm_86,sm_120; needs TensorRT-RTX, but not the GPU.",
+            help="GPUs to build TensorRT plans for, e.g. sm_86,sm_120; needs TensorRT-RTX, but no GPU.",
             show_default="the GPU at hand",
             rich_help_panel=_GRAPHS,
         ),
@@ -97,15 +80,8 @@ def export(
         Path | None,
         typer.Option(help="Labelled real images, to compute l0 (eq. 13) from.", rich_help_panel=_MODEL),
     ] = None,
-    atol: Annotated[
-        float | None, typer.Option(help="Largest error of a logit.", show_default="by dtype", rich_help_panel=_CHECK)
-    ] = None,
-    rtol: Annotated[
-        float | None,
-        typer.Option(
-            help="Largest relative L2 error of an image's gradient.", show_default="by dtype", rich_help_panel=_CHECK
-        ),
-    ] = None,
+    atol: Annotated[float | None, options.atol(_CHECK)] = None,
+    rtol: Annotated[float | None, options.rtol(_CHECK)] = None,
     debug: Debug = False,
 ) -> None:
     """Write a bundle: weights, the forward program, gradient graphs, and a manifest with hashes and verification figures.

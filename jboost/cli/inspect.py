@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import Debug
+from . import options
+from .json_output import print_json
+from .options import AsJson, Debug
 from .tables import print_columns
 
 if TYPE_CHECKING:
@@ -18,13 +19,9 @@ if TYPE_CHECKING:
 
 def inspect(
     path: Annotated[Path, typer.Argument(help="A sample set, a bundle or a checkpoint.", show_default=False)],
-    arch: Annotated[
-        str | None, typer.Option(help="A checkpoint's architecture, where its weights do not tell.")
-    ] = None,
-    num_classes: Annotated[
-        int | None, typer.Option(help="A checkpoint's classes, where its weights do not tell.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    arch: Annotated[str | None, options.arch()] = None,
+    num_classes: Annotated[int | None, options.num_classes()] = None,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Say what a file is: count, size, dtype, labels, architecture, hashes.
@@ -33,7 +30,7 @@ def inspect(
     """
     kind, facts = describe(path, arch=arch, num_classes=num_classes)
     if as_json:
-        print(json.dumps({"kind": kind, "path": str(path)} | facts, indent=2))
+        print_json({"kind": kind, "path": str(path)} | facts)
         return
     print_columns([("path", str(path)), ("kind", kind), *((name, _text(value)) for name, value in facts.items())])
 

@@ -73,14 +73,14 @@ def _run(argv: list[str] | None) -> int:
     except BrokenPipeError:
         return 1
     except Exception as e:
-        from jboost.engine.errors import JboostError
+        from jboost.engine.errors import JboostError, one_line
 
         if options.debug_wanted:
             raise
         if isinstance(e, JboostError):
             return _fail(str(e), e.exit_code)
         return _fail(
-            f"{type(e).__name__}: {_one_line(e)}; this is a bug or a broken installation: see it with --debug", 1
+            f"{type(e).__name__}: {one_line(e)}; this is a bug or a broken installation: see it with --debug", 1
         )
     return 0
 
@@ -88,7 +88,3 @@ def _run(argv: list[str] | None) -> int:
 def _fail(message: str, code: int) -> int:
     print(f"jboost: {message}", file=sys.stderr)
     return code
-
-
-def _one_line(e: BaseException) -> str:
-    return " ".join(str(e).split())[:300]

@@ -1,13 +1,15 @@
-"""What the commands share: the debug switch, parsing of lists, checks of paths, and the two consoles."""
+"""What the commands share: options, parsing of lists, checks of paths, and the two consoles."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from .json_output import STDOUT
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,27 +28,52 @@ Debug = Annotated[
 ]
 
 
-class Measuring:
-    """The options of how sets are measured, which `jboost eval` and `jboost report` share.
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-    Args:
-        panel: of the help that they stand in.
-    """
 
-    def __init__(self, panel: str) -> None:
-        self.metrics = typer.Option(
-            help="fid,sfid,kid,is,precision,recall,density,coverage.", show_default="all", rich_help_panel=panel
-        )
-        self.bootstrap = typer.Option(help="Resamples behind the intervals; 0 for none.", rich_help_panel=panel)
-        self.seed = typer.Option(help="Of the bootstrap.", rich_help_panel=panel)
-        self.device = typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=panel)
-        self.batch_size = typer.Option(
-            "-b",
-            "--batch-size",
-            help="Images at a time.",
-            show_default="16 on a CPU, 128 on a GPU",
-            rich_help_panel=panel,
-        )
+class _Shared:
+    """An option that several commands have: ``Annotated[type, option(panel)]``."""
+
+    def __init__(self, help: str, *names: str, default: str | bool = True):
+        self._help, self._names, self._default = help, names, default
+
+    def __call__(self, panel: str | None = None, *, default: str | None = None) -> Any:
+        """The option in a panel of the command's help.
+
+        Args:
+            panel: its title; None for the first panel.
+            default: what the help shows as the default, instead of the option's own.
+        """
+        shown = self._default if default is None else default
+        return typer.Option(*self._names, help=self._help, show_default=shown, rich_help_panel=panel)
+
+
+_BY_OBJECTIVE = "joint where l0 is known, else bce"
+
+bundle = _Shared("Folder that `jboost export` wrote.")
+device = _Shared("auto, cpu, cuda or cuda:N.")
+dtype = _Shared("Network precision: fp32, fp16 or bf16. The iterate is always float32.")
+dtypes = _Shared("Network precisions: fp32, fp16 or bf16, several with commas.")
+objective = _Shared("logit, ce, bce, ce-bce, joint or energy.", default=_BY_OBJECTIVE)
+objectives = _Shared("Objectives, several with commas, e.g. joint,logit.", default=_BY_OBJECTIVE)
+batch_size = _Shared("Images in a batch.", "-b", "--batch-size")
+arch = _Shared("Architecture, e.g. resnet50 or package.module:factory.", default="read from the weights")
+num_classes = _Shared("Number of classes.", default="read from the weights")
+atol = _Shared("Largest allowed error of a logit.", default="by dtype")
+rtol = _Shared("Largest allowed relative L2 error of an image's gradient.", default="by dtype")
+json_file = _Shared("Write the results as JSON; - is stdout.", "--json")
+metrics = _Shared("fid,sfid,kid,is,precision,recall,density,coverage.", default="all")
+bootstrap = _Shared("Bootstrap resamples behind the intervals; 0 for none.")
+bootstrap_seed = _Shared("Seed of the bootstrap.", "--seed")
+features = _Shared(
+    "Feature extractor: Inception's weights (pt_inception-2015-12-05-6726825d.pth), an .onnx, TorchScript or .pt2 file, "
+    "package.module:factory, or a bundle's folder."
+)
+
+#: Shown as the default of ``-b`` where an engine runs a bundle.
+ENGINE_BATCH = "the package's; else 32 on a CPU, 256 on a GPU"
+#: Shown as the default of ``-b`` where features are extracted.
+FEATURE_BATCH = "16 on a CPU, 128 on a GPU"
 
 
 def split_numbers(text: str | None, option: str) -> tuple[int, ...] | None:
@@ -77,7 +104,7 @@ def check_side_outputs(json_file: str | None, pictures: Mapping[str, Path | None
     """
     from jboost.engine.errors import BadInputError
 
-    for option, path in {**pictures, "--json": Path(json_file) if json_file not in (None, "-") else None}.items():
+    for option, path in {**pictures, "--json": Path(json_file) if json_file not in (None, STDOUT) else None}.items():
         if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
             raise BadInputError(
                 f"{option} {path} cannot be written: it is a folder, or its folder does not exist; name a file in one that does"

@@ -7,17 +7,17 @@ from typing import Annotated
 
 import typer
 
-from .options import Debug, Measuring
+from . import options
+from .options import Debug
 
 _SETS, _METRICS = "Where the sets are", "Metrics"
-_MEASURING = Measuring(_METRICS)
 
 
 def report(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="What `jboost boost --run FILE` kept.", show_default=False)
+        Path, typer.Argument(metavar="RUN", help="File that `jboost boost --run FILE` wrote.", show_default=False)
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The page.")] = Path("report.html"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="HTML file to write.")] = Path("report.html"),
     images: Annotated[
         int,
         typer.Option(
@@ -28,18 +28,16 @@ def report(
         Path | None,
         typer.Option(
             "--ref",
-            help="Real images or their statistics, as `jboost eval` takes them: measures before, snapshots and after.",
+            help="Real images or their statistics, as for `jboost eval`: measures input, snapshots and output.",
             rich_help_panel=_METRICS,
         ),
     ] = None,
-    features: Annotated[
-        str | None, typer.Option(help="Feature extractor, as for `jboost eval`.", rich_help_panel=_METRICS)
-    ] = None,
-    metrics: Annotated[str | None, _MEASURING.metrics] = None,
-    bootstrap: Annotated[int, _MEASURING.bootstrap] = 100,
-    seed: Annotated[int, _MEASURING.seed] = 0,
-    device: Annotated[str, _MEASURING.device] = "auto",
-    batch_size: Annotated[int | None, _MEASURING.batch_size] = None,
+    features: Annotated[str | None, options.features(_METRICS)] = None,
+    metrics: Annotated[str | None, options.metrics(_METRICS)] = None,
+    bootstrap: Annotated[int, options.bootstrap(_METRICS)] = 100,
+    seed: Annotated[int, options.bootstrap_seed(_METRICS)] = 0,
+    device: Annotated[str, options.device(_METRICS)] = "auto",
+    batch_size: Annotated[int | None, options.batch_size(_METRICS, default=options.FEATURE_BATCH)] = None,
     samples: Annotated[
         Path | None,
         typer.Option(help="The run's input.", show_default="where it was", rich_help_panel=_SETS),

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jboost.engine.system.replacing import replacing
+
 from .options import Debug, console, split_numbers
 from .tables import print_columns
 
@@ -41,24 +43,30 @@ _optimizer, _machine, _watch = _group("Optimizer"), _group("Machine"), _group("W
 def train(
     real: Annotated[str | None, _data("Labelled real images: class folders, npz, downsampled ImageNet, IDX.")] = None,
     generated: Annotated[list[str] | None, _data("Labelled samples of a generator; repeat for several.")] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The run's folder.")] = Path("runs/joint"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="Run folder to write.")] = Path("runs/joint"),
     preset: Annotated[
         str | None, typer.Option(help="Defaults: paper-rn50, paper-wrn50-2, digits, fashion-mnist.", show_default=False)
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML or JSON with values by name; flags win over it.", show_default=False)
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in the folder was.")] = False,
-    generated_weights: Annotated[str | None, _data("How often each is drawn, e.g. 2,1.", "by size")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in the folder.")] = False,
+    generated_weights: Annotated[
+        str | None, _data("Sampling weights of the generated sets, e.g. 2,1.", "by size")
+    ] = None,
     resolution: Annotated[int | None, _data("Image size in pixels.", "the real images'")] = None,
     channels: Annotated[int | None, _data("1 or 3.", "the real images'")] = None,
     flip: Annotated[bool | None, _data("Mirror images at random.", "off", "--flip/--no-flip")] = None,
-    crop_padding: Annotated[int | None, _data("Shift images at random by up to as many pixels.", "0")] = None,
-    held_out: Annotated[int | None, _data("Images of each kind to validate on; 0: none.", "500")] = None,
-    validation_real: Annotated[str | None, _data("Take them from this set.", "from --real")] = None,
-    validation_generated: Annotated[str | None, _data("The same.", "from --generated")] = None,
+    crop_padding: Annotated[int | None, _data("Shift images at random by up to this many pixels.", "0")] = None,
+    held_out: Annotated[
+        int | None, _data("Real and as many generated images held out for validation; 0 for none.", "500")
+    ] = None,
+    validation_real: Annotated[str | None, _data("Set to take real validation images from.", "--real")] = None,
+    validation_generated: Annotated[
+        str | None, _data("Set to take generated validation images from.", "--generated")
+    ] = None,
     check_images: Annotated[
-        bool | None, _data("Decode every image first.", "on", "--check-images/--no-check-images")
+        bool | None, _data("Decode every image before training.", "on", "--check-images/--no-check-images")
     ] = None,
     features: Annotated[
         str | None, _watch("Feature extractor for validation's Fréchet distances, as in jboost eval.", "none")
@@ -66,53 +74,71 @@ def train(
     arch: Annotated[
         str | None, _model("Architecture, e.g. resnet50 or package.module:factory.", "small_resnet")
     ] = None,
-    num_classes: Annotated[int | None, _model("Classes.", "the real images'")] = None,
+    num_classes: Annotated[int | None, _model("Number of classes.", "the real images'")] = None,
     normalize: Annotated[
-        str | None, _model("imagenet, cifar10, none or m1,m2,m3/s1,s2,s3.", "--init's, else by architecture")
+        str | None,
+        _model(
+            "Normalisation inside the model: imagenet, cifar10, none or m1,m2,m3/s1,s2,s3.",
+            "--init's, else by architecture",
+        ),
     ] = None,
     init: Annotated[
         str | None, _model("Robust backbone to start from: any checkpoint that export reads.", "none")
     ] = None,
     reset_head: Annotated[
-        bool | None, _model("Initialise the last layer anew.", "if classes differ", "--reset-head/--no-reset-head")
+        bool | None, _model("Reinitialise the last layer.", "if classes differ", "--reset-head/--no-reset-head")
     ] = None,
-    batch_norm: Annotated[str | None, _model("train, or frozen: keep the statistics of --init.", "train")] = None,
+    batch_norm: Annotated[str | None, _model("train, or frozen to keep the statistics of --init.", "train")] = None,
     score: Annotated[
-        str | None, _loss("The discriminator's: logit, or energy (dual adversarial training).", "logit")
+        str | None, _loss("Discriminator score: logit, or energy (dual adversarial training).", "logit")
     ] = None,
-    real_attack_loss: Annotated[str | None, _loss("What the attack on real images raises: bce or ce.", "bce")] = None,
-    label_smoothing: Annotated[float | None, _loss("Of the cross-entropies.", "0")] = None,
-    bce_real: Annotated[float | None, _loss("Weight of a term of eq. 10, on attacked images.", "1")] = None,
-    bce_generated: Annotated[float | None, _loss("The same.", "1")] = None,
-    ce_real: Annotated[float | None, _loss("The same.", "1")] = None,
-    ce_generated: Annotated[float | None, _loss("The same.", "1")] = None,
-    clean_bce_real: Annotated[float | None, _loss("Weight of the term on images that are not attacked.", "0")] = None,
-    clean_bce_generated: Annotated[float | None, _loss("The same.", "0")] = None,
-    clean_ce_real: Annotated[float | None, _loss("The same.", "0")] = None,
-    clean_ce_generated: Annotated[float | None, _loss("The same.", "0")] = None,
+    real_attack_loss: Annotated[
+        str | None, _loss("Loss that the attack on real images raises: bce or ce.", "bce")
+    ] = None,
+    label_smoothing: Annotated[float | None, _loss("Label smoothing of the cross-entropies.", "0")] = None,
+    bce_real: Annotated[float | None, _loss("Weight of the BCE of attacked real images (eq. 10).", "1")] = None,
+    bce_generated: Annotated[float | None, _loss("Weight of the BCE of attacked generated images.", "1")] = None,
+    ce_real: Annotated[float | None, _loss("Weight of the CE of attacked real images.", "1")] = None,
+    ce_generated: Annotated[float | None, _loss("Weight of the CE of attacked generated images.", "1")] = None,
+    clean_bce_real: Annotated[
+        float | None, _loss("Weight of the BCE of real images that are not attacked.", "0")
+    ] = None,
+    clean_bce_generated: Annotated[
+        float | None, _loss("Weight of the BCE of generated images that are not attacked.", "0")
+    ] = None,
+    clean_ce_real: Annotated[float | None, _loss("Weight of the CE of real images that are not attacked.", "0")] = None,
+    clean_ce_generated: Annotated[
+        float | None, _loss("Weight of the CE of generated images that are not attacked.", "0")
+    ] = None,
     ema: Annotated[float | None, _loss("Keep an average of the weights with this decay, e.g. 0.999.", "off")] = None,
     real_steps: Annotated[int | None, _attack("Steps on real images.", "4")] = None,
-    real_step_size: Annotated[float | None, _attack("Their length.", "0.25")] = None,
-    real_eps: Annotated[float | None, _attack("Radius of their ball.", "1")] = None,
-    generated_steps: Annotated[int | None, _attack("Steps on generated images, at first.", "1")] = None,
-    generated_step_size: Annotated[float | None, _attack("Their length.", "0.1")] = None,
-    generated_eps: Annotated[float | None, _attack("Radius of their ball.", "10")] = None,
-    grow_every: Annotated[int | None, _attack("Iterations after which they gain a step.", "1000")] = None,
+    real_step_size: Annotated[float | None, _attack("Length of a step on real images.", "0.25")] = None,
+    real_eps: Annotated[float | None, _attack("Radius of the ball around a real image.", "1")] = None,
+    generated_steps: Annotated[int | None, _attack("Steps on generated images at the start.", "1")] = None,
+    generated_step_size: Annotated[float | None, _attack("Length of a step on generated images.", "0.1")] = None,
+    generated_eps: Annotated[float | None, _attack("Radius of the ball around a generated image.", "10")] = None,
+    grow_every: Annotated[
+        int | None, _attack("Iterations after which the attack on generated images gains a step.", "1000")
+    ] = None,
     iterations: Annotated[int | None, _optimizer("Optimizer steps.", "10000")] = None,
     batch_size: Annotated[
         int | None,
-        _optimizer("Real images a step in all, and as many generated ones.", "64", "-b", "--batch-size"),
+        _optimizer("Real images per step in total, and as many generated ones.", "64", "-b", "--batch-size"),
     ] = None,
-    accumulate: Annotated[int | None, _optimizer("Parts that a step's images are taken in.", "1")] = None,
+    accumulate: Annotated[int | None, _optimizer("Batches to split each step's images into.", "1")] = None,
     optimizer: Annotated[str | None, _optimizer("adamw or sgd.", "adamw")] = None,
-    learning_rate: Annotated[float | None, _optimizer("Its largest value.", "0.001", "--learning-rate", "--lr")] = None,
-    momentum: Annotated[float | None, _optimizer("Of sgd.", "0.9")] = None,
-    weight_decay: Annotated[float | None, _optimizer("Of the optimizer.", "0.0001")] = None,
-    schedule: Annotated[str | None, _optimizer("cosine, step or constant.", "cosine")] = None,
+    learning_rate: Annotated[
+        float | None, _optimizer("Largest learning rate.", "0.001", "--learning-rate", "--lr")
+    ] = None,
+    momentum: Annotated[float | None, _optimizer("Momentum of sgd.", "0.9")] = None,
+    weight_decay: Annotated[float | None, _optimizer("Weight decay of the optimizer.", "0.0001")] = None,
+    schedule: Annotated[str | None, _optimizer("Learning-rate schedule: cosine, step or constant.", "cosine")] = None,
     warmup: Annotated[int | None, _optimizer("Iterations over which the learning rate rises.", "0")] = None,
-    milestones: Annotated[str | None, _optimizer("step: iterations at which it falls, e.g. 300,450.", "none")] = None,
-    gamma: Annotated[float | None, _optimizer("step: by what factor.", "0.1")] = None,
-    clip: Annotated[float | None, _optimizer("Largest norm of the gradient.", "off")] = None,
+    milestones: Annotated[
+        str | None, _optimizer("step: iterations at which the learning rate falls, e.g. 300,450.", "none")
+    ] = None,
+    gamma: Annotated[float | None, _optimizer("step: factor by which it falls.", "0.1")] = None,
+    clip: Annotated[float | None, _optimizer("Largest gradient norm.", "off")] = None,
     dtype: Annotated[str | None, _machine("Mixed precision: fp32, bf16 or fp16.", "fp32")] = None,
     compile: Annotated[
         bool | None, _machine("Attack through the compiled gradient.", "off", "--compile/--no-compile")
@@ -121,15 +147,15 @@ def train(
     deterministic: Annotated[
         bool | None, _machine("Deterministic kernels on a GPU.", "on", "--deterministic/--no-deterministic")
     ] = None,
-    seed: Annotated[int | None, _machine("Of weights, order and augmentation.", "0")] = None,
+    seed: Annotated[int | None, _machine("Seed of the weights, the order and the augmentation.", "0")] = None,
     log_every: Annotated[int | None, _watch("Iterations between lines of log.jsonl.", "10")] = None,
     validate_every: Annotated[
         int | None, _watch("Iterations between validations, grids and checkpoints.", "500")
     ] = None,
     save_every: Annotated[int | None, _watch("Iterations between states to resume from.", "500")] = None,
     log_with: Annotated[str | None, _watch("tensorboard, wandb, both with a comma, or none.", "tensorboard")] = None,
-    boost_steps: Annotated[int | None, _watch("Steps with which validation boosts.", "15")] = None,
-    boost_step_size: Annotated[float | None, _watch("Their length.", "0.1")] = None,
+    boost_steps: Annotated[int | None, _watch("Steps of the boosting in validation.", "15")] = None,
+    boost_step_size: Annotated[float | None, _watch("Length of such a step.", "0.1")] = None,
     debug: Debug = False,
 ) -> None:
     """Train a joint model by adversarial training (equations 7 to 10).
@@ -283,7 +309,8 @@ class _Bar:
         rows = [("generated", validated.generated[picks]), ("boosted", validated.boosted[picks])]
         folder = self._out / "grids"
         folder.mkdir(exist_ok=True)
-        draw_grid(rows, [str(validated.labels[i]) for i in picks]).save(folder / f"{iteration:06d}.png", "PNG")
+        with replacing(folder / f"{iteration:06d}.png") as aside:
+            draw_grid(rows, [str(validated.labels[i]) for i in picks]).save(aside, "PNG")
 
 
 def _show(finished: Finished) -> None:

@@ -7,16 +7,15 @@ from typing import Annotated
 
 import typer
 
+from . import options
 from .options import Debug, console
 from .tables import print_columns
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(help="What `jboost export` wrote.")] = Path("bundle"),
-    atol: Annotated[float | None, typer.Option(help="Largest error of a logit.", show_default="by dtype")] = None,
-    rtol: Annotated[
-        float | None, typer.Option(help="Largest relative L2 error of an image's gradient.", show_default="by dtype")
-    ] = None,
+    bundle: Annotated[Path, typer.Argument(help="Folder that `jboost export` wrote.")] = Path("bundle"),
+    atol: Annotated[float | None, options.atol()] = None,
+    rtol: Annotated[float | None, options.rtol()] = None,
     debug: Debug = False,
 ) -> None:
     """Check a bundle's hashes and compare each of its graphs with eager autograd; exit code 1 if one is off.

@@ -1,4 +1,4 @@
-"""How real a set of images looks, in numbers: features, distances, and their uncertainty.
+"""Measure how real a set of images looks: features, distances and their uncertainty.
 
 from jboost.evaluation import evaluate
 

@@ -1,4 +1,4 @@
-"""The whole of an evaluation: opening, checking, extracting, measuring."""
+"""A whole evaluation: open and check the sets, extract their features, compute the metrics."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-import torch
 
 from jboost.engine.backends.torch_device import find_device
 from jboost.engine.errors import BadInputError
+from jboost.engine.system.devices import device_kind
 
 from .extract import extract
 from .extractors.base import INCEPTION_URL, Extractor, Identity, Outputs
@@ -21,11 +21,11 @@ from .metrics.moments import Moments, moments
 from .result import METRICS, Evaluation, SampleResult
 from .sets import Features, Source, open_source, save_features
 
-#: Called with what is being done, how much of it is done, and how much there is.
+#: Called with the name of the current task, the amount done, and the total.
 Progress = Callable[[str, int, int], None]
 # Inception's first layers take 20 MB an image.
 _BATCH = {"cpu": 16, "cuda": 128}
-_LEAST_RESAMPLES = 20  # below, a 95% interval has no meaning
+_LEAST_RESAMPLES = 20  # with fewer, a 95% interval has no meaning
 _FROM_STATISTICS = {"fid", "sfid"}
 
 
@@ -45,17 +45,17 @@ def evaluate(
     """Measure sample sets against a reference.
 
     Args:
-        reference: an npz of images, of kept features or of statistics (``mu``, ``sigma``, perhaps ``mu_s``, ``sigma_s``), or a
-            folder or zip of PNGs.
-        samples: sets of images or of kept features; the first one is what the others are compared with.
-        features: see `open_extractor`; None where every set is kept features.
+        reference: an npz of images, of saved features or of statistics (``mu``, ``sigma``, perhaps ``mu_s``,
+            ``sigma_s``), or a folder or zip of PNGs.
+        samples: sets of images or of saved features; all others are compared with the first.
+        features: see `open_extractor`; None if every set holds saved features.
         metrics: keys of `METRICS`; None for all.
         batch_size: images at a time; None for 16 on a CPU, 128 on a GPU. It does not change the results.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
-        resamples: of the bootstrap; 0 for no intervals.
-        seed: of the bootstrap.
-        save: where to keep the reference's features, an npz.
-        on_progress: told of the work.
+        resamples: number of bootstrap resamples; 0 for no intervals.
+        seed: seed of the bootstrap.
+        save: npz file to save the reference's features to.
+        on_progress: called as the work proceeds, see `Progress`.
 
     Raises:
         BadInputError: a set, the extractor or an option cannot be used, or they do not fit together.
@@ -71,7 +71,7 @@ def evaluate(
     if identity.remark is not None:
         warnings.append(f"{identity.source}: {identity.remark}")
     if identity.kind == "inception" and any(source.shape and source.shape[2] == 1 for source in (ref, *sets)):
-        warnings.append("grey images: their channel is repeated for Inception, which was trained on colour")
+        warnings.append("grey images: their channel is repeated for Inception, which was trained on colour images")
     dimensions = _check_dimensions(extractor, ref, sets)
 
     def features_of(source: Source) -> Features:
@@ -84,13 +84,13 @@ def evaluate(
             source.images,
             extractor,
             keep_logits=source is not ref or save is not None,
-            batch_size=batch_size or _BATCH[torch.device(where).type],
+            batch_size=batch_size or _BATCH[device_kind(where)],
             device=where,
             on_progress=lambda done: on_progress(f"features of {source.path.name}", done, total),
         )
 
     def measured(source: Source) -> tuple[SampleResult, Numbers]:
-        # A function, so that one set's features are gone before the next one's come.
+        # A function, so that one set's features are freed before the next set's are computed.
         def on_step(what: str, done: int, total: int) -> None:
             on_progress(f"{what} of {source.path.name}", done, total)
 
@@ -143,17 +143,17 @@ def _check_save(save: Path | None, ref: Source) -> None:
         raise BadInputError(f"--save-features {save} must be an .npz file in a folder that exists")
     if ref.images is None:
         raise BadInputError(
-            f"--save-features keeps the features of the reference's images; {ref.path} holds {ref.kind} only"
+            f"--save-features saves the features of the reference's images; {ref.path} holds {ref.kind} only"
         )
     if save.resolve() == ref.path.resolve():
         raise BadInputError(f"--save-features {save} is the reference itself; name another file")
 
 
 def _compare_shapes(ref: Source, sets: Sequence[Source]) -> list[str]:
-    """Warnings about sizes that differ.
+    """Return warnings about image sizes that differ.
 
     Raises:
-        BadInputError: grey images against colour.
+        BadInputError: some sets are grey and others are in colour.
     """
     known = [(source.path, source.shape) for source in (ref, *sets) if source.shape is not None]
     (first_path, (h, w, c)), *others = known
@@ -162,8 +162,8 @@ def _compare_shapes(ref: Source, sets: Sequence[Source]) -> list[str]:
         if channels != c:
             grey = path if channels == 1 else first_path
             raise BadInputError(
-                f"{first_path} has {c} channel(s) and {path} has {channels}: every number would measure the colour; make {grey} "
-                "colour with np.repeat(images, 3, axis=3), or the other grey"
+                f"{first_path} has {c} channel(s) and {path} has {channels}: every number would measure the colour; convert {grey} "
+                "to colour with np.repeat(images, 3, axis=3), or the other to grey"
             )
         if (height, width) != (h, w):
             warnings.append(
@@ -173,17 +173,17 @@ def _compare_shapes(ref: Source, sets: Sequence[Source]) -> list[str]:
 
 
 def _settle_extractor(spec: str | None, device: str, sources: Sequence[Source]) -> tuple[Identity, Extractor | None]:
-    """The extractor of all `sources`; None in place of it where all their features are kept.
+    """Choose the extractor of all `sources`, and its identity; the extractor is None if all sources are saved features.
 
     Raises:
-        BadInputError: none is named, or kept features are another one's.
+        BadInputError: no extractor is named, or saved features come from another one.
     """
     kept = [source for source in sources if source.features is not None]
     extractor = None if spec is None else open_extractor(spec, device)
     if extractor is None and (not kept or any(s.images is not None for s in sources)):
         raise BadInputError(
-            "--features is missing: which features to compare by; numbers like those of papers need Inception's weights, "
-            f"{INCEPTION_URL} (downloading them is up to you)"
+            "--features is missing: name the extractor to compare by; numbers that compare with papers need Inception's "
+            f"weights, {INCEPTION_URL} (jboost does not download them)"
         )
     identity = kept[0].features.identity if extractor is None and kept[0].features else None
     if extractor is not None:
@@ -194,15 +194,16 @@ def _settle_extractor(spec: str | None, device: str, sources: Sequence[Source]) 
         other = source.features.identity
         if (other.kind, other.sha256) != (identity.kind, identity.sha256):
             raise BadInputError(
-                f"the features in {source.path} are of {other.source} (SHA-256 {other.sha256[:12]}), the others of "
+                f"the features in {source.path} come from {other.source} (SHA-256 {other.sha256[:12]}), the others from "
                 f"{identity.source} ({identity.sha256[:12]}): they do not compare; use one extractor for all"
             )
     return identity, extractor
 
 
 def _settle_statistics(ref: Source, identity: Identity) -> list[str]:
-    """Decide whether a reference's statistics are used, and say so: a file does not tell whose they are, published ones are of
-    Inception.
+    """Decide whether to use a reference's statistics, and return warnings about it.
+
+    Files do not name their extractor; published statistics use Inception.
     """
     if ref.moments is None:
         return []
@@ -210,22 +211,22 @@ def _settle_statistics(ref: Source, identity: Identity) -> list[str]:
         if identity.kind == "inception":
             return []
         return [
-            f"{ref.path} does not say which extractor its statistics are of; if not {identity.source}, FID means nothing"
+            f"{ref.path} does not say which extractor its statistics come from; if not {identity.source}, FID means nothing"
         ]
     count = ref.images.shape[0]
     if identity.kind != "inception":
         ref.moments = ref.spatial = None
         return [
-            f"the statistics in {ref.path} are left aside, being Inception's by custom; its {count:,} images are used"
+            f"the statistics in {ref.path} are ignored, since published ones use Inception; its {count:,} images are used"
         ]
     return [f"FID and sFID use the statistics in {ref.path}, the other numbers its {count:,} images"]
 
 
 def _check_dimensions(extractor: Extractor | None, ref: Source, sets: Sequence[Source]) -> int:
-    """Try the extractor on each kind of image, so that what does not fit shows before the work; the features' dimensions.
+    """Try the extractor on each size of image, to find misfits before the work; return the features' dimensions.
 
     Raises:
-        BadInputError: the extractor fails, or its features are not those of the reference.
+        BadInputError: the extractor fails, or dimensions differ.
     """
     found: dict[Path, tuple[int, int | None]] = {}
     tried: dict[tuple[int, int, int] | None, Outputs] = {}
@@ -236,7 +237,7 @@ def _check_dimensions(extractor: Extractor | None, ref: Source, sets: Sequence[S
         elif source.images is not None:
             assert extractor is not None
             if source.shape not in tried:
-                # Two images: one alone hides networks that squeeze the batch away.
+                # Two images: with one alone, a network that squeezes the batch axis away would go unnoticed.
                 tried[source.shape] = extractor(source.images.read(np.arange(min(2, source.images.shape[0]))))
             out = tried[source.shape]
             found[source.path] = out.features.shape[1], None if out.spatial is None else out.spatial.shape[1]
@@ -244,14 +245,14 @@ def _check_dimensions(extractor: Extractor | None, ref: Source, sets: Sequence[S
     for other, (d, _) in others:
         if d != dimensions:
             raise BadInputError(
-                f"the features of {path} have {dimensions:,} dimensions, those of {other} {d:,}; the extractor must give as many "
-                "for every size of image: pool inside the network"
+                f"the features of {path} have {dimensions:,} dimensions, those of {other} {d:,}; the extractor must give the "
+                "same number for every image size: pool inside the network"
             )
     for name, moments_of, own in (("mu", ref.moments, dimensions), ("mu_s", ref.spatial, spatial_dimensions)):
         if moments_of is not None and own is not None and len(moments_of.mu) != own:
             raise BadInputError(
-                f"{ref.path}: {name} has {len(moments_of.mu):,} dimensions, the extractor gives {own:,}; the reference is of "
-                "another extractor: use that one, or a reference with images"
+                f"{ref.path}: {name} has {len(moments_of.mu):,} dimensions, the extractor gives {own:,}; the reference comes "
+                "from another extractor: use that one, or a reference with images"
             )
     return dimensions
 
@@ -259,7 +260,7 @@ def _check_dimensions(extractor: Extractor | None, ref: Source, sets: Sequence[S
 def _prepare_reference(
     ref: Source, wanted: Collection[str], features_of: Callable[[Source], Features], save: Path | None, device: str
 ) -> tuple[Reference, int | None]:
-    """The reference's side of every number, and how many images it has."""
+    """Prepare the reference for all metrics; return it and its number of images."""
     mean, spatial = ref.moments, ref.spatial
     kept = ref.features
     if kept is None and ref.images is not None and (save or mean is None or set(wanted) - _FROM_STATISTICS - {"is"}):

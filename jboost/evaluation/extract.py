@@ -1,4 +1,4 @@
-"""From images to features, batch by batch: the images are never in memory all at once."""
+"""Extract features from images in batches, so that the images are never all in memory at once."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ def extract(
     device: str = "cpu",
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Features:
-    """Features of a set.
+    """Extract the features of a set.
 
     Args:
-        images: N of them.
-        extractor: gives features float32 [B, D], and perhaps logits and spatial features; of the latter only the moments are kept.
-        batch_size: images at a time.
-        keep_logits: whether they are wanted: at Inception's 1,008 classes they take half as much as its features.
-        device: where the moments are computed.
+        images: a set of N images.
+        extractor: gives features float32 [B, D], and perhaps logits and spatial features; only the moments of spatial
+            features are kept.
+        batch_size: number of images at a time.
+        keep_logits: whether to keep logits: Inception's 1,008 take half as much memory as its features.
+        device: device that computes the moments.
         on_progress: called with the number of images done.
 
     Raises:
-        BadInputError: features that are not finite, or what the extractor raises.
+        BadInputError: features are not finite, or the extractor raises it.
     """
     n, h, w, c = images.shape
     features: Numpy | None = None
@@ -58,7 +59,7 @@ def extract(
             if spatial is not None and out.spatial is not None:
                 spatial.add(torch.from_numpy(out.spatial).to(device))
             on_progress(int(indices[-1]) + 1)
-    assert features is not None  # a set has images
+    assert features is not None  # a set has at least one image
     kept = None if spatial is None or n < 2 else spatial.finish().to("cpu")
     rows = None if logits is None else torch.from_numpy(logits)
     return Features(n, (h, w, c), extractor.identity, torch.from_numpy(features), rows, kept)

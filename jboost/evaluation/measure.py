@@ -1,4 +1,4 @@
-"""One sample set's numbers against a reference."""
+"""Measure one sample set against a reference."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from .result import METRICS, Measured
 from .sets import Features
 
 _OVERLAP = ("precision", "recall", "density", "coverage")
-#: Progress within a set: what, steps done, steps in all.
+#: Progress within a set: name of the task, steps done, total steps.
 OnStep = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What samples are compared with.
+    """The reference that samples are compared with.
 
     Attributes:
-        name: of the file, for messages.
-        features: float32 [M, D]; None where it has statistics only.
-        fid: distances to its features' moments; None where it has none.
-        sfid: distances to its spatial features' moments; None where it has none.
+        name: name of the file, for messages.
+        features: float32 [M, D]; None if it has statistics only.
+        fid: computes distances to its features' moments; None if it has none.
+        sfid: computes distances to its spatial features' moments; None if it has none.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Numbers:
-    """`Measured` by key, and the values behind each, [1 + R]: the estimate and its resamples."""
+    """`Measured` by key, and the values behind each, [1 + R]: the estimate, then its resamples."""
 
     measured: dict[str, Measured]
     values: dict[str, Tensor]
@@ -55,15 +55,15 @@ def measure(
     device: str,
     on_step: OnStep,
 ) -> Numbers:
-    """The numbers called `wanted`; one that cannot be had says why.
+    """Compute the metrics in `wanted`; an unavailable one gets the reason instead of a value.
 
     Args:
         samples: features of N images.
-        reference: what they are compared with.
+        reference: the reference to compare them with.
         wanted: keys of `jboost.evaluation.result.METRICS`.
-        resamples, seed: of the bootstrap.
-        device: where to compute.
-        on_step: told of the work.
+        resamples, seed: number of resamples and seed of the bootstrap.
+        device: device to compute on.
+        on_step: called after each step, see `OnStep`.
     """
     missing = {key: why for key in wanted if (why := why_unavailable(key, samples, reference)) is not None}
     able = [key for key in wanted if key not in missing]
@@ -106,11 +106,11 @@ def measure(
 
 
 def add_changes(before: Numbers, after: Numbers, *, paired: bool) -> None:
-    """Fill in how `after` changed against `before`, in percent.
+    """Fill in the change of `after` against `before`, in percent.
 
     Args:
-        before, after: of two sets with the same resamples.
-        paired: whether the sets are of the same size, so that their resamples drew the same places.
+        before, after: the numbers of two sets, computed with the same `resamples` and `seed`.
+        paired: whether the sets have the same size, so that their resamples drew the same positions.
     """
     for key, now in after.measured.items():
         then = before.measured[key].value
@@ -122,7 +122,7 @@ def add_changes(before: Numbers, after: Numbers, *, paired: bool) -> None:
 
 
 def why_unavailable(key: str, samples: Features, reference: Reference) -> str | None:
-    """Why the number called `key` cannot be computed; None if it can."""
+    """Why the metric `key` cannot be computed; None if it can."""
     if samples.count < 2:
         return "needs at least 2 images"
     if key == "fid":
@@ -137,7 +137,7 @@ def why_unavailable(key: str, samples: Features, reference: Reference) -> str | 
         return f"{reference.name} holds statistics only: this needs the reference's images"
     if key == "kid":
         return None if len(reference.features) > 1 else f"{reference.name} has fewer than 2 images"
-    # The balls of all four are made together.
+    # The balls of all four metrics are computed together.
     if len(reference.features) <= neighbours.DENSITY_K or samples.count <= neighbours.PRECISION_K:
         return f"needs more than {neighbours.DENSITY_K} reference images and more than {neighbours.PRECISION_K} samples"
     return None
@@ -153,7 +153,7 @@ def _why_doubtful(key: str, samples: Features, reference: Reference) -> str | No
         if few:
             return (
                 f"{' and '.join(few)} for {dimensions:,} dimensions: the covariance is singular and the distance too high; "
-                "compare it only with one of as many images"
+                "compare it only with a distance at the same numbers of images"
             )
     if key == "kid" and reference.features is not None:
         size = min(samples.count, len(reference.features))

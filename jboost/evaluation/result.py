@@ -1,4 +1,4 @@
-"""What an evaluation gives: numbers, with everything that one must know to compare them."""
+"""The result of an evaluation: numbers, with all that a reader needs to compare them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .extractors.base import Identity
 
 @dataclass(frozen=True)
 class Metric:
-    """A number's name, its direction, and the values that it can take."""
+    """A metric's name, its direction, and its range."""
 
     key: str
     title: str
@@ -25,7 +25,7 @@ METRICS = {
     for metric in (
         Metric("fid", "FID", True),
         Metric("sfid", "sFID", True),
-        Metric("kid", "KID", True, least=-math.inf),  # unbiased, so that it may fall below zero
+        Metric("kid", "KID", True, least=-math.inf),  # unbiased, so it may fall below zero
         Metric("is", "Inception Score", False, least=1.0),
         Metric("precision", "precision", False, most=1.0),
         Metric("recall", "recall", False, most=1.0),
@@ -40,14 +40,16 @@ class Measured:
     """One number of one sample set.
 
     Attributes:
-        value: None where it is not available.
-        interval: its bootstrap interval at 95%; None without one.
-        bootstrap_bias: by how much the resamples lay above the value on average; the interval is moved by minus that.
-        deviation: what is customarily given behind ±: of KID between subsets, of the Inception Score between splits.
-        change_percent: against the first set; None for the first set, and where that is not above zero.
-        change_interval: at 95%; None where the sets' sizes differ.
+        value: the value; None if it is not available.
+        interval: its 95% bootstrap interval; None without one.
+        bootstrap_bias: mean of the resamples minus the value; the interval is shifted by minus this.
+        deviation: the standard deviation customarily given behind ±: of KID between subsets, of the Inception Score
+            between splits.
+        change_percent: change against the first set; None for the first set, or if the first set's value is not above
+            zero.
+        change_interval: its 95% interval; None if the sets differ in size.
         unavailable: why there is no value, or None.
-        warning: why the value is not to be trusted, or None.
+        warning: why the value should not be trusted, or None.
     """
 
     value: float | None = None
@@ -66,7 +68,7 @@ class SampleResult:
 
     Attributes:
         path: the file or folder.
-        images: how many.
+        images: number of images.
         size: [height, width, channels].
         metrics: by key, see `METRICS`.
     """
@@ -82,16 +84,16 @@ class Evaluation:
     """Everything that `jboost eval` shows.
 
     Attributes:
-        extractor: which features.
-        dimensions: of the features.
+        extractor: identity of the extractor.
+        dimensions: number of dimensions of the features.
         reference: path of the reference.
         reference_kind: ``"images"``, ``"features"``, ``"statistics"`` or ``"statistics and images"``.
-        reference_images: how many; None where a file of statistics does not tell.
-        samples: in the order they were given; the first one is what the others are compared with.
-        resamples, seed: of the bootstrap.
-        device: where it was computed.
-        seconds: of work.
-        warnings: what concerns the whole.
+        reference_images: number of its images; None if a file of statistics does not give it.
+        samples: results in the order of the sets; all others are compared with the first.
+        resamples, seed: number of resamples and seed of the bootstrap.
+        device: device that computed the numbers.
+        seconds: duration of the evaluation.
+        warnings: warnings about the evaluation as a whole.
     """
 
     extractor: Identity
@@ -107,7 +109,7 @@ class Evaluation:
     warnings: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """As ``--json`` writes it."""
+        """The evaluation as ``--json`` writes it."""
         return {
             "extractor": self.extractor.to_dict() | {"dimensions": self.dimensions},
             "reference": {"path": self.reference, "kind": self.reference_kind, "images": self.reference_images},

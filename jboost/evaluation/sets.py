@@ -1,9 +1,8 @@
-"""What is compared: images, features kept from an earlier run, or a reference's statistics."""
+"""The sets to compare: images, features saved by an earlier run, or a reference's statistics."""
 
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from jboost.engine.errors import BadInputError
 from jboost.engine.samples import SampleSet, open_samples
 from jboost.engine.samples.files import cannot_write
+from jboost.engine.system.replacing import replacing
 
 from .extractors.base import Identity
 from .metrics.moments import Moments
@@ -46,12 +46,12 @@ class Features:
 
 @dataclass
 class Source:
-    """An opened reference or sample file: at least one of its parts is there.
+    """An opened reference or sample file; at least one of its parts is present.
 
     Attributes:
         path: the file or folder.
-        images: not read yet.
-        features: kept from an earlier run.
+        images: the images, not read yet.
+        features: features saved by an earlier run.
         moments, spatial: statistics of a reference file.
     """
 
@@ -63,7 +63,7 @@ class Source:
 
     @property
     def shape(self) -> Shape | None:
-        """(H, W, C) of its images, where it tells."""
+        """(H, W, C) of its images; None if unknown."""
         if self.images is not None:
             _, h, w, c = self.images.shape
             return h, w, c
@@ -80,10 +80,10 @@ class Source:
 
 
 def open_source(path: str | Path, *, reference: bool) -> Source:
-    """Open an npz of images, a folder or zip of PNGs, an npz of kept features or, for a reference, of statistics.
+    """Open an npz of images, a folder or zip of PNGs, an npz of saved features or, for a reference, of statistics.
 
     Raises:
-        BadInputError: none of these, damaged, or statistics where images are needed.
+        BadInputError: the file is none of these, is damaged, or holds statistics where images are needed.
     """
     path = Path(path)
     names = _npz_members(path)
@@ -95,7 +95,7 @@ def open_source(path: str | Path, *, reference: bool) -> Source:
         if "arr_0" in names:
             return Source(path, images=open_samples(path))
         raise BadInputError(
-            f"{path} holds statistics (mu, sigma) and no images; a reference may, samples must be images"
+            f"{path} holds statistics (mu, sigma) and no images; only a reference may, samples must be images"
         )
     return Source(
         path,
@@ -106,7 +106,7 @@ def open_source(path: str | Path, *, reference: bool) -> Source:
 
 
 def save_features(path: Path, kept: Features) -> None:
-    """Write features beside `path` and rename: `open_source` reads them back.
+    """Write features; `open_source` reads them back.
 
     Raises:
         BadInputError: the place is not writable, or the disk is full.
@@ -117,18 +117,15 @@ def save_features(path: Path, kept: Features) -> None:
     if kept.spatial is not None:
         arrays |= {"mu_s": kept.spatial.mu.numpy(), "sigma_s": kept.spatial.sigma.numpy()}
     about = {"extractor": kept.identity.to_dict(), "shape": kept.shape}
-    aside = path.with_name(f".{path.name}.writing")
     try:
-        with aside.open("wb") as f:
+        with replacing(path) as aside, aside.open("wb") as f:
             np.savez(f, about=np.array(json.dumps(about)), **arrays)
-        os.replace(aside, path)
     except OSError as e:
-        aside.unlink(missing_ok=True)
         raise cannot_write(path, e) from e
 
 
 def _npz_members(path: Path) -> set[str]:
-    """Names of the arrays in an npz; empty for anything else, about which `open_samples` has its say."""
+    """Names of the arrays in an npz; empty for anything else, which `open_samples` checks."""
     if path.suffix.lower() == ".zip" or not path.is_file():
         return set()
     try:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from .result import METRICS, Evaluation, Measured
 
-#: Behind a number that is not to be trusted; a note says why.
+#: Follows a number that should not be trusted; a note says why.
 MARK = "(!)"
 
 
 def head_rows(result: Evaluation) -> list[tuple[str, str]]:
-    """What the numbers depend on: reference, features, bootstrap."""
+    """The rows above the table: reference, features and bootstrap, which the numbers depend on."""
     count = "" if result.reference_images is None else f", {result.reference_images:,} images"
     identity = result.extractor
     rows = [
@@ -32,7 +32,7 @@ def head_rows(result: Evaluation) -> list[tuple[str, str]]:
 
 
 def table_rows(result: Evaluation) -> list[tuple[str, ...]]:
-    """A line a number; a column a set, and behind each set but the first its change against the first."""
+    """One row per metric, one column per set; after each set but the first, a column of changes against the first."""
     first, *others = result.samples
     head = ["", "better", Path(first.path).name]
     sizes = ["images", "", f"{first.images:,}"]

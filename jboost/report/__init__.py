@@ -1,4 +1,4 @@
-"""A finished run as one HTML page that needs nothing but itself.
+"""Write a finished run as one self-contained HTML page.
 
 from jboost.report import write_report
 

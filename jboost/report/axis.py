@@ -1,4 +1,4 @@
-"""Where values lie on an axis, and at which round values it is ticked."""
+"""Chart axes: positions of values, and ticks at round values."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _INTERVALS = 5
 
 @dataclass(frozen=True)
 class Tick:
-    """A marked place on an axis.
+    """A tick on an axis.
 
     Attributes:
-        at: in the drawing's units.
-        text: the value there.
+        at: position, in the drawing's units.
+        text: the value at the tick.
     """
 
     at: float
@@ -23,15 +23,17 @@ class Tick:
 
 
 def round_values(low: float, high: float, *, whole: bool = False) -> list[float]:
-    """About five values, equally spaced by 1, 2 or 5 times a power of ten; the first is at most `low`, the last at least `high`
-    (Heckbert, "Nice numbers for graph labels", Graphics Gems 1990).
+    """Return about five values, equally spaced by 1, 2 or 5 times a power of ten.
+
+    The first is at most `low`, the last at least `high` (Heckbert, "Nice numbers for graph labels", Graphics Gems
+    1990).
 
     Args:
         low, high: finite, ``low <= high``.
-        whole: space them by whole numbers.
+        whole: make the spacing a whole number.
     """
     span = high - low
-    if span <= 1e-9 * max(abs(low), abs(high)):  # a single value: some room around it
+    if span <= 1e-9 * max(abs(low), abs(high)):  # a single value: add room around it
         span = abs(low) / 2 or 1.0
         low, high = low - span / 2, high + span / 2
     rough = span / _INTERVALS
@@ -44,7 +46,7 @@ def round_values(low: float, high: float, *, whole: bool = False) -> list[float]
 
 
 def value_texts(values: list[float]) -> list[str]:
-    """`values`, equally spaced, with as many decimals as tell them apart."""
+    """Format `values`, equally spaced, with just enough decimals to tell them apart."""
     step = min((b - a for a, b in pairwise(values)), default=1.0)
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     if decimals > 4:
@@ -54,13 +56,13 @@ def value_texts(values: list[float]) -> list[str]:
 
 
 class Axis:
-    """Values along a line of the drawing.
+    """Map values to positions along a line of the drawing.
 
     Args:
-        low, high: the values at its ends, ``low < high``.
-        start, stop: the ends, in the drawing's units.
-        marked: values to tick; those beyond the ends are left out.
-        percent: the values are shares, to be read in percent.
+        low, high: values at the ends of the line, ``low < high``.
+        start, stop: positions of the ends, in the drawing's units.
+        marked: values to tick; values beyond the ends get no tick.
+        percent: the values are shares; tick texts are in percent.
     """
 
     def __init__(
@@ -74,6 +76,6 @@ class Axis:
         ]
 
     def place(self, value: float) -> float:
-        """Where `value` is drawn, to a hundredth."""
+        """Return the position of `value`, rounded to a hundredth."""
         share = (value - self.low) / (self.high - self.low)
         return round(self.start + share * (self.stop - self.start), 2)

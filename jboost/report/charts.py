@@ -1,4 +1,4 @@
-"""Curves and histograms as coordinates, which the template draws as SVG."""
+"""Compute coordinates of curves and histograms; the template draws them as SVG."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from .axis import Axis, Tick, round_values
 
-#: Of every chart, in the units of its own coordinates; and the frame that the data is drawn in.
+#: Size of every chart in its own coordinates, and the frame around the data.
 WIDTH, HEIGHT = 340, 216
 LEFT, RIGHT, TOP, BOTTOM = 50, 328, 26, 176
 
@@ -21,7 +21,7 @@ Floats = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Point:
-    """A value to draw: `y` at `x`, and its interval, if any."""
+    """A value to draw: `y` at `x`, with its interval or None."""
 
     x: float
     y: float
@@ -30,7 +30,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Dot:
-    """A point drawn, with its value in words and the ends of its interval."""
+    """A point in drawing coordinates, with its value as text and the ends of its interval."""
 
     x: float
     y: float
@@ -41,7 +41,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar drawn, with its value in words."""
+    """A bar in drawing coordinates, with its value as text."""
 
     x: float
     y: float
@@ -52,7 +52,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Rule:
-    """A dashed line across the frame, at a `y` or at an `x`, and what it stands for."""
+    """A labelled dashed line across the frame, at a `y` or at an `x`."""
 
     text: str
     y: float | None = None
@@ -61,15 +61,15 @@ class Rule:
 
 @dataclass
 class Chart:
-    """What the template draws.
+    """A chart as the template draws it.
 
     Attributes:
-        title, description: of the picture; the description says in words what it shows.
-        x_label, y_label: of the axes.
-        x_ticks, y_ticks: their round values.
-        dots: of a curve, which joins them.
-        bars: by series, ``"before"`` and ``"after"``; one series alone is ``"after"``.
-        rules: lines across.
+        title, description: title, and the chart's contents in words.
+        x_label, y_label: labels of the axes.
+        x_ticks, y_ticks: ticks of the axes.
+        dots: points of a curve, joined by lines.
+        bars: bars by series, ``"before"`` and ``"after"``; a single series is ``"after"``.
+        rules: lines across the frame.
     """
 
     title: str
@@ -86,13 +86,13 @@ class Chart:
 def curve(
     title: str, y_label: str, points: Sequence[Point], *, level: tuple[str, float] | None = None, percent: bool = False
 ) -> Chart | None:
-    """Values over the number of steps.
+    """Draw values over the number of steps.
 
     Args:
-        title: of the chart.
-        y_label: of the values.
-        points: ascending by `x`, the number of steps; those without a finite value are left out.
-        level: a name and a value that the curve is to be compared with.
+        title: title of the chart.
+        y_label: label of the values.
+        points: points in ascending order of `x`, the number of steps; points without a finite value are left out.
+        level: name and value of a level to compare the curve with.
         percent: the values are shares.
 
     Returns:
@@ -127,7 +127,7 @@ def curve(
 
 
 def steps_histogram(steps: Floats, most: int) -> Chart:
-    """How many images took how many steps, [N] of 0 to `most`."""
+    """Draw the histogram of steps taken, `steps` [N] from 0 to `most`."""
     width = -(-(most + 1) // 40)
     edges = np.arange(0, most + 1 + width, width) - 0.5
     last = edges[:-1] + 0.5 + width - 1
@@ -142,7 +142,7 @@ def steps_histogram(steps: Floats, most: int) -> Chart:
 
 
 def realness_histogram(before: Floats, after: Floats, l0: float | None) -> Chart | None:
-    """The distribution of realness before and after, [N] each; None where none is finite."""
+    """Draw the distribution of realness before and after, [N] each; None if either has no finite value."""
     before, after = before[np.isfinite(before)], after[np.isfinite(after)]
     if not len(before) or not len(after):
         return None

@@ -1,4 +1,4 @@
-"""The run measured against a reference: before, after every snapshot, and after the last step."""
+"""Measure a run against a reference: before, at every snapshot, and after the last step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What to measure by; the fields are those of `jboost.evaluation.evaluate`."""
+    """Reference and settings of the metrics; the fields are arguments of `jboost.evaluation.evaluate`."""
 
     reference: Path
     features: str | None = None
@@ -28,14 +28,14 @@ class Yardstick:
 
 @dataclass(frozen=True)
 class Metrics:
-    """What a report shows of an evaluation.
+    """An evaluation as a report shows it.
 
     Attributes:
-        head: what the numbers depend on, rows of name and text.
-        rows: name, which way is better, before, after, change.
-        notes: warnings, and why numbers are marked or missing.
-        charts: a curve a metric.
-        by_step: the numbers behind the curves: by number of steps, by metric's title.
+        head: settings of the evaluation, rows of name and text.
+        rows: rows of name, better direction, before, after, change.
+        notes: warnings, and the reasons for marked or missing numbers.
+        charts: one curve per metric.
+        by_step: numbers behind the curves: number of steps -> metric's title -> value.
     """
 
     head: list[tuple[str, str]]
@@ -48,7 +48,7 @@ class Metrics:
 def measure_run(
     yardstick: Yardstick, sets: Mapping[int, Path], on_progress: Callable[[str, int, int], None]
 ) -> Metrics:
-    """Measure `sets`, ascending by number of steps: 0 is the samples, the last the boosted set.
+    """Measure `sets`, in ascending order of steps: the first (0) is the samples, the last the boosted set.
 
     Raises:
         BadInputError: see `jboost.evaluation.evaluate`.

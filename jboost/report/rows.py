@@ -1,4 +1,4 @@
-"""A run's settings and figures as rows of text."""
+"""Format a run's settings and figures as rows of text."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _MOST_LISTED = 20
 
 
 def number(value: float | None, form: str = ".3f") -> str:
-    """A figure, or a dash where there is none."""
+    """Format a figure; a dash if it is missing or not finite."""
     return "–" if value is None or not math.isfinite(value) else format(value, form)
 
 
 def settings_rows(run: RunFile) -> list[tuple[str, str]]:
-    """What was asked for, and of which model."""
+    """Return the run's settings and its model."""
     s = run.summary
     objective = s["objective"] + (f", l0 {s['l0']:.4f}" if s["l0"] is not None else "")
     return [
@@ -48,7 +48,7 @@ def _update_details(summary: dict[str, Any]) -> str:
 
 
 def figure_rows(run: RunFile) -> list[tuple[str, str]]:
-    """What came of it, besides realness and accuracy."""
+    """Return the run's figures, except realness and accuracy."""
     s, l2 = run.summary, run.records["l2"].astype(np.float64)
     rows = [
         ("steps used", f"{s['steps_used']:.2f} of {s['steps']} on average"),
@@ -67,7 +67,7 @@ def figure_rows(run: RunFile) -> list[tuple[str, str]]:
 
 
 def judgement_rows(run: RunFile) -> list[tuple[str, str, str, str]]:
-    """What the model itself says: name, before, after, change."""
+    """Return the model's own scores: name, before, after, change."""
     s = run.summary
     before, after = s["realness_before"], s["realness_after"]
     rows = [("realness, mean", number(before), number(after), number(after - before, "+.3f"))]
@@ -85,8 +85,9 @@ def judgement_rows(run: RunFile) -> list[tuple[str, str, str, str]]:
 
 
 def class_rows(material: Material) -> list[tuple[str, ...]] | None:
-    """A line a class: name, images, realness before and after, accuracy before and after, steps, L2; None without labels, or with
-    too many classes.
+    """Return one row per class; None without labels or with too many classes.
+
+    The columns are name, images, realness before and after, accuracy before and after, steps, L2.
     """
     labels, records = material.labels, material.run.records
     if labels is None or len(classes := np.unique(labels)) > _MOST_CLASSES:
@@ -112,14 +113,14 @@ def class_rows(material: Material) -> list[tuple[str, ...]] | None:
 
 
 def remarks(material: Material) -> list[str]:
-    """What a reader of the page must know of the run: failures, retries, labels."""
+    """Return the notes of the page: failures, retries, unmoved images, missing labels."""
     run, out = material.run, []
     records = run.records
     failed = np.flatnonzero(records["failed"])
     retried = np.flatnonzero(records["retried"] & ~records["failed"])
     if len(failed):
         out.append(
-            f"{_images(failed)}: the gradient was not finite, not even in float32; returned as {_it(failed)} came."
+            f"{_images(failed)}: the gradient was not finite, even in float32, so {_it(failed)} stayed unchanged."
         )
     if len(retried):
         out.append(f"{_images(retried)}: the gradient was not finite in {run.summary['dtype']}; retried in float32.")
@@ -127,9 +128,9 @@ def remarks(material: Material) -> list[str]:
     if still:
         out.append(f"{still:,} of {len(records):,} images did not move.")
     if material.labels is None:
-        out.append("The samples have no labels: each image's class is the model's prediction.")
+        out.append("The samples have no labels, so each image's class is the model's prediction.")
     elif (classes := len(np.unique(material.labels))) > _MOST_CLASSES:
-        out.append(f"No table by class: there are {classes:,} classes.")
+        out.append(f"There is no table by class: {classes:,} classes are too many.")
     return out
 
 

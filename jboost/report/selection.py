@@ -1,4 +1,4 @@
-"""Which images a report draws."""
+"""Select the images that a report draws."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def over_classes(labels: Indices | None, count: int, most: int) -> Indices:
-    """At most `most` of `count` images, by class: the first ones of each class, as many of one as of another.
+    """Select at most `most` of `count` images: the first images of each class, as evenly as possible.
 
-    With more classes than that, of evenly spread classes; without labels, evenly spread images.
+    With more than `most` classes, select from evenly spread classes. Without labels, select evenly spread images.
     """
     if labels is None:
         return pick_evenly(None, count, most)
@@ -22,7 +22,7 @@ def over_classes(labels: Indices | None, count: int, most: int) -> Indices:
     classes = classes[pick_evenly(None, len(classes), most)]
     by_class = np.argsort(labels, kind="stable")
     starts = np.searchsorted(labels[by_class], labels[by_class])
-    rank = np.arange(count) - starts  # of an image among those of its class
+    rank = np.arange(count) - starts  # an image's rank within its class
     wanted = np.isin(labels[by_class], classes)
     by_class, rank = by_class[wanted], rank[wanted]
     chosen = by_class[np.argsort(rank, kind="stable")[:most]]
@@ -30,7 +30,7 @@ def over_classes(labels: Indices | None, count: int, most: int) -> Indices:
 
 
 def by_change(l2: np.ndarray[Any, Any], most: int) -> tuple[Indices, Indices]:
-    """At most `most` images that moved furthest, and as many that moved least, by their `l2` [N]; unmoved ones are neither."""
+    """Select at most `most` images that moved furthest and as many that moved least, by `l2` [N]; skip unmoved ones."""
     moved = np.flatnonzero(l2 > 0)
     order = moved[np.argsort(l2[moved], kind="stable")]
     return order[::-1][:most], order[:most]

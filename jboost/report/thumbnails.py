@@ -1,4 +1,4 @@
-"""Images before, after and their difference, as PNGs inside the page."""
+"""Draw images before and after and their difference, as PNGs inside the page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from .inputs import Images, Material
 
-#: Pictures beyond this many bytes in all are drawn smaller.
+#: If the PNGs take more bytes than this in total, they are drawn smaller.
 BUDGET = 3_500_000
 _GREY = 128
 _FACTORS = (32, 16, 8, 4, 2, 1)
@@ -22,14 +22,14 @@ Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 @dataclass(frozen=True)
 class Tile:
-    """One image of the report.
+    """Thumbnails of one image, with its record.
 
     Attributes:
-        index: in the set.
+        index: the image's index in the set.
         before, after, difference: ``data:`` URIs of PNGs.
-        label: its class in words, or None.
-        realness_before, realness_after, steps, l2: of its record.
-        remarks: what else its record says.
+        label: name of the image's class, or None.
+        realness_before, realness_after, steps, l2: figures from the image's record.
+        remarks: flags from the image's record, as text.
     """
 
     index: int
@@ -46,13 +46,13 @@ class Tile:
 
 @dataclass(frozen=True)
 class Tiles:
-    """The images drawn.
+    """Thumbnails of all selected images.
 
     Attributes:
-        by_index: each once.
-        width, height: of the pictures, pixels.
-        shrunk: by which whole factor they are smaller than the images.
-        amplified: by which factor the differences are drawn larger than they are.
+        by_index: thumbnails by the image's index, each image once.
+        width, height: size of the thumbnails in pixels.
+        shrunk: whole factor by which thumbnails are smaller than the images.
+        amplified: factor by which the differences are amplified.
     """
 
     by_index: dict[int, Tile]
@@ -63,10 +63,10 @@ class Tiles:
 
 
 def draw_tiles(material: Material, indices: Indices) -> Tiles:
-    """Draw the images at `indices` (in any order, repeated or not); no others are read.
+    """Draw the images at `indices` (any order, repeats allowed) and read no others.
 
     Raises:
-        BadInputError: the sets are damaged or not those of the run.
+        BadInputError: the sets are damaged or belong to another run.
     """
     unique = np.unique(indices)
     before, after = material.read(unique)
@@ -87,19 +87,19 @@ def draw_tiles(material: Material, indices: Indices) -> Tiles:
 
 
 def amplification(difference: np.ndarray[Any, Any]) -> int:
-    """The largest of 1, 2, 4, ... 32 by which 99.5% of the differences (in units of 1/255) can be multiplied without being cut."""
+    """Return the largest factor of 1, 2, 4, ... 32 that clips at most 0.5% of the differences (in units of 1/255)."""
     large = float(np.quantile(np.abs(difference), 0.995))
     return next((factor for factor in _FACTORS if factor * large < _GREY), 1)
 
 
 def signed_grey(difference: np.ndarray[Any, Any], factor: int) -> Images:
-    """No difference as mid-grey, brighter pixels brighter, darker ones darker; uint8, cut at black and white."""
+    """Draw a signed difference around mid-grey: brighter where it is positive; uint8, clipped at black and white."""
     grey: Images = np.rint(_GREY + factor * difference.astype(np.float64)).clip(0, 255).astype(np.uint8)
     return grey
 
 
 def shrink(image: np.ndarray[Any, Any], factor: int) -> np.ndarray[Any, Any]:
-    """[H, W, C] with squares of `factor` pixels averaged, of the same dtype; pixels left over at the far edges are dropped."""
+    """Average squares of `factor` pixels of [H, W, C], in the same dtype; drop pixels left over at the far edges."""
     if factor == 1:
         return image
     h, w, c = (image.shape[0] // factor, image.shape[1] // factor, image.shape[2])

@@ -1,4 +1,4 @@
-"""The page, assembled and written."""
+"""Assemble the page and write it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from jboost.engine.errors import BadInputError
 from jboost.engine.samples.files import cannot_write
+from jboost.engine.system.replacing import replacing
 
 from . import charts
 from . import rows as facts
@@ -36,15 +37,15 @@ def write_report(
     yardstick: Yardstick | None = None,
     on_progress: Progress = lambda what, done, total: None,
 ) -> None:
-    """Write a run's page; `out` appears complete or not at all.
+    """Write a run's page; `out` is written atomically.
 
     Args:
-        run: what `jboost boost --run` kept.
+        run: file written by `jboost boost --run`.
         out: an .html file.
-        samples, boosted: where the run's sets are now, if not where they were.
-        images: how many to draw: half of them over all classes, a quarter changed most, a quarter changed least.
-        yardstick: a reference and features, for the metrics.
-        on_progress: called with what is being measured, how much of it is done, and how much there is.
+        samples, boosted: places of the run's sets, if they moved since the run.
+        images: number of images to draw: half spread over all classes, a quarter changed most, a quarter changed least.
+        yardstick: reference and settings of the metrics; None for a page without metrics.
+        on_progress: called with the current measurement, the amount done, and the total.
 
     Raises:
         BadInputError: the run, its sets, the reference or an option cannot be used; nothing is written.
@@ -62,13 +63,11 @@ def write_report(
         sets = {0: material.samples.path, **snapshots, last: material.boosted.path}
         metrics = measure_run(yardstick, sets, on_progress)
     page = _render(material, notes, metrics, tiles, groups)
-    aside = out.with_name(f".{out.name}.part")
     try:
-        # A path need not be Unicode; the page is.
-        aside.write_bytes(page.encode("utf-8", errors="replace"))
-        aside.replace(out)
+        with replacing(out) as aside:
+            # The page is UTF-8, but a path need not be valid Unicode.
+            aside.write_bytes(page.encode("utf-8", errors="replace"))
     except OSError as e:
-        aside.unlink(missing_ok=True)
         raise cannot_write(out, e) from e
 
 
@@ -130,7 +129,7 @@ def _render(
 
 
 def _by_step(material: Material) -> list[dict[str, Any]]:
-    """The model's own figures by number of steps: step, realness, accuracy."""
+    """Return the model's own scores by number of steps: step, realness, accuracy."""
     s = material.run.summary
     between = [taken for taken in s["snapshots"] if 0 < taken["step"] < s["steps"]]
     ends = [
@@ -150,7 +149,7 @@ def _model_charts(material: Material) -> list[charts.Chart]:
         if s["accuracy_before"] is None
         else curve(
             "Accuracy over steps",
-            "share put into their class by the model",
+            "share of images classified as their label",
             [Point(t["step"], t["accuracy"]) for t in taken],
             percent=True,
         ),

@@ -1,18 +1,19 @@
-"""What the joint model is trained on: real and generated images, read from disk as they are needed.
+"""The training data of the joint model: real and generated images, read from disk as they are needed.
 
     real = open_real(Path("train/"), resolution=64, channels=3)
     generated = open_generated([Path("samples.npz")], None, num_classes=count_classes(real), resolution=64, channels=3)
     notes = check_pair(real, generated, num_classes=count_classes(real))
 
     order = EpochOrder(len(real.labels), seed)
-    reader = BatchReader(real, order, batch_size=64, rank=rank, world=world, augmentation=Augmentation(seed, crop_padding=4))
+    augmentation = Augmentation(seed, crop_padding=4)
+    reader = BatchReader(real, order, batch_size=64, rank=rank, world=world, augmentation=augmentation)
     with reader.batches(start=position) as batches:
-        for images, labels in batches:  # float32 [B, C, H, W] in [0, 1], int64 [B]; without end
+        for images, labels in batches:  # endless: float32 [B, C, H, W] in [0, 1], int64 [B]
             ...
-    batches.position  # of the next batch, in the global order: all that a resumed run needs
+    batches.position  # global position of the next batch: all that a resumed run needs
 
-Every choice (which image, whether flipped, where cropped) is a function of the seed and the global position alone. R processes
-with batches of B see, together, exactly what one process with batches of R x B sees.
+Every choice (which image, whether flipped, where cropped) depends only on the seed and the global position. R processes
+with batches of B images together see exactly the images that one process with batches of R x B images sees.
 """
 
 from .augment import Augmentation

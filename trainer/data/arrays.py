@@ -25,8 +25,8 @@ class ArrayData:
 
     Args:
         path: the file or folder.
-        parts: uint8 [n, H, W, C] each; views of mapped files, so that reading is what loads them.
-        labels: int64 [N], of all parts one after the other.
+        parts: arrays uint8 [n, H, W, C]; views of mapped files, so `read` loads the pixels.
+        labels: int64 [N], the labels of all parts in order.
         class_names: see `ImageData`.
         notes: see `ImageData`.
     """
@@ -57,29 +57,34 @@ class ArrayData:
 
 
 def open_sample_npz(path: Path) -> tuple[Pixels, Indices | None]:
-    """Images uint8 [N, H, W, C] and labels int64 [N] of an npz with ``arr_0`` and ``arr_1`` (OpenAI's guided-diffusion).
+    """Open an npz with ``arr_0`` and ``arr_1``, the format of OpenAI's guided-diffusion.
+
+    Returns:
+        Images uint8 [N, H, W, C] and labels int64 [N]; None in place of the labels if there is no ``arr_1``.
 
     Raises:
         BadInputError: see `jboost.engine.samples.open_samples`.
     """
     with naming(path):
-        labels = NpzSamples(path).labels  # which also checks everything but the images' contents
+        labels = NpzSamples(path).labels  # NpzSamples also checks everything but the pixels
     return npz_array(path, "arr_0"), labels
 
 
 def open_downsampled_imagenet(path: Path) -> ArrayData:
-    """Downsampled ImageNet (Chrabaszcz, Loshchilov, Hutter, arXiv 1707.08819): npz files with ``data`` uint8 [n, 3 S S], each image
-    planar and row by row, and ``labels`` counted from 1.
+    """Open downsampled ImageNet (Chrabaszcz, Loshchilov, Hutter, arXiv 1707.08819).
 
-    The labels number the classes as the ILSVRC development kit does, while nearly every classifier and generator of ImageNet sorts
-    them by WordNet id. Where the kit's ``map_clsloc.txt`` (lines such as ``n02119789 1 kit_fox``) lies beside the files, the labels
-    are sorted so too.
+    Its npz files hold ``data`` uint8 [n, 3 S S], each image planar and row by row, and ``labels`` counted from 1.
+
+    The labels number the classes as the ILSVRC development kit does, but nearly every classifier and generator of
+    ImageNet sorts the classes by WordNet id. If the kit's ``map_clsloc.txt`` (lines such as ``n02119789 1 kit_fox``)
+    lies beside the files, the labels are converted to that order.
 
     Args:
-        path: one file, or a folder: of its files those of the training set, ``train_data_batch_1.npz`` and on, if there are some.
+        path: one file, or a folder. If the folder has files of the training set (``train_data_batch_1.npz`` and on),
+            only these are opened.
 
     Raises:
-        BadInputError: naming the file that does not fit.
+        BadInputError: a file does not fit; the message names it.
     """
     files = sorted(path.glob("*.npz"), key=_natural) if path.is_dir() else [path]
     files = [f for f in files if f.name.startswith("train")] or files
@@ -89,7 +94,7 @@ def open_downsampled_imagenet(path: Path) -> ArrayData:
         side = round((data.shape[-1] / 3) ** 0.5)
         if data.dtype != np.uint8 or data.ndim != 2 or 3 * side * side != data.shape[1] or not len(data):
             raise BadInputError(f"{file}: data is {data.dtype} {list(data.shape)}, expected uint8 [N, 3 * S * S]")
-        if not data.flags.c_contiguous:  # a view of its images would be a copy of it all
+        if not data.flags.c_contiguous:  # reshaping it would copy the whole array
             raise BadInputError(f"{file}: data is in Fortran order; save np.ascontiguousarray(data)")
         if data.shape[1] != arrays[0].shape[1]:
             raise BadInputError(f"{file} has images of another size than {files[0]}; use a folder of one size")
@@ -97,16 +102,16 @@ def open_downsampled_imagenet(path: Path) -> ArrayData:
         own = check_labels(f"{file}: labels", np.asarray(npz_array(file, "labels")), len(data))
         if int(own.min()) < 1 or int(own.max()) > 1000:
             raise BadInputError(
-                f"{file}: labels lie in {own.min()} to {own.max()}, in this format they count from 1 to 1000; "
-                "save other sets as np.savez(path, images, labels), images uint8 [N, H, W, C], labels from 0"
+                f"{file}: labels range from {own.min()} to {own.max()}, but this format counts them from 1 to 1000; "
+                "save other sets as np.savez(path, images, labels) with images uint8 [N, H, W, C] and labels from 0"
             )
         labels.append(own - 1)
     joined = np.concatenate(labels)
     listing = files[0].with_name("map_clsloc.txt")
     if not listing.exists():
         note = (
-            f"{path}: the classes are numbered as in ImageNet's development kit, not sorted by WordNet id as most generators "
-            f"number them; if yours sorts them, put the kit's map_clsloc.txt into {listing.parent}"
+            f"{path}: the classes are numbered as in ImageNet's development kit, but most generators sort them by "
+            f"WordNet id; if yours does, put the kit's map_clsloc.txt into {listing.parent}"
         )
         return ArrayData(path, parts, joined, notes=(note,))
     ids = _read_class_list(listing)
@@ -116,7 +121,7 @@ def open_downsampled_imagenet(path: Path) -> ArrayData:
 
 
 def _natural(path: Path) -> list[int | str]:
-    """A sort key by which batch 10 comes after batch 9."""
+    """Sort key that puts batch 10 after batch 9."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
 
 
@@ -133,14 +138,14 @@ def _read_class_list(path: Path) -> list[str]:
 
 
 def find_idx(folder: Path) -> Path | None:
-    """The IDX file of images in a folder: that of the training set if there are several, or None.
+    """Find the IDX file of images in a folder: the training set's if there are several; None if there is none.
 
     Raises:
-        BadInputError: there are several and it is unclear which is meant.
+        BadInputError: several files fit; the message names them.
     """
     found = sorted(p for p in folder.iterdir() if "images" in p.name and re.search(r"idx3-ubyte(\.gz)?$", p.name))
     found = [p for p in found if "train" in p.name] or found
-    # A file beside its own compressed original is the same set, and needs no decompression.
+    # If a file lies beside its compressed original, both hold the same set, and the file needs no decompression.
     found = [p for p in found if p.suffix != ".gz" or p.with_suffix("") not in found]
     if len(found) > 1:
         raise BadInputError(f"{folder} holds several sets ({', '.join(p.name for p in found)}); name one of the files")
@@ -157,10 +162,12 @@ def is_idx(path: Path) -> bool:
 
 
 def open_idx(path: Path) -> ArrayData:
-    """MNIST's format: a file of images uint8 [N, H, W], and beside it one of labels uint8 [N]; compressed with gzip or not.
+    """Open MNIST's format: images uint8 [N, H, W] in one file, labels uint8 [N] in another beside it.
+
+    Either file may be compressed with gzip.
 
     Raises:
-        BadInputError: one of them is missing, damaged, or does not fit the other.
+        BadInputError: a file is missing, damaged, or does not fit the other.
     """
     images = _read_idx(path, 3)
     check_images(str(path), (*images.shape, 1), images.dtype)
@@ -178,7 +185,10 @@ def _open(path: Path) -> Any:
 
 
 def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """An IDX file of bytes: two zeros, the type (8), the number of dimensions, their sizes (32 bits, big-endian), the data."""
+    """Read an IDX file of bytes.
+
+    It holds two zeros, the type (8), the number of dimensions, their sizes (32 bits, big-endian) and the data.
+    """
     try:
         with _open(path) as f:
             zeros, kind, rank = struct.unpack(">HBB", f.read(4))

@@ -17,13 +17,13 @@ _MASK32 = 0xFFFFFFFF
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What happens to an image before the model sees it; its size stays.
+    """The random changes to an image before the model sees it; its size stays the same.
 
     Attributes:
         seed: in [0, 2^64).
-        flip: mirror every other image, left to right, at random.
-        crop_padding: pad by as many pixels on each side, by reflection, and cut the original size out at random. Reflected, since a
-            black border would be the easiest mark of an image that was cropped.
+        flip: mirror each image left to right with probability 1/2.
+        crop_padding: pad by this many pixels on each side, then crop the original size at a random place. The padding
+            reflects the image, because a black border would mark cropped images.
     """
 
     seed: int
@@ -43,7 +43,7 @@ class Augmentation:
 
 
 def _crop(images: NDArray[np.uint8], top: NDArray[np.int64], left: NDArray[np.int64], pad: int) -> NDArray[np.uint8]:
-    """Cut windows of the images' own size out of the padded images, placed by random words `top` and `left`."""
+    """Crop the padded images to the images' own size, at the places given by the random words `top` and `left`."""
     n, h, w, _ = images.shape
     padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="reflect")
     windows = sliding_window_view(padded, (h, w), axis=(1, 2))  # [n, 2 pad + 1, 2 pad + 1, C, H, W], without copies

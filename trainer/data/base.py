@@ -1,4 +1,4 @@
-"""What every labelled set of images offers, and parts of one."""
+"""The interface of labelled image sets, and subsets of them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ Pixels = NDArray[np.uint8]
 
 
 class ImageData(Protocol):
-    """Labelled images on disk. Memory holds the index alone, or a compressed set of less than `storage.IN_MEMORY` bytes.
+    """Labelled images on disk.
+
+    Memory holds only the index, or a compressed set that unpacks to less than `storage.IN_MEMORY` bytes.
 
     Attributes:
         path: the file or folder.
-        shape: (N, H, W, C) as `read` delivers them.
+        shape: (N, H, W, C) of the images that `read` returns.
         labels: int64 [N], classes counted from 0.
-        class_names: name of each class, where the set has names.
-        notes: what a user should know about how the set was understood; one sentence each.
+        class_names: name of each class; None if the set has no names.
+        notes: remarks for the user about how the set was read, one sentence each.
     """
 
     @property
@@ -50,7 +52,7 @@ class ImageData(Protocol):
 
 
 class Subset:
-    """The images of a set at `indices`, as a set."""
+    """The images of a set at `indices`, as an `ImageData`."""
 
     def __init__(self, data: ImageData, indices: Indices):
         self._data, self._indices = data, indices
@@ -66,27 +68,29 @@ class Subset:
 
 
 def hold_out(data: ImageData, count: int, seed: int) -> tuple[Subset, Subset]:
-    """Split a set at random: all but `count` images, to train on, and `count` to validate on. The same seed, the same split.
+    """Split a set at random: all but `count` images for training, and `count` images for validation.
+
+    The same seed gives the same split.
 
     Raises:
         BadInputError: the set has no more than `count` images.
     """
     total = data.shape[0]
     if not 0 <= count < total:
-        raise BadInputError(f"{data.path} has {total} images; {count} of them cannot be held out: hold out fewer")
+        raise BadInputError(f"{data.path} has {total} images, so {count} cannot be held out; hold out fewer")
     order = EpochOrder(total, seed).at(np.arange(total))
-    # Ascending, so that neighbours on disk stay neighbours.
+    # In ascending order, so that neighbours on disk stay neighbours.
     return Subset(data, np.sort(order[count:])), Subset(data, np.sort(order[:count]))
 
 
 def count_classes(data: ImageData) -> int:
-    """How many classes a set has: as many as it names, else up to its largest label."""
+    """The number of classes of a set: the number of its class names, else its largest label plus 1."""
     return len(data.class_names) if data.class_names is not None else int(data.labels.max()) + 1
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Put `path` before the message of a `BadInputError` that does not name it."""
+    """Prefix the message of a `BadInputError` with `path`, unless it names `path` already."""
     try:
         yield
     except BadInputError as e:

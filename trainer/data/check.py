@@ -1,4 +1,4 @@
-"""What is wrong with the data, said before training starts."""
+"""Checks of the data before training starts."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def check_pair(real: ImageData, generated: MixedData, *, num_classes: int) -> li
     """Check that a real and a generated set fit each other and the model.
 
     Returns:
-        What is odd and no error, a sentence each: classes without images, and the sets' own notes.
+        Warnings, one sentence each: the sets' own notes, and classes without images.
 
     Raises:
-        BadInputError: sizes, channels or labels that do not fit; the message names the path.
+        BadInputError: sizes, channels or labels do not fit; the message names the path.
     """
     check_label_range(real, num_classes)
     notes = [*real.notes, *generated.notes, *_missing(real, num_classes, "real")]
@@ -29,7 +29,7 @@ def check_pair(real: ImageData, generated: MixedData, *, num_classes: int) -> li
         if (h, w) != (real_h, real_w):
             raise BadInputError(
                 f"{source.path} has images of {w}x{h}, {real.path} of {real_w}x{real_h}; "
-                "resize the real ones with --resolution, to the generator's"
+                "resize the real images to the generator's size with --resolution"
             )
         if c != real_c:
             raise BadInputError(
@@ -39,7 +39,7 @@ def check_pair(real: ImageData, generated: MixedData, *, num_classes: int) -> li
 
 
 def _missing(data: ImageData, num_classes: int, kind: str) -> list[str]:
-    """A sentence about the classes that have no images, if there are some."""
+    """A warning about classes without images, if there are any."""
     empty = np.flatnonzero(np.bincount(data.labels, minlength=num_classes)[:num_classes] == 0)
     if not len(empty):
         return []
@@ -48,10 +48,10 @@ def _missing(data: ImageData, num_classes: int, kind: str) -> list[str]:
 
 
 def decode_all(data: ImageData, batch_size: int = 64) -> None:
-    """Read every image once, to find a broken one before training does. Takes as long as reading an epoch.
+    """Read every image once, to find a broken one before training. This takes as long as reading an epoch.
 
     Raises:
-        BadInputError: naming the first broken file.
+        BadInputError: an image is broken; the message names the first such file.
     """
 
     def read(start: int) -> None:

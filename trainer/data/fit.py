@@ -1,4 +1,4 @@
-"""Bringing images to one size and one number of channels."""
+"""Convert images to one size and one number of channels."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ _COLOUR = frozenset({"RGB", "RGBA", "RGBX", "RGBa", "P", "PA", "CMYK", "YCbCr", 
 
 
 def channels_of(image: Image.Image) -> int | None:
-    """1 for a grey image, 3 for a coloured one, None where a conversion to 8 bits would clip (16-bit and float images)."""
+    """1 for a grey image, 3 for a colour image, None if 8 bits would clip it (16-bit and float images)."""
     return 1 if image.mode in _GREY else 3 if image.mode in _COLOUR else None
 
 
 def fit_image(image: Image.Image, resolution: int | None, channels: int) -> Pixels:
-    """One image as uint8 [H, W, C].
+    """Convert one image to uint8 [H, W, C].
 
-    With a resolution: halved by averaging while its shorter side is at least twice as long, resized bicubically until that side
-    fits, and cropped around the centre, as ADM's ImageNet was (Dhariwal and Nichol, ``center_crop_arr``).
+    With a resolution, the image is halved by averaging while its shorter side is at least twice as long. It is then
+    resized bicubically until that side fits, and cropped around the centre. ADM's ImageNet was made in the same way
+    (Dhariwal and Nichol, ``center_crop_arr``).
     """
     image = image.convert(_MODES[channels])
     if resolution is not None and image.size != (resolution, resolution):
@@ -40,7 +41,7 @@ def fit_image(image: Image.Image, resolution: int | None, channels: int) -> Pixe
 
 
 def check_wish(path: Path, resolution: int | None, channels: int | None) -> None:
-    """Check what is asked for.
+    """Check the requested resolution and channels.
 
     Raises:
         BadInputError: channels other than 1 and 3, or a resolution below 1.
@@ -52,7 +53,7 @@ def check_wish(path: Path, resolution: int | None, channels: int | None) -> None
 
 
 class Fitted:
-    """A set whose images are fitted as they are read, as an `ImageData`."""
+    """An `ImageData` that fits the images of another set as it reads them."""
 
     def __init__(self, data: ImageData, resolution: int | None, channels: int):
         self._data, self._resolution, self._channels = data, resolution, channels
@@ -70,7 +71,7 @@ class Fitted:
 
 
 def fitted(data: ImageData, resolution: int | None, channels: int | None) -> ImageData:
-    """`data` with what is asked for, or itself where it has it already."""
+    """`data` at the requested resolution and channels; `data` itself if it has them already."""
     _, h, w, c = data.shape
     same_size = resolution is None or (h, w) == (resolution, resolution)
     if same_size and channels in (None, c):

@@ -22,23 +22,24 @@ _FORMATS = ["PNG", "JPEG", "WEBP", "BMP"]
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test"})
 _HEADERS_A_TASK = 512
 
-# Height, width, channels (None: no 8-bit image).
+# Height, width, channels (None: not an 8-bit image).
 _Kind = tuple[int, int, int | None]
 
 
 class FolderData:
     """A tree of class folders as an `ImageData`; files are found at any depth below their class, sorted by path.
 
-    Folders that are all numbers are the classes of these numbers; others are numbered in sorted order, empty ones included. Names
-    that begin with a dot are passed over. Opening reads the header of each file; the rest of a file is decoded when it is read.
+    If the names of all folders are numbers, they are the class numbers. Otherwise classes are numbered in sorted order,
+    empty folders included. Names that begin with a dot are ignored. Opening reads the header of each file; `read`
+    decodes the rest.
 
     Args:
         path: the folder above the class folders.
-        resolution: see `fit_image`; None asks for images of one size.
-        channels: 1 or 3 to convert to; None asks for images of one kind.
+        resolution: see `fit_image`; None: all images must have one size.
+        channels: 1 or 3, to convert to; None: all images must be grey, or all must be in colour.
 
     Raises:
-        BadInputError: no class folders, no images, a file that is no image, sizes or channels that differ.
+        BadInputError: no class folders, no images, a file that is not an image, sizes or channels that differ.
     """
 
     def __init__(self, path: Path, *, resolution: int | None, channels: int | None):
@@ -63,9 +64,7 @@ class FolderData:
 
     def _check_layout(self, folders: list[str], beside: Path | None) -> None:
         if beside is not None:
-            where = (
-                "both in class folders and beside them" if folders else "but no class folders, so it says no classes"
-            )
+            where = "both in class folders and beside them" if folders else "but no class folders, so no classes"
             raise BadInputError(
                 f"{self.path} has images ({beside.name}) {where}; put each into the folder of its class"
             )
@@ -81,7 +80,7 @@ class FolderData:
             )
 
     def _kinds(self) -> dict[_Kind, str]:
-        """Every kind of image there is, by the headers, and the first file of each; several at a time, since disks take a while."""
+        """Read all headers and return every kind of image with its first file; in threads, because disks are slow."""
 
         def kinds_of(names: Sequence[str]) -> dict[_Kind, str]:
             kinds: dict[_Kind, str] = {}
@@ -125,7 +124,7 @@ class FolderData:
     def _open(self, name: str) -> Image.Image:
         try:
             return Image.open(self.path / name, formats=_FORMATS)
-        except Exception as e:  # Pillow's plugins raise many kinds for a file that is not what it claims
+        except Exception as e:  # Pillow's plugins raise many kinds of errors for a mislabelled file
             raise BadInputError(f"{self.path / name} is not a readable image ({_why(e)}); repair or remove it") from e
 
     def read(self, indices: Indices) -> Pixels:
@@ -142,7 +141,7 @@ class FolderData:
 
 
 def _why(e: Exception) -> str:
-    return "no PNG, JPEG, WebP or BMP" if isinstance(e, UnidentifiedImageError) else str(e)
+    return "not a PNG, JPEG, WebP or BMP" if isinstance(e, UnidentifiedImageError) else str(e)
 
 
 def _is_image(name: str) -> bool:
@@ -159,7 +158,7 @@ def _images_below(folder: Path) -> list[str]:
 
 
 def some_of(names: Sequence[str]) -> str:
-    """The first few of many names, for a message."""
+    """The first five names and the number of others, for a message."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
@@ -180,7 +179,7 @@ class SampleData:
         self.path, self.shape, self.labels = samples.path, samples.shape, samples.labels
         self.class_names = samples.label_names
         self._samples = samples
-        self._one_at_a_time = Lock()  # a zip file has one position
+        self._one_at_a_time = Lock()  # a zip file has one read position
 
     def read(self, indices: Indices) -> Pixels:
         """Images uint8 [n, H, W, C] at `indices` [n]."""

@@ -20,17 +20,17 @@ from .order import MixedOrder, whole_shares
 
 
 class MixedData:
-    """Several sets as one: an index counts through them all, the first set's images first.
+    """Several sets as one: indices count through the sets in order.
 
     Args:
-        sources: the sets, of one size.
+        sources: the sets, of one image size.
         weights: positive; how often each set is drawn, relative to the others.
 
     Attributes:
         sources: the sets.
         weights: as given.
-        path, class_names: of the first set.
-        shape, labels, notes: of all together.
+        path, class_names: those of the first set.
+        shape, labels, notes: those of all sets together.
 
     Raises:
         BadInputError: the sets differ in size or channels, or a weight is not positive; the message names the path.
@@ -45,7 +45,7 @@ class MixedData:
                 )
             if not (math.isfinite(weight) and weight > 0):
                 raise BadInputError(
-                    f"{source.path} has the weight {weight}; weights are positive: leave out a set that has none"
+                    f"{source.path} has the weight {weight}; weights must be positive: leave the set out instead"
                 )
         self.sources, self.weights = tuple(sources), tuple(weights)
         self.path, self.class_names = first.path, first.class_names
@@ -69,7 +69,9 @@ class MixedData:
         return out
 
     def hold_out(self, count: int, seed: int) -> tuple[MixedData, MixedData]:
-        """Split at random: all but `count` images, to train on, and `count` to validate on, taken from the sets by their weights.
+        """Split at random: all but `count` images for training, and `count` images for validation.
+
+        Each set gives validation images in proportion to its weight.
 
         Raises:
             BadInputError: a set has too few images.
@@ -98,15 +100,15 @@ def open_generated(
 
     Args:
         paths: at least one.
-        weights: positive, one for each path; None draws each set as often as it has images.
-        num_classes: the labels lie below it.
-        resolution: what the images must have. Generated images are never resized: resampling would tell them from real ones, and
-            boosting works on them as they are.
-        channels: 1 or 3 converts; None takes them as they are, all alike.
-        class_names: the real set's, for PNGs in folders that are named after classes.
+        weights: positive, one for each path; None draws each set in proportion to its size.
+        num_classes: number of classes; labels must lie below it.
+        resolution: the size that the images must have. Generated images are never resized: resampling would mark them
+            as generated, and boosting works on them as they are.
+        channels: 1 or 3, to convert to; None: keep the images as they are, all must agree.
+        class_names: the real set's class names, for PNGs in folders that are named after classes.
 
     Raises:
-        BadInputError: naming the path.
+        BadInputError: a set cannot be used; the message names its path.
         FailureError: the cache cannot be written.
     """
     if not paths:
@@ -124,7 +126,7 @@ def open_generated(
             _, h, w, _ = data.shape
             if resolution is not None and (h, w) != (resolution, resolution):
                 raise BadInputError(
-                    f"{path} has images of {_size(data)}, training is at {resolution}x{resolution}; "
+                    f"{path} has images of {_size(data)}, but training runs at {resolution}x{resolution}; "
                     "give the generator's resolution with --resolution"
                 )
             sources.append(fitted(data, None, channels))
@@ -137,7 +139,7 @@ def _open_one(path: Path, num_classes: int, class_names: tuple[str, ...] | None)
         images, labels = open_sample_npz(path)
         if labels is None:
             raise BadInputError(
-                f"{path} has no labels (arr_1), so that it is unknown which class each image was generated as; save them too: "
+                f"{path} has no labels (arr_1), so the classes of its images are unknown; save them too: "
                 "np.savez(path, images, labels)"
             )
         return ArrayData(path, [images], labels)
@@ -155,10 +157,10 @@ def _open_one(path: Path, num_classes: int, class_names: tuple[str, ...] | None)
 
 
 def check_label_range(data: ImageData, num_classes: int) -> None:
-    """Check that every label has a class.
+    """Check that every label lies below `num_classes`.
 
     Raises:
-        BadInputError: naming the path and the first image whose label has none.
+        BadInputError: a label is out of range; the message names the path and the first such image.
     """
     beyond = data.labels >= num_classes
     if beyond.any():

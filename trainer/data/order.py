@@ -1,7 +1,7 @@
-"""The order in which images are seen: a function of the seed and a position, so that a run that resumes needs an integer.
+"""The order of the images: a function of the seed and a position, so a resumed run needs only an integer.
 
-Positions count the images that all processes together have drawn since training began. Randomness comes from the engine's
-counter-based generator, which gives the same order with every version of numpy.
+Positions count the images that all processes together have drawn since training began. Randomness comes from the
+engine's counter-based generator, which gives the same order with every version of numpy.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ _MASK32 = 0xFFFFFFFF
 
 
 class Stream:
-    """The last word of a counter: what the random words are for, so that no two purposes share theirs."""
+    """The last word of a counter: it names the purpose of the random words, so that no two purposes share words."""
 
     EPOCH, ROUND, AUGMENT = range(3)
 
 
 class Order(Protocol):
-    """Which image stands where in the global order."""
+    """The image at each position of the global order."""
 
     def at(self, positions: Indices) -> Indices:
         """The index int64 [n] of the image at each of `positions` (int64 [n], not negative)."""
         ...
 
 
-@lru_cache(maxsize=16)  # two for each order in use at the turn of an epoch; a permutation takes 8 bytes an image
+@lru_cache(maxsize=16)  # each order uses two at the turn of an epoch; a permutation takes 8 bytes per image
 def _permutation(n: int, seed: int, turn: int, stream: int, lane: int) -> Indices:
-    """0 .. n-1 shuffled: sorted by a random 63-bit word each."""
+    """Shuffle 0 .. n-1: sort the numbers by one random 63-bit word each."""
     i = np.arange(n, dtype=np.int64)
     counter = (i, np.int64(turn & _MASK32), np.int64(turn >> 32), np.int64(stream | lane << 8))
     high, low, _, _ = philox(counter, split_seed(seed))
@@ -45,7 +45,7 @@ def _permutation(n: int, seed: int, turn: int, stream: int, lane: int) -> Indice
 
 
 class EpochOrder:
-    """Every image once before any is seen again, shuffled anew in each epoch.
+    """Every image once per epoch, shuffled anew in each epoch.
 
     Args:
         n: number of images.
@@ -67,10 +67,10 @@ class EpochOrder:
 
 
 class MixedOrder:
-    """Several sets, mixed with weights: an index counts through them all, the first set's images first.
+    """Several sets, mixed with weights: indices count through the sets in order.
 
-    Positions come in rounds of `ROUND`. A round holds each set as often as its weight says (to the nearest whole number, at least
-    once), in an order shuffled anew; within a set every image is seen once before any is seen again.
+    Positions come in rounds of `ROUND`. In a round, each set has turns in proportion to its weight (a whole number of
+    them, at least one), in an order shuffled anew. Within a set, every image is seen once before any is seen again.
 
     Args:
         sizes: number of images of each set.
@@ -85,18 +85,18 @@ class MixedOrder:
         self._orders = [EpochOrder(n, seed, lane=1 + k) for k, n in enumerate(sizes)]
         self._offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         self._shares = whole_shares(weights, self.ROUND)
-        # A round before it is shuffled: whose turn it is (in 16 bits, which numpy sorts in linear time).
+        # The turns of a round before they are shuffled: each is a set's number (16 bits: numpy sorts in linear time).
         self._turns = np.repeat(np.arange(len(sizes), dtype=np.int16), self._shares)
         self._counts = np.concatenate([np.arange(share) for share in self._shares])
 
     def at(self, positions: Indices) -> Indices:
-        """The index int64 [n], in all sets one after the other, of the image at each of `positions`."""
+        """The index int64 [n], counted through the sets in order, of the image at each of `positions`."""
         rounds, places = np.divmod(positions, self.ROUND)
         out = np.empty_like(places)
         for turn in np.unique(rounds):
             here = np.flatnonzero(rounds == turn)
             turns = self._turns[_permutation(self.ROUND, self.seed, int(turn), Stream.ROUND, 0)]
-            counts = np.empty_like(self._counts)  # how many turns the same set had in this round before
+            counts = np.empty_like(self._counts)  # the number of earlier turns of the same set in this round
             counts[np.argsort(turns, kind="stable")] = self._counts
             for k, order in enumerate(self._orders):
                 mine = turns[places[here]] == k
@@ -106,7 +106,7 @@ class MixedOrder:
 
 
 def whole_shares(weights: Sequence[float], total: int) -> Indices:
-    """`total` divided in proportion to `weights`, by largest remainders; at least 1 each."""
+    """Divide `total` in proportion to `weights` by largest remainders; each share is at least 1."""
     exact = np.asarray(weights, np.float64) / np.sum(weights) * total
     shares: Indices = np.maximum(np.floor(exact), 1).astype(np.int64)
     spare = int(total - shares.sum())

@@ -17,7 +17,7 @@ from .order import Order
 
 
 class Batch(NamedTuple):
-    """Images float32 [B, C, H, W] in [0, 1] and labels int64 [B], in memory of the CPU."""
+    """Images float32 [B, C, H, W] in [0, 1] and labels int64 [B], in CPU memory."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -31,18 +31,18 @@ def to_tensor(images: NDArray[np.uint8]) -> torch.Tensor:
 class BatchReader:
     """One process's share of a set, in a given order.
 
-    The process `rank` of `world` takes every `world`-th position, beginning with its own, so that all together take the positions
-    one after the other.
+    Process `rank` of `world` takes every `world`-th position, beginning at `rank`. So all processes together take the
+    positions in order.
 
     Args:
         data: the set.
-        order: which image stands where; its indices are those of `data`.
-        batch_size: images of a batch of this process, B.
-        rank: this process, from 0.
+        order: the image at each position, as an index into `data`.
+        batch_size: number of images in a batch of this process, B.
+        rank: number of this process, from 0.
         world: number of processes.
-        augmentation: what to do to the images, or None.
-        ahead: batches that are read before they are asked for; memory holds as many.
-        threads: how many of them are read at a time.
+        augmentation: random changes to the images, or None.
+        ahead: number of batches to read ahead; memory holds this many.
+        threads: number of batches to read at the same time.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class BatchReader:
         self.ahead, self.threads = ahead, threads
 
     def batches(self, start: int = 0) -> BatchStream:
-        """Batches without end, from the global position `start` on. Close the stream, or use it as a context."""
+        """Endless batches from the global position `start` on. Close the stream, or use it as a context manager."""
         return BatchStream(self, start)
 
     def read(self, start: int) -> Batch:
-        """The batch at the global position `start`: positions start + rank + world * (0 .. B-1)."""
+        """Read the batch at the global position `start`: positions start + rank + world * (0 .. B-1)."""
         positions = start + self.rank + self.world * np.arange(self.batch_size, dtype=np.int64)
         indices = self.order.at(positions)
         images = self.data.read(indices)
@@ -79,7 +79,7 @@ class BatchStream:
     """An endless iterator of batches.
 
     Attributes:
-        position: the global position of the next batch; the same for all processes. A run that resumes starts there.
+        position: the global position of the next batch; the same for all processes. A resumed run starts there.
 
     Raises:
         BadInputError: from ``next``, if an image is damaged; the message names its file.

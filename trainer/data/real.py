@@ -1,4 +1,4 @@
-"""Real images: whatever kind of set lies at a path."""
+"""Real images: open any supported kind of set."""
 
 from __future__ import annotations
 
@@ -17,19 +17,30 @@ from .storage import npz_members
 def open_real(path: Path, *, resolution: int | None, channels: int | None) -> ImageData:
     """Open a labelled set.
 
-    A folder is one of IDX files (the training set's are taken), of downsampled ImageNet's npz files (likewise), of PNGs with a
-    ``dataset.json``, or of class folders. A file is a zip of PNGs, an IDX file of images with its labels beside it, or an npz file:
-    ``arr_0`` uint8 [N, H, W, C] and ``arr_1`` [N], or downsampled ImageNet's ``data`` and ``labels``.
+    A folder may hold:
 
-    Where several processes open a set that has to be decompressed, let one do so first: the others find it in the cache.
+    - IDX files (of several sets, the training set is opened);
+    - downsampled ImageNet's npz files (likewise);
+    - PNGs with a ``dataset.json``;
+    - class folders.
+
+    A file may be:
+
+    - a zip of PNGs;
+    - an IDX file of images, with its labels beside it;
+    - an npz file with ``arr_0`` uint8 [N, H, W, C] and ``arr_1`` [N], or with downsampled ImageNet's ``data`` and
+      ``labels``.
+
+    If several processes open a compressed set, let one of them open it first: the others then find it in the cache.
 
     Args:
         path: a file or a folder.
-        resolution: images are resized to it (shorter side) and cropped around the centre; None takes them as they are, all alike.
-        channels: 1 or 3 converts; None takes them as they are, all alike.
+        resolution: images are resized to it (shorter side) and cropped around the centre; None: keep the images as
+            they are, all must agree.
+        channels: 1 or 3, to convert to; None: keep the images as they are, all must agree.
 
     Raises:
-        BadInputError: naming the path.
+        BadInputError: the set cannot be used; the message names its path.
         FailureError: the cache cannot be written.
     """
     check_wish(path, resolution, channels)
@@ -62,7 +73,7 @@ def _open(path: Path) -> ImageData:
     with path.open("rb") as f:
         if not f.read(4).startswith(b"PK"):
             raise BadInputError(
-                f"{path} is neither an npz nor an IDX file nor a zip of PNGs, nor a folder of class folders"
+                f"{path} is neither an npz file, an IDX file, a zip of PNGs nor a folder of class folders"
             )
     members = npz_members(path)
     if {"data", "labels"} <= members:
@@ -77,6 +88,6 @@ def _open_npz_folder(folder: Path) -> ImageData:
     for file in sorted(folder.glob("*.npz")):
         if not {"data", "labels"} <= npz_members(file):
             raise BadInputError(
-                f"{file} has no 'data' and 'labels', as downsampled ImageNet's batches have; give a single npz itself"
+                f"{file} lacks the 'data' and 'labels' of downsampled ImageNet's batches; give the path of a single npz"
             )
     return open_downsampled_imagenet(folder)

@@ -1,15 +1,14 @@
-"""Arrays on disk without loading them: stored ones are mapped, compressed ones are decompressed once."""
+"""Open arrays on disk without loading them: map uncompressed ones, decompress compressed ones once."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
 import math
-import os
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,11 +17,12 @@ from numpy.typing import NDArray
 from jboost.engine.errors import BadInputError, FailureError
 from jboost.engine.samples.npz import read_header
 from jboost.engine.system.cache import cache_folder
+from jboost.engine.system.replacing import replacing
 
 #: A set that takes fewer bytes when decompressed is kept in memory instead of in the cache.
 IN_MEMORY = 512 << 20
 _CHUNK = 1 << 20
-# What a damaged or foreign file makes zipfile, gzip and numpy raise.
+# The errors that zipfile, gzip and numpy raise for a damaged or foreign file.
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, NotImplementedError, RuntimeError)
 
 
@@ -41,17 +41,18 @@ def npz_members(path: Path) -> set[str]:
             return {name.removesuffix(".npy") for name in archive.namelist()}
     except DAMAGE as e:
         raise BadInputError(
-            f"{path} is not a readable npz file ({e}); it may be cut short: make or copy it again"
+            f"{path} is not a readable npz file ({e}); it may be truncated: make or copy it again"
         ) from e
 
 
 def npz_array(path: Path, member: str, *, parts: int = 1) -> NDArray[Any]:
-    """One array of an npz file, read-only: mapped, or decompressed.
+    """Open one array of an npz file, read-only: mapped, or decompressed.
 
     Args:
-        path: the npz file; it has the member.
-        member: its name, without ``.npy``.
-        parts: how many such arrays make up the set. Together, where compressed, they may take `IN_MEMORY` bytes of memory.
+        path: the npz file; it must have the member.
+        member: the array's name, without ``.npy``.
+        parts: number of such arrays in the set. If they are compressed, all together may take `IN_MEMORY` bytes of
+            memory.
 
     Raises:
         BadInputError: the file is damaged, or the array holds Python objects.
@@ -78,7 +79,11 @@ def npz_array(path: Path, member: str, *, parts: int = 1) -> NDArray[Any]:
 
 
 def _start_of(path: Path, info: zipfile.ZipInfo) -> int:
-    """Where a stored member's bytes begin: behind its local header, whose last two fields are the lengths of what follows."""
+    """The offset of a stored member's bytes.
+
+    They follow the local header, the file name and the extra field. The header's last two fields are the lengths of
+    the name and the extra field.
+    """
     with path.open("rb") as f:
         f.seek(info.header_offset)
         local = f.read(30)
@@ -92,10 +97,10 @@ def is_gzip(path: Path) -> bool:
 
 
 def bytes_after(path: Path, start: int, count: int) -> NDArray[np.uint8]:
-    """The `count` bytes of a file from `start` to its end, as they are or compressed with gzip: mapped, or decompressed.
+    """Open the `count` bytes of a file from `start` to its end: mapped, or decompressed if the file is gzipped.
 
     Raises:
-        BadInputError: it is damaged, or holds fewer or more bytes.
+        BadInputError: the file is damaged, or holds fewer or more bytes.
         FailureError: the cache cannot be written.
     """
     try:
@@ -115,7 +120,10 @@ def bytes_after(path: Path, start: int, count: int) -> NDArray[np.uint8]:
 def _decompressed(
     path: Path, f: _Readable, dtype: np.dtype[Any], count: int, in_memory: int, *, name: str
 ) -> NDArray[Any]:
-    """`count` items to the end of a stream, in memory or in a cache file that is named after the source's contents."""
+    """Read the `count` items to the end of a stream, into memory or into a cache file.
+
+    The name of the cache file is a hash of the source's path, size and modification time, and of `name`.
+    """
     if count * dtype.itemsize < in_memory:
         out = np.empty(count, dtype)
         _fill(memoryview(out.view(np.uint8).data), f)
@@ -138,36 +146,32 @@ def _fill(view: memoryview, f: _Readable) -> None:
 
 
 def _check_end(f: _Readable, done: int, expected: int) -> None:
-    # Reading on to the end also makes zipfile and gzip compare their checksums.
+    # Reading to the end also makes zipfile and gzip check their checksums.
     if done != expected or f.read(1):
         raise EOFError("it is shorter than its header says" if done < expected else "it is longer than its header says")
 
 
+def _chunks(f: _Readable, size: int) -> Iterator[bytes]:
+    """The `size` bytes to the end of a stream. Damage is never an OSError here, as gzip's is: that is left to the writing."""
+    done = 0
+    try:
+        while done < size and (chunk := f.read(min(_CHUNK, size - done))):
+            yield chunk
+            done += len(chunk)
+        _check_end(f, done, size)
+    except OSError as e:
+        raise ValueError(str(e)) from e
+
+
 def _write_cache(cached: Path, f: _Readable, size: int) -> None:
-    """Decompress into a file beside `cached` and rename it: processes that do so at the same time do not disturb each other."""
-
-    def refused(e: OSError) -> FailureError:
-        return FailureError(
-            f"cannot decompress {size / 1e9:.1f} GB into the cache, {cached.parent} ({e.strerror or e}); "
-            "set JBOOST_CACHE to a folder that has room"
-        )
-
+    """Decompress into `cached`; processes that do so at the same time do not disturb each other."""
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
-        aside = NamedTemporaryFile(dir=cached.parent, delete=False)  # noqa: SIM115
+        with replacing(cached) as aside, aside.open("wb") as file:
+            for chunk in _chunks(f, size):
+                file.write(chunk)
     except OSError as e:
-        raise refused(e) from e
-    try:
-        with aside:
-            done = 0
-            while done < size and (chunk := f.read(min(_CHUNK, size - done))):
-                try:
-                    aside.write(chunk)
-                except OSError as e:
-                    raise refused(e) from e
-                done += len(chunk)
-            _check_end(f, done, size)
-        os.replace(aside.name, cached)
-    except BaseException:
-        Path(aside.name).unlink(missing_ok=True)
-        raise
+        raise FailureError(
+            f"cannot decompress {size / 1e9:.1f} GB into the cache, {cached.parent} ({e.strerror or e}); "
+            "set JBOOST_CACHE to a folder that has room"
+        ) from e

@@ -8,29 +8,26 @@ from pathlib import Path
 
 import torch
 
-from jboost.engine.backends.request import export_command, why_no_graph
+from jboost.engine.backends.request import RunRequest, export_command, why_no_graph
 from jboost.engine.backends.torch_device import find_device, set_tf32
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError, one_line
+from jboost.engine.system.devices import DeviceName, device_kind
 
 
 def artefact_name(objective: str, dtype: str, resolution: int, device: str) -> str:
     """The name of a compiled package in a bundle's manifest; `device` is a torch device string."""
-    return f"compile/{_kind(device)}/{objective}/{dtype}/{resolution}"
+    return f"compile/{device_kind(device)}/{objective}/{dtype}/{resolution}"
 
 
 def forward_name(dtype: str, resolution: int, device: str) -> str:
     """The name of a compiled forward pass in a bundle's manifest."""
-    return f"compile/{_kind(device)}/forward/{dtype}/{resolution}"
+    return f"compile/{device_kind(device)}/forward/{dtype}/{resolution}"
 
 
 def step_name(kind: str, resolution: int, device: str) -> str:
     """The name of a compiled step in a bundle's manifest; `kind` is that of the update."""
-    return f"compile/{_kind(device)}/step/{kind}/{resolution}"
-
-
-def _kind(device: str) -> str:
-    return device.split(":")[0]
+    return f"compile/{device_kind(device)}/step/{kind}/{resolution}"
 
 
 def machine_target(device: str) -> str:
@@ -38,7 +35,7 @@ def machine_target(device: str) -> str:
 
     Inductor compiles for the machine it runs on, and calls into torch's libraries by their symbols.
     """
-    if _kind(device) == "cpu":
+    if device_kind(device) == "cpu":
         return f"cpu {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
     major, minor = torch.cuda.get_device_capability(device)
     return f"cuda {major}.{minor}, {torch.cuda.get_device_name(device)}, torch {torch.__version__}"
@@ -46,7 +43,7 @@ def machine_target(device: str) -> str:
 
 def runs_here(target: str, device: str) -> bool:
     """Whether a package compiled for `target` runs on this machine's `device`, which need not be there."""
-    return (_kind(device) == "cpu" or torch.cuda.is_available()) and target == machine_target(device)
+    return (device_kind(device) == "cpu" or torch.cuda.is_available()) and target == machine_target(device)
 
 
 @dataclass(frozen=True)
@@ -66,13 +63,14 @@ class Packages:
     batch_size: int
 
 
-def packages_of(bundle: Bundle, *, objective: str, dtype: str, resolution: int, device: str) -> Packages:
-    """A bundle's own packages for a kind of device, checked against the manifest's hashes.
+def packages_of(bundle: Bundle, request: RunRequest, device: str) -> Packages:
+    """A bundle's own packages for a request, checked against the manifest's hashes; `device` is a torch device string.
 
     Raises:
         BadInputError: one is missing or changed.
     """
-    name = artefact_name(objective, dtype, resolution, device)
+    dtype, resolution = request.dtype, request.resolution
+    name = artefact_name(request.objective, dtype, resolution, device)
     return Packages(
         bundle.checked_path(name),
         bundle.checked_path(forward_name(dtype, resolution, device)),
@@ -81,27 +79,18 @@ def packages_of(bundle: Bundle, *, objective: str, dtype: str, resolution: int, 
     )
 
 
-def why_unusable(
-    bundle: Bundle,
-    *,
-    objective: str,
-    l0: float | None,
-    resolution: int,
-    device: str,
-    dtype: str,
-    batch_size: int | None = None,
-) -> str | None:
-    """Why the bundle's package, if any, cannot serve this run; None if it can.
+def why_unusable(bundle: Bundle, request: RunRequest) -> str | None:
+    """Why the bundle's package, if any, cannot serve a request; None if it can.
 
     Raises:
         BadInputError: no such device on this machine.
     """
-    device = find_device(device)
-    name = artefact_name(objective, dtype, resolution, device)
-    why = why_no_graph(bundle, name, "compile", objective=objective, l0=l0, resolution=resolution, dtype=dtype)
+    device, batch_size = find_device(request.device), request.batch_size
+    name = artefact_name(request.objective, request.dtype, request.resolution, device)
+    why = why_no_graph(bundle, name, "compile", request)
     if why is not None:
         return why
-    rebuild = f"export it with: {export_command('compile', objective=objective, dtype=dtype, resolution=resolution)}"
+    rebuild = f"export it with: {export_command('compile', request)}"
     artefact, here = bundle.config.artefacts[name], machine_target(device)
     if artefact.target != here:
         return f"the package was compiled for {artefact.target}, this machine is {here}; {rebuild}"
@@ -120,9 +109,9 @@ def load_package(path: Path, device: str) -> Callable[..., list[torch.Tensor]]:
         # What torch._inductor.aoti_load_package wraps. That module brings the whole compiler in, which takes two seconds and is of
         # no use to what is compiled already.
         # On CUDA without its own synchronisation between threads, which a graph's capture does not allow.
-        where = torch.device(device)
-        cuda = where.type == "cuda"
-        index = (torch.cuda.current_device() if where.index is None else where.index) if cuda else -1
+        where = DeviceName.parse(device)
+        cuda = where.kind == "cuda"
+        index = (torch.cuda.current_device() if where.number is None else where.number) if cuda else -1
         if cuda:
             set_tf32(False)  # float32 means float32
         loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", cuda, 1, index)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
 import torch
 
 from jboost.engine.backends.array_runner import ArrayFlight, ArrayRunner
-from jboost.engine.backends.eager import EagerRunner
+from jboost.engine.backends.eager.runner import EagerRunner
+from jboost.engine.backends.request import RunRequest
 from jboost.engine.backends.torch_device import find_device
 from jboost.engine.bundle import Bundle
-from jboost.engine.errors import BadInputError
 from jboost.engine.loop.runner import Evaluation
 from jboost.engine.method.step import CHANGED, Gradient, State
 from jboost.engine.method.updates import Controls
+from jboost.engine.system.devices import device_kind
 from jboost.engine.system.memory import keep_freed_memory
 
 from .captured import CapturedFlight
-from .packages import Packages, _kind, load_package, packages_of, why_unusable
+from .packages import Packages, load_package, packages_of
 
 
 class CompiledRunner(ArrayRunner):
@@ -26,46 +28,30 @@ class CompiledRunner(ArrayRunner):
 
     Args:
         bundle: an opened bundle; its packages are checked against the manifest's hashes.
-        objective: name of the objective.
-        l0: mean realness of real images; for objectives that need it, it must be what was compiled in.
-        resolution: image size in pixels.
-        device: ``"auto"`` (CUDA where there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
-        dtype: of the network inside the package. float32 is float32: TF32 is off.
+        request: what to compute; the bundle's packages serve it. float32 is float32: TF32 is off.
         packages: to run instead of the bundle's own.
 
     Raises:
-        BadInputError: the bundle has no such package, or it was compiled for another machine.
+        BadInputError: the bundle has no such package, or its file is changed or unreadable.
     """
 
     name = "compile"
+    batch_size: int | None
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        *,
-        objective: str,
-        l0: float | None,
-        resolution: int,
-        device: str = "auto",
-        dtype: str = "fp32",
-        packages: Packages | None = None,
-    ):
-        self.device = find_device(device)
-        self._cuda = _kind(self.device) == "cuda"
+    def __init__(self, bundle: Bundle, request: RunRequest, packages: Packages | None = None):
+        self.device = find_device(request.device)
+        self._cuda = device_kind(self.device) == "cuda"
         if packages is None:
-            why = why_unusable(bundle, objective=objective, l0=l0, resolution=resolution, device=device, dtype=dtype)
-            if why is not None:
-                raise BadInputError(f"engine 'compile' cannot run this: {why}")
-            packages = packages_of(bundle, objective=objective, dtype=dtype, resolution=resolution, device=self.device)
+            packages = packages_of(bundle, request, self.device)
         if not self._cuda:
             keep_freed_memory()
-        self.dtype, self.batch_size = dtype, packages.batch_size
+        self.dtype, self.batch_size = request.dtype, packages.batch_size
         self._packages = packages
         self._gradient = load_package(packages.gradient, self.device)
         self._forward = load_package(packages.forward, self.device)
         self._steps: dict[str, Any] = {}
         self._flags = {flag: torch.tensor(flag, device=self.device) for flag in (False, True)}
-        self._bundle, self._objective, self._l0 = bundle, objective, l0
+        self._bundle, self._request = bundle, request
         self._float32: EagerRunner | None = None
 
     def __enter__(self) -> Self:
@@ -92,9 +78,8 @@ class CompiledRunner(ArrayRunner):
     def gradient(self, x: torch.Tensor, y: torch.Tensor, *, in_float32: bool = False) -> Gradient:
         """The objective's gradient for `x` float32 [B, C, H, W], classes `y` int64 [B], B being the package's batch size."""
         if in_float32 and self.dtype != "fp32":
-            self._float32 = self._float32 or EagerRunner(
-                self._bundle, objective=self._objective, l0=self._l0, device=self.device
-            )
+            request = replace(self._request, device=self.device, dtype="fp32")
+            self._float32 = self._float32 or EagerRunner(self._bundle, request)
             return self._float32.gradient(x, y)
         return Gradient(*self._gradient(x.contiguous(), y))
 

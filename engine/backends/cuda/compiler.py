@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.errors import BadInputError, FailureError, one_line
 
 from .kernels import OPTIONS
 
@@ -49,7 +49,7 @@ def _nvcc(nvcc: str, source: str, arch: str) -> bytes:
     try:
         cubin: bytes = compile_with(source, nvcc=nvcc, options=list(OPTIONS), no_extern_c=True, arch=arch)
     except CompileError as e:
-        raise FailureError(f"{nvcc} does not compile the kernels for {arch}: {_one_line(e.stderr or e.msg)}") from e
+        raise FailureError(f"{nvcc} does not compile the kernels for {arch}: {one_line(e.stderr or e.msg)}") from e
     return cubin
 
 
@@ -61,7 +61,7 @@ def _nvrtc(source: str, arch: str) -> bytes:
         error, program = nvrtc.nvrtcCreateProgram(source.encode(), b"kernels.cu", 0, [], [])
     except (ImportError, RuntimeError) as e:  # cuda.bindings finds libnvrtc when it is first called
         raise BadInputError(
-            f"no compiler for the CUDA kernels: neither nvcc with a host compiler nor NVRTC ({_one_line(str(e))}); install one "
+            f"no compiler for the CUDA kernels: neither nvcc with a host compiler nor NVRTC ({one_line(e)}); install one "
             "with: pip install 'cuda-python[all]'"
         ) from e
     options = [option.encode() for option in (*OPTIONS, f"--gpu-architecture={arch}")]
@@ -70,13 +70,9 @@ def _nvrtc(source: str, arch: str) -> bytes:
         _, size = nvrtc.nvrtcGetProgramLogSize(program)
         log = b" " * size
         nvrtc.nvrtcGetProgramLog(program, log)
-        raise FailureError(f"NVRTC does not compile the kernels for {arch}: {_one_line(log.decode(errors='replace'))}")
+        raise FailureError(f"NVRTC does not compile the kernels for {arch}: {one_line(log.decode(errors='replace'))}")
     _, size = nvrtc.nvrtcGetCUBINSize(program)
     cubin: bytes = b" " * size  # filled in place
     nvrtc.nvrtcGetCUBIN(program, cubin)
     nvrtc.nvrtcDestroyProgram(program)
     return cubin
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:300]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import onnxruntime as ort
 
 from jboost.engine.backends.array_runner import ArrayRunner
+from jboost.engine.backends.request import RunRequest
 from jboost.engine.bundle import Bundle
-from jboost.engine.errors import BadInputError, one_line
 from jboost.engine.loop.runner import Evaluation
 from jboost.engine.method.step import Gradient
 
-from .graphs import artefact_name, checked_graph, forward_name, session_options, why_unusable
+from .graphs import artefact_name, checked_graph, forward_name
+from .session import open_session
 
 
 class OnnxRunner(ArrayRunner):
@@ -22,45 +22,28 @@ class OnnxRunner(ArrayRunner):
 
     Args:
         bundle: an opened bundle; the graph and its weights are checked against the manifest's hashes.
-        objective: name of the objective.
-        l0: mean realness of real images; for objectives that need it, it must be what the graph was exported with.
-        resolution: image size in pixels.
-        device: ``"cpu"``.
-        dtype: of the network inside the graph.
+        request: what to compute; the bundle's graphs serve it. Its device is not looked at.
 
     Raises:
-        BadInputError: the bundle has no such graph.
+        BadInputError: the bundle has no such graph, or its file is changed or unreadable.
     """
 
     name = "onnx"
     device = "cpu"
     batch_size: int | None = None
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        *,
-        objective: str,
-        l0: float | None,
-        resolution: int,
-        device: str = "cpu",
-        dtype: str = "fp32",
-    ):
-        if device != "cpu":
-            raise BadInputError(f"this runner is for the CPU, not for {device!r}")
-        why = why_unusable(bundle, objective=objective, l0=l0, resolution=resolution, device=device, dtype=dtype)
-        if why is not None:
-            raise BadInputError(f"engine 'onnx' cannot run this: {why}")
-        self.dtype = dtype
-        self._bundle, self._objective, self._resolution = bundle, objective, resolution
+    def __init__(self, bundle: Bundle, request: RunRequest):
+        self.dtype = request.dtype
+        self._bundle, self._objective, self._resolution = bundle, request.objective, request.resolution
         self._checked: set[str] = set()
-        self._session = self._open(artefact_name(objective, dtype, resolution))
-        self._forward = self._open(forward_name(dtype, resolution))
+        self._session = self._open(artefact_name(request.objective, request.dtype, request.resolution))
+        self._forward = self._open(forward_name(request.dtype, request.resolution))
         self._float32: ort.InferenceSession | None = None
         self._bindings: dict[tuple[int, ...], _Binding] = {}
 
     def _open(self, name: str) -> ort.InferenceSession:
-        return open_session(checked_graph(self._bundle, name, self._checked))
+        path = checked_graph(self._bundle, name, self._checked)
+        return open_session(path, str(path), remedy="export the bundle again")
 
     def __enter__(self) -> Self:
         return self
@@ -123,18 +106,3 @@ class _Binding:
         session.run_with_iobinding(self._io)
         # The loop keeps these beyond the next call; they are small.
         return Gradient(self.grad, self.class_logit.copy(), self.loss.copy(), self.predicted.copy())
-
-
-def open_session(path: Path) -> ort.InferenceSession:
-    """An ONNX Runtime session on the CPU.
-
-    Raises:
-        BadInputError: ONNX Runtime cannot read or run the graph.
-    """
-    try:
-        return ort.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
-    except Exception as e:  # onnxruntime raises its own hierarchy, and RuntimeError
-        reason = one_line(e)
-        raise BadInputError(
-            f"ONNX Runtime {ort.__version__} cannot run {path} ({reason}); export the bundle again"
-        ) from e

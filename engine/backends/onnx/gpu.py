@@ -17,13 +17,16 @@ import onnxruntime as ort
 from jboost.engine.backends.cuda.flight import DeviceFlight
 from jboost.engine.backends.cuda.pycuda_device import PycudaDevice
 from jboost.engine.backends.cuda.runner import DeviceRunner
+from jboost.engine.backends.request import RunRequest
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError, FailureError, one_line
 from jboost.engine.loop.runner import Evaluation
 from jboost.engine.method.step import Gradient
 from jboost.engine.method.updates import Controls
+from jboost.engine.system.devices import DeviceName
 
-from .graphs import _PROVIDER, artefact_name, checked_graph, forward_name, session_options
+from .graphs import artefact_name, checked_graph, forward_name
+from .session import CUDA_PROVIDER, open_session
 
 Numpy = np.ndarray[Any, Any]
 #: CUDA graphs of one session. ONNX Runtime keeps each for good, so whoever comes with ever new addresses is served without.
@@ -35,10 +38,8 @@ class OnnxCudaRunner(DeviceRunner):
 
     Args:
         bundle: an opened bundle; the graph and its weights are checked against the manifest's hashes.
-        objective: name of the objective.
-        resolution: image size in pixels.
-        device: ``"cuda"`` or ``"cuda:N"``.
-        dtype: of the network inside the graph. float32 is float32: TF32 is off.
+        request: what to compute; the bundle's graphs serve it. Its device is ``"auto"``, ``"cuda"`` or ``"cuda:N"``. float32 is
+            float32: TF32 is off.
 
     Raises:
         BadInputError: the graph is missing or changed, or ONNX Runtime does not run all of it on the GPU.
@@ -46,9 +47,11 @@ class OnnxCudaRunner(DeviceRunner):
 
     name = "onnx"
 
-    def __init__(self, bundle: Bundle, *, objective: str, resolution: int, device: str, dtype: str):
-        number = int(device.partition(":")[2] or 0)
-        self.device, self.dtype = device, dtype
+    def __init__(self, bundle: Bundle, request: RunRequest):
+        objective, resolution, dtype = request.objective, request.resolution, request.dtype
+        self.device = "cuda" if request.device == "auto" else request.device
+        self.dtype = dtype
+        number = DeviceName.parse(self.device).index
         shape = (bundle.config.in_channels, resolution, resolution)
         self._networks: list[OrtNetwork] = []
         opened = PycudaDevice(number)
@@ -186,22 +189,21 @@ class OrtNetwork:
 def _open(path: Path, number: int, stream: int, *, graphs: bool) -> Any:
     _preload()
     _check_cudnn(path)
-    options = session_options()
-    if not graphs:
-        # ONNX Runtime falls back to the CPU silently: all of the graph on the GPU, or none. With graphs it sees to that itself, and
-        # allows what reads shapes, which it always puts on the CPU.
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    # ONNX Runtime falls back to the CPU silently: all of the graph on the GPU, or none. With graphs it sees to that itself, and
+    # allows what reads shapes, which it always puts on the CPU.
+    config = {} if graphs else {"session.disable_cpu_ep_fallback": "1"}
     how = {
         "device_id": str(number), "user_compute_stream": str(stream), "enable_cuda_graph": str(int(graphs)), "use_tf32": "0",
         "cudnn_conv_algo_search": "HEURISTIC",  # the default tries every algorithm of every convolution, for each new batch size
     }  # fmt: skip
-    try:
-        session = ort.InferenceSession(path, options, providers=[(_PROVIDER, how)])
-    except Exception as e:  # onnxruntime raises its own hierarchy, and RuntimeError
-        raise BadInputError(
-            f"ONNX Runtime {ort.__version__} does not run {path.name} on the GPU ({one_line(e)}); see: jboost doctor"
-        ) from e
-    if session.get_providers()[0] != _PROVIDER:
+    session = open_session(
+        path,
+        f"{path.name} on the GPU",
+        providers=[(CUDA_PROVIDER, how)],
+        config=config,
+        remedy="see: jboost doctor",
+    )
+    if session.get_providers()[0] != CUDA_PROVIDER:
         raise BadInputError(
             f"ONNX Runtime {ort.__version__} fell back to the CPU: its CUDA provider finds no CUDA 13 or no cuDNN 9; see: jboost "
             "doctor, or use --device cpu"
@@ -211,7 +213,7 @@ def _open(path: Path, number: int, stream: int, *, graphs: bool) -> Any:
 
 def _check_cudnn(path: Path) -> None:
     """ONNX Runtime 1.31 opens a session without cuDNN, and fails at the first convolution."""
-    if sys.platform != "linux" or _PROVIDER not in ort.get_available_providers():
+    if sys.platform != "linux" or CUDA_PROVIDER not in ort.get_available_providers():
         return
     try:
         ctypes.CDLL("libcudnn.so.9")

@@ -1,17 +1,18 @@
-"""The ONNX graphs of a bundle: their names, whether one serves a run here, and how a session is set up."""
+"""The ONNX graphs of a bundle: their names, and whether one serves a run here."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
 from pathlib import Path
 
 import onnxruntime as ort
 
-from jboost.engine.backends.request import why_no_graph
+from jboost.engine.backends.request import RunRequest, why_no_graph
 from jboost.engine.bundle import Bundle
-from jboost.engine.errors import BadInputError
+from jboost.engine.system.devices import device_kind
 from jboost.engine.system.gpu import find_driver
+
+from .session import CUDA_PROVIDER
 
 
 def artefact_name(objective: str, dtype: str, resolution: int) -> str:
@@ -29,39 +30,23 @@ def weights_name(graph: str) -> str:
     return f"{graph}/weights"
 
 
-def why_unusable(
-    bundle: Bundle,
-    *,
-    objective: str,
-    l0: float | None,
-    resolution: int,
-    device: str,
-    dtype: str,
-    batch_size: int | None = None,
-) -> str | None:
-    """Why the bundle's graph, if any, cannot serve this run; None if it can."""
-    if _kind(device) == "cuda":
-        from .graphs import why_no_cuda
-
-        if (why := why_no_cuda()) is not None:
-            return why
-    name = artefact_name(objective, dtype, resolution)
-    return why_no_graph(bundle, name, "onnx", objective=objective, l0=l0, resolution=resolution, dtype=dtype)
+def why_unusable(bundle: Bundle, request: RunRequest) -> str | None:
+    """Why the bundle's graph, if any, cannot serve a request; None if it can."""
+    if settled_kind(request.device) == "cuda" and (why := why_no_cuda()) is not None:
+        return why
+    name = artefact_name(request.objective, request.dtype, request.resolution)
+    return why_no_graph(bundle, name, "onnx", request)
 
 
-def _kind(device: str) -> str:
+def settled_kind(device: str) -> str:
     """``"cpu"`` or ``"cuda"``; ``"auto"`` is CUDA where ONNX Runtime can use it.
 
     Raises:
-        BadInputError: neither.
+        BadInputError: no device has such a name.
     """
-    if device == "auto":
-        from .graphs import why_no_cuda
-
+    kind = device_kind(device)
+    if kind == "auto":
         return "cpu" if why_no_cuda() else "cuda"
-    kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda") or not (number or "0").isdecimal():
-        raise BadInputError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N")
     return kind
 
 
@@ -85,23 +70,11 @@ def checked_graph(bundle: Bundle, name: str, known: set[str] | None = None) -> P
     return path
 
 
-def session_options() -> ort.SessionOptions:
-    """How every session runs: as many threads as torch takes, and errors alone are logged."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # warnings about a missing GPU are no news here
-    # By itself ONNX Runtime takes every core, which is what 0 means.
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)
-    return options
-
-
-_PROVIDER = "CUDAExecutionProvider"
-
-
 def why_no_cuda() -> str | None:
     """Why ONNX Runtime cannot run on a GPU here, as far as can be told without trying; None if it may."""
     if find_driver().problem is not None:
         return find_driver().problem
-    if _PROVIDER not in ort.get_available_providers():
+    if CUDA_PROVIDER not in ort.get_available_providers():
         return f"onnxruntime {ort.__version__} is built without CUDA; install it: pip install onnxruntime-gpu"
     for module, package in (("pycuda", "pycuda"), ("cuda", "cuda-python")):
         if importlib.util.find_spec(module) is None:

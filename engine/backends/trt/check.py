@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.method.compare import class_logit_error, cosine, relative_error
 
 Numpy = np.ndarray[Any, Any]
 #: (x float32 [B, C, H, W], y int64 [B]) -> the outputs of a gradient graph, or of one of the forward pass, as numpy arrays.
@@ -71,11 +72,11 @@ def check_gradient(run: Run, reference: Reference, batch_size: int, bounds: dict
         FailureError: names each figure above its bound.
     """
     grad, class_logit, _, predicted = _run(run, reference, batch_size)
-    errors, cosines = _compare(grad, reference.grad)
+    errors = relative_error(grad, reference.grad)
     figures = {
         "grad_median": float(np.median(errors)),
         "grad_worst": float(errors.max()),
-        "cosine_worst": float((1 - cosines).max()),
+        "cosine_worst": float((1 - cosine(grad, reference.grad)).max()),
     } | _readout(class_logit, predicted, reference)
     _judge(figures, bounds, name)
 
@@ -100,22 +101,9 @@ def _run(run: Run, reference: Reference, batch_size: int) -> list[Numpy]:
     return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
-def _compare(got: Numpy, want: Numpy) -> tuple[Numpy, Numpy]:
-    """(relative L2 error, cosine) of each image's gradient, float64 [n]."""
-    a, b = (array.reshape(len(array), -1).astype(np.float64) for array in (got, want))
-    norm = np.maximum(np.linalg.norm(b, axis=1), 1e-30)
-    cosine = (a * b).sum(1) / np.maximum(np.linalg.norm(a, axis=1) * norm, 1e-60)
-    return np.linalg.norm(a - b, axis=1) / norm, cosine
-
-
 def _readout(class_logit: Numpy, predicted: Numpy, reference: Reference) -> dict[str, float]:
-    """Worst error of a class logit relative to the spread of its image's logits, and the images whose predicted class is wrong,
-    near-ties aside."""
-    logits, rows = reference.logits.astype(np.float64), np.arange(len(reference.y))
-    spread = np.maximum(logits.std(1, ddof=1), 1e-12)
-    worst = float((np.abs(class_logit - logits[rows, reference.y]) / spread).max())
-    short = logits.max(1) - logits[rows, np.clip(predicted, 0, logits.shape[1] - 1)]
-    return {"logits_worst": worst, "predicted_wrong": float((short > (4 * worst + 1e-6) * spread).sum())}
+    errors, wrong = class_logit_error(class_logit, predicted, reference.logits, reference.y)
+    return {"logits_worst": float(errors.max()), "predicted_wrong": float(wrong)}
 
 
 def _judge(figures: dict[str, float], bounds: dict[str, float], name: str) -> None:

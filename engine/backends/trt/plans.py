@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
-from jboost.engine.backends.request import export_command, why_no_graph
+from jboost.engine.backends.request import RunRequest, export_command, why_no_graph
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError
+from jboost.engine.system.devices import DeviceName
 from jboost.engine.system.gpu import Gpu, find_driver, sm_of
 
 from .variant import FLAVOURS, load_flavour
@@ -125,54 +125,46 @@ def find_gpu(device: str) -> Gpu:
     """The GPU called `device`, ``"auto"``, ``"cuda"`` or ``"cuda:N"``.
 
     Raises:
-        BadInputError: there is none of that number, or no GPU at all.
+        BadInputError: another device, no GPU of that number, or no GPU at all.
     """
-    kind, _, number = device.partition(":")
-    if kind not in ("auto", "cuda") or not (number or "0").isdecimal():
+    name = DeviceName.parse(device)
+    if name.kind == "cpu":
         raise BadInputError(f"it runs on NVIDIA GPUs, not on {device!r}; use --device cuda, or another engine")
     driver = find_driver()
     if driver.problem is not None:
         raise BadInputError(f"{driver.problem}; use --engine onnx, compile or eager")
-    if int(number or 0) >= len(driver.gpus):
+    if name.index >= len(driver.gpus):
         raise BadInputError(f"device {device!r} is not there: this machine has {len(driver.gpus)} GPU(s)")
-    return driver.gpus[int(number or 0)]
+    return driver.gpus[name.index]
 
 
-def find_plan(
-    bundle: Bundle,
-    *,
-    objective: str,
-    l0: float | None,
-    resolution: int,
-    device: str,
-    dtype: str,
-    batch_size: int | None = None,
-) -> Plan:
-    """The bundle's plan for a run on this machine.
+def find_plan(bundle: Bundle, request: RunRequest) -> Plan:
+    """The bundle's plan for a request on this machine.
 
     Raises:
         BadInputError: it has none that can serve it; the message says why, and what to type.
     """
-    gpu = find_gpu(device)
+    objective, dtype, resolution = request.objective, request.dtype, request.resolution
+    gpu = find_gpu(request.device)
     plans = list(plans_of(bundle, objective, dtype, resolution))
     name = plans[0].name if plans else artefact_name(objective, dtype, resolution, gpu.sm)
-    why = why_no_graph(bundle, name, "trt", objective=objective, l0=l0, resolution=resolution, dtype=dtype)
+    why = why_no_graph(bundle, name, "trt", request)
     if why is not None:
         raise BadInputError(why)
-    refusals = [(_refusal(bundle, plan, gpu, resolution, batch_size), plan) for plan in plans]
+    refusals = [(_refusal(bundle, plan, gpu, resolution, request.batch_size), plan) for plan in plans]
     for refusal, plan in refusals:
         if refusal is None:
             return plan
     # Of several plans, the one that came furthest is the one that was meant.
     _, why = max(refusal for refusal, _ in refusals if refusal is not None)
-    rebuild = export_command("trt", objective=objective, dtype=dtype, resolution=resolution, batch_size=batch_size)
+    rebuild = export_command("trt", request, batch_size=request.batch_size)
     raise BadInputError(f"{why} build it here with: {rebuild}")
 
 
-def why_unusable(bundle: Bundle, **run: Any) -> str | None:
-    """Why none of the bundle's plans, if any, can serve a run, given as to `find_plan`; None if one can."""
+def why_unusable(bundle: Bundle, request: RunRequest) -> str | None:
+    """Why none of the bundle's plans, if any, can serve a request; None if one can."""
     try:
-        find_plan(bundle, **run)
+        find_plan(bundle, request)
     except BadInputError as e:
         return str(e)
     return None

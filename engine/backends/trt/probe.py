@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from jboost.engine.backends.registry import Availability
+from jboost.engine.backends.engine import Availability
 from jboost.engine.errors import BadInputError
 from jboost.engine.system.gpu import find_driver
 

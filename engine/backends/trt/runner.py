@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
 from jboost.engine.backends.cuda.network import Network
 from jboost.engine.backends.cuda.pycuda_device import open_device
 from jboost.engine.backends.cuda.runner import DeviceRunner
+from jboost.engine.backends.request import RunRequest
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError
+from jboost.engine.system.devices import DeviceName
 
 from .check import Check, Reference, check_forward, check_gradient
 from .network import FORWARD, GRADIENT, Tensor, TensorRTNetwork, network_run
@@ -23,11 +25,7 @@ class TrtRunner(DeviceRunner):
 
     Args:
         bundle: an opened bundle; plans are checked against the manifest's hashes.
-        objective: name of the objective.
-        l0: mean realness of real images; for objectives that need it, it must be what the plan was built with.
-        resolution: image size in pixels.
-        device: ``"auto"``, ``"cuda"`` or ``"cuda:N"``.
-        dtype: of the network inside the plan.
+        request: what to compute, on ``"auto"``, ``"cuda"`` or ``"cuda:N"``.
 
     Raises:
         BadInputError: the bundle has no plan for this run on this machine, or something that it needs is missing.
@@ -36,29 +34,17 @@ class TrtRunner(DeviceRunner):
 
     name = "trt"
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        *,
-        objective: str,
-        l0: float | None,
-        resolution: int,
-        device: str = "auto",
-        dtype: str = "fp32",
-    ):
-        self._run: dict[str, Any] = {"objective": objective, "l0": l0, "resolution": resolution, "device": device}
-        try:
-            plan = find_plan(bundle, dtype=dtype, **self._run)
-        except BadInputError as e:
-            raise BadInputError(f"engine 'trt' cannot run this: {e}") from e
-        self.dtype, self.device = dtype, "cuda" if device == "auto" else device
-        self._bundle, self._shape = bundle, (bundle.config.in_channels, resolution, resolution)
-        self._reference = Reference.read(bundle.checked_path(check_name(resolution)), objective)
+    def __init__(self, bundle: Bundle, request: RunRequest):
+        plan, resolution = find_plan(bundle, request), request.resolution
+        self.dtype, self.device = request.dtype, "cuda" if request.device == "auto" else request.device
+        self._bundle, self._request = bundle, request
+        self._shape = (bundle.config.in_channels, resolution, resolution)
+        self._reference = Reference.read(bundle.checked_path(check_name(resolution)), request.objective)
         self._networks: list[TensorRTNetwork] = []
-        self._opened = open_device(int(device.partition(":")[2] or 0))
+        self._opened = open_device(DeviceName.parse(request.device).index)
         try:
             gradient = self._gradient_network(plan)
-            forward = self._forward_network(forward_name(dtype, resolution, plan.key.machine))
+            forward = self._forward_network(forward_name(request.dtype, resolution, plan.key.machine))
             super().__init__(self._opened, gradient, forward, self._float32_network(plan))
         except BaseException:
             self._free()
@@ -110,7 +96,7 @@ class TrtRunner(DeviceRunner):
         if self.dtype == "fp32":
             return None
         try:
-            float32 = find_plan(self._bundle, dtype="fp32", batch_size=plan.key.batch_size, **self._run)
+            float32 = find_plan(self._bundle, replace(self._request, dtype="fp32", batch_size=plan.key.batch_size))
         except BadInputError:
             return self._onnx_network(plan.key.batch_size)
         return lambda: self._gradient_network(float32)
@@ -119,12 +105,7 @@ class TrtRunner(DeviceRunner):
         from jboost.engine.backends.onnx.cpu import OnnxRunner
         from jboost.engine.backends.onnx.graphs import why_unusable as why_no_onnx
 
-        run = self._run | {"device": "cpu"}
-        if why_no_onnx(self._bundle, dtype="fp32", **run) is not None:
+        request = replace(self._request, device="cpu", dtype="fp32")
+        if why_no_onnx(self._bundle, request) is not None:
             return None
-        return lambda: HostNetwork(
-            self._opened,
-            OnnxRunner(self._bundle, dtype="fp32", **run),
-            batch_size,
-            self._shape,
-        )
+        return lambda: HostNetwork(self._opened, OnnxRunner(self._bundle, request), batch_size, self._shape)

@@ -7,7 +7,7 @@ import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
-from jboost.engine.errors import BadInputError
+from jboost.engine.errors import BadInputError, one_line
 
 #: What each is called, by the module it is imported as; the one to prefer first.
 FLAVOURS = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
@@ -60,7 +60,7 @@ def load_flavour(name: str) -> Flavour:
         return Flavour(name, str(trt.__version__), trt)
     except Exception as e:  # whatever a stub or the loader of shared libraries raises
         raise BadInputError(
-            f"the package {name} is installed but cannot be imported ({type(e).__name__}: {first_line(str(e))}); "
+            f"the package {name} is installed but cannot be imported ({type(e).__name__}: {one_line(e)}); "
             f"install it again: {INSTALL[name]}"
         ) from e
 
@@ -75,7 +75,7 @@ def new_log(trt: Any) -> Any:
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.errors.append(first_line(message))
+                self.errors.append(one_line(message))
 
     return Log()
 
@@ -83,8 +83,3 @@ def new_log(trt: Any) -> Any:
 def said(log: Any) -> str:
     """The first thing that TensorRT said was wrong, in one line: what follows it are consequences."""
     return log.errors[0] if log.errors else "it does not say why"
-
-
-def first_line(text: str) -> str:
-    """`text` without line breaks, 300 characters at most."""
-    return " ".join(text.split())[:300]

@@ -1,1 +1,1 @@
-"""Graph passes: each changes a gradient graph in place, keeps its numbers, and says how many places it changed."""
+"""Graph passes: each one changes a graph in place, keeps its results, and returns the number of places changed."""

@@ -1,7 +1,7 @@
-"""Write fills and expansions without reading the batch size.
+"""Rewrite fills, expansions and reshapes so that they do not read the batch size.
 
-In an ONNX graph whose batch is open, a size that is read becomes a chain of Shape, Gather and Concat. GPU runtimes compute such
-chains on the CPU, in the middle of a graph that is otherwise theirs.
+In an ONNX graph with an open batch, reading a size becomes a chain of Shape, Gather and Concat. GPU runtimes compute
+such a chain on the CPU, in the middle of a graph that otherwise runs on the GPU.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _FILLS = (aten.full.default, aten.full_like.default)
 
 
 def forget_batch_sizes(module: fx.GraphModule) -> int:
-    """Replace sizes that equal the input's by -1 in expansions and reshapes, and fills by ones that broadcast, in place.
+    """Replace batch sizes in expansions and reshapes by -1, and fills by smaller ones that broadcast, in place.
 
     Returns:
         The number of operators changed.
     """
     r = Rewriter(module)
     changed = 0
-    small: set[fx.Node] = set()  # fills that have become smaller than their users
+    small: set[fx.Node] = set()  # fills that are now smaller than their users
     for node in list(r.graph.nodes):
         if node.op != "call_function":
             continue
@@ -44,7 +44,7 @@ def forget_batch_sizes(module: fx.GraphModule) -> int:
 
 def _is_open(node: fx.Node) -> bool:
     shape = node.meta["val"].shape
-    # Open in its first dimension alone, which then broadcasts over everything that follows.
+    # Only the first dimension is open, so a fill of size 1 broadcasts over it.
     return bool(len(shape)) and not isinstance(shape[0], int) and all(isinstance(size, int) for size in shape[1:])
 
 
@@ -73,7 +73,7 @@ def _infer_size(node: fx.Node) -> int:
 
 
 def _has_its_shape(user: fx.Node, small: set[fx.Node]) -> bool:
-    """Whether an elementwise operator has its shape from other inputs than those in `small`."""
+    """Whether an elementwise operator gets its shape from an input outside `small`."""
     target, now = user.target, user.meta.get("val")
     if (
         not isinstance(target, torch._ops.OpOverload)

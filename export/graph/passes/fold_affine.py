@@ -1,15 +1,16 @@
-"""Fold scales and shifts per channel into the convolutions beside them.
+"""Fold per-channel scales and shifts into neighbouring convolutions.
 
-BatchNorm is x * scale + shift by the time this runs, and its gradient g * scale, so both directions fold by the same rules:
+When this pass runs, BatchNorm is x * scale + shift and its gradient is g * scale, so both directions fold by the same
+rules:
 
     conv(x) * s            -> conv with its output channels scaled       (BatchNorm forward; input normalisation backward)
     conv(x) + t            -> conv with a bias
     conv(x * s)            -> conv with its input channels scaled        (BatchNorm backward; input normalisation forward)
-    conv(x + t)            -> conv with a bias, only without zero padding: a padded zero would have to become t
+    conv(x + t)            -> conv with a bias, only without zero padding: with it, padded zeros would have to become t
     conv(x * s + t)        -> conv'(x + t / s): the padded zeros stay zeros
     mask(conv(x)) * s      -> mask(conv(x) * s)                          (pre-activation networks, backward)
 
-Where a convolution's result has other users, or a BatchNorm precedes a ReLU, the scale and shift stay as they are.
+If a convolution's result has other users, or a BatchNorm precedes a ReLU, the scale and shift stay.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _MUL, _DIV, _ADD, _SUB = aten.mul.Tensor, aten.div.Tensor, aten.add.Tensor, aten
 
 
 def _operand(r: Rewriter, node: Any, channels: int | None = None) -> tuple[fx.Node, str, Tensor] | None:
-    """`node` as (x, "scale" or "shift", float64 [C]) if it is x * s, x / s, x + t or x - t with constants per channel."""
+    """Read x * s, x / s, x + t or x - t, constant per channel, as (x, "scale" or "shift", float64 [C]); else None."""
     if not isinstance(node, fx.Node) or node.target not in (_MUL, _DIV, _ADD, _SUB) or node.kwargs:
         return None
     a, b = arguments(node)
@@ -55,7 +56,7 @@ def _rebuild(r: Rewriter, conv: Convolution, at: fx.Node, x: fx.Node, weight: Te
 
 
 def _after(r: Rewriter, node: fx.Node) -> bool:
-    """conv(x) * s, conv(x) + t."""
+    """Fold conv(x) * s and conv(x) + t."""
     found = _operand(r, node)
     conv = read_convolution(r, found[0]) if found else None
     if found is None or conv is None or len(conv.node.users) != 1:
@@ -72,13 +73,13 @@ def _after(r: Rewriter, node: fx.Node) -> bool:
 
 
 def _only_convolved(r: Rewriter, node: fx.Node) -> bool:
-    """Whether every user of `node` is a convolution that reads it as its image, so that the node goes away."""
+    """Whether every user of `node` is a convolution that reads it as its input; folding then removes the node."""
     readers = [read_convolution(r, user) for user in node.users]
     return all(c is not None and c.input is node for c in readers)
 
 
 def _before(r: Rewriter, conv: Convolution) -> bool:
-    """conv(x * s), conv(x + t), conv(x * s + t)."""
+    """Fold conv(x * s), conv(x + t) and conv(x * s + t)."""
     found = _operand(r, conv.input)
     if found is None or not _only_convolved(r, conv.input):
         return False
@@ -104,7 +105,7 @@ def _before(r: Rewriter, conv: Convolution) -> bool:
 
 
 def _through_mask(r: Rewriter, node: fx.Node) -> bool:
-    """mask(conv(x)) * s -> mask(conv(x) * s)."""
+    """Rewrite mask(conv(x)) * s as mask(conv(x) * s)."""
     found = _operand(r, node)
     if found is None or found[1] != "scale":
         return False
@@ -123,7 +124,7 @@ def _through_mask(r: Rewriter, node: fx.Node) -> bool:
 
 
 def fold_affine(module: fx.GraphModule) -> int:
-    """Apply the rules above until none fits. New weights are computed in float64 and rounded once.
+    """Apply the rules above until none applies. New weights are computed in float64 and rounded once.
 
     Returns:
         The number of foldings.

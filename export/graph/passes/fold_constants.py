@@ -1,4 +1,4 @@
-"""Compute at export what depends on weights alone, drop operators that do nothing, and merge what is computed twice."""
+"""Fold constants, drop operators that do nothing, and merge duplicate expressions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from jboost.export.graph.rewriter import Rewriter
 
 aten = torch.ops.aten
 
-# A constant may be larger than its inputs (a pooling matrix, a table of positions), but a batch of zeros is no constant to store.
+# A constant may be larger than its inputs (a pooling matrix, a table of positions), but a batch of zeros is not worth
+# storing. The limit is this many numbers or twice the inputs', whichever is larger.
 _MOST_NEW = 1 << 16
 
 _NO_OPS = (aten.clone.default, aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default)
@@ -27,9 +28,12 @@ def _is_pure(node: fx.Node) -> bool:
 
 
 def drop_no_ops(module: fx.GraphModule) -> int:
-    """Remove copies and aliases, and views, slices, casts and expansions to the shape and dtype that are there already.
+    """Remove copies, aliases, and views, slices, pads, casts and expansions that keep shape and dtype.
 
-    Views become reshapes: a copy that is removed, and every later pass, may change the strides on which a view insists.
+    Views become reshapes: removing a copy, and every later pass, may change the strides that a view requires.
+
+    Returns:
+        The number of operators removed.
     """
     r = Rewriter(module)
     same = (
@@ -54,7 +58,11 @@ def drop_no_ops(module: fx.GraphModule) -> int:
 
 
 def fold_constants(module: fx.GraphModule) -> int:
-    """Replace what depends on constants alone by its value. float16 and bfloat16 results are computed as torch computes them."""
+    """Replace expressions of constants by their values, computed by torch in the expression's dtype.
+
+    Returns:
+        The number of expressions replaced.
+    """
     r = Rewriter(module)
     values: dict[fx.Node, Any] = {}
     for node in list(r.graph.nodes):
@@ -78,7 +86,7 @@ def fold_constants(module: fx.GraphModule) -> int:
 
 
 def _key(value: Any) -> Any:
-    """A hashable picture of a node's argument, equal only for equal arguments (1 and 1.0 differ, as dtypes may)."""
+    """Return a hashable key of a node's argument, equal only for equal arguments (1 and 1.0 differ: dtypes may)."""
     if isinstance(value, (list, tuple)):
         return ("list", *(_key(v) for v in value))
     if isinstance(value, dict):
@@ -89,7 +97,11 @@ def _key(value: Any) -> Any:
 
 
 def merge_duplicates(module: fx.GraphModule) -> int:
-    """Compute equal expressions once: slices that a pool's forward and backward share, masks that several branches read."""
+    """Compute equal expressions once, such as a pool's slices in forward and backward, or a mask of several branches.
+
+    Returns:
+        The number of duplicates removed.
+    """
     r = Rewriter(module)
     seen: dict[Any, fx.Node] = {}
     for node in list(r.graph.nodes):
@@ -105,5 +117,5 @@ def merge_duplicates(module: fx.GraphModule) -> int:
             continue
         if first is not node:
             r.replace(node, first)
-            r.graph.erase_node(node)  # at once, so that what reads it finds its twin
+            r.graph.erase_node(node)  # erase now: its users then have equal arguments and can merge as well
     return r.done()

@@ -1,12 +1,13 @@
-"""Transposed convolutions, which is what input gradients of convolutions are, as plain ones.
+"""Rewrite transposed convolutions, the input gradients of convolutions, as plain ones.
 
-At stride 1 the input gradient is a convolution with the weights turned by 180 degrees and their channel axes swapped. At stride s,
-output positions of equal remainder modulo s are each an ordinary convolution with every s-th tap (a sub-pixel convolution):
+At stride 1 the input gradient is a convolution with the weights rotated by 180 degrees and their channel axes swapped.
+At stride s, the output positions with the same remainder modulo s form a phase. Each phase is an ordinary convolution
+with every s-th tap (a sub-pixel convolution):
 
     out[s t + a] = sum_j in[t + m - j] * w[r + s j],     r = (a + padding) mod s,     m = (a + padding - r) / s
 
-Either the s*s phases are computed one by one, which costs no multiplication too many, or all at once, with the kernels padded to
-one size and the phases as channels: one large convolution instead of several small ones.
+The s*s phases are computed either one by one, without excess multiplications, or all at once: one large convolution
+instead of several small ones, with the kernels padded to one size and the phases as channels.
 """
 
 from __future__ import annotations
@@ -18,24 +19,25 @@ from torch import Tensor, fx
 from jboost.export.graph.convolutions import Convolution, aten, crop_and_add_bias, read_convolution
 from jboost.export.graph.rewriter import Rewriter, sizes
 
-#: How a strided input gradient is written: left as a transposed convolution, phase by phase, all phases in one convolution, or
-#: "cheapest": merged where that costs nothing, else phase by phase.
+#: How a strided input gradient is written: "transposed" leaves the transposed convolution, "phases" computes phase by
+#: phase, "merged" all phases in one convolution, "cheapest" merges where that costs nothing, else works phase by phase.
 Strided = Literal["transposed", "phases", "merged", "cheapest"]
 
-# Convolutions are computed for this many output channels at a time (a vector of float32 on AVX-512): the three channels of an image
-# cost as much as the twelve of its four phases. ResNet's first layer at 64 px, batch 32: 20 ms phase by phase, 7 ms merged.
+# A convolution computes this many output channels at a time (a float32 vector on AVX-512), so the three channels of an
+# image cost as much as the twelve of its four phases. ResNet's first layer at 64 px, batch 32: 20 ms phase by phase,
+# 7 ms merged.
 _LANES = 16
 
 
 def as_plain_weight(conv: Convolution) -> Tensor:
-    """Weights [in, out/g, kh, kw] of a transposed convolution -> [out, in/g, kh, kw], turned by 180 degrees."""
+    """Convert a transposed convolution's weights [in, out/g, kh, kw] to [out, in/g, kh, kw], rotated by 180 degrees."""
     w, g = conv.weight, conv.groups
     blocks = w.reshape(g, w.shape[0] // g, *w.shape[1:]).transpose(1, 2)
     return blocks.reshape(conv.outputs, w.shape[0] // g, *w.shape[2:]).flip(2, 3)
 
 
 def flip_weights(module: fx.GraphModule) -> int:
-    """Stride-1 transposed convolutions -> plain convolutions with flipped, transposed constant weights.
+    """Rewrite stride-1 transposed convolutions as plain ones with flipped, transposed constant weights.
 
     Returns:
         The number of convolutions rewritten.
@@ -61,7 +63,7 @@ def flip_weights(module: fx.GraphModule) -> int:
 
 
 class _Taps:
-    """Along one axis, for each phase a: which input offsets (from t) its taps read, and which taps those are."""
+    """Taps along one axis: for each phase a, the pairs (input offset from t, tap)."""
 
     def __init__(self, kernel: int, stride: int, padding: int, size: int, out: int) -> None:
         self.phases: list[list[tuple[int, int]]] = []  # (offset, tap), by offset
@@ -73,12 +75,12 @@ class _Taps:
         self.size, self.count = size, -(-out // stride)
 
     def pads(self, offsets: list[int]) -> tuple[int, int]:
-        """Zeros to add (negative: entries to drop) on both sides so that a valid convolution yields `count` entries."""
+        """Return zeros to add per side (negative: entries to drop) for a valid convolution to yield `count` entries."""
         return -min(offsets), self.count - 1 + max(offsets) - (self.size - 1)
 
 
 def _convolve(r: Rewriter, x: fx.Node, weight: Tensor, name: str, pads: list[tuple[int, int]], groups: int) -> fx.Node:
-    """Stride-1 convolution of `x` with pads [(top, bottom), (left, right)]."""
+    """Add a stride-1 convolution of `x` with pads [(top, bottom), (left, right)]."""
     symmetric = all(a == b >= 0 for a, b in pads)
     if not symmetric:
         (top, bottom), (left, right) = pads
@@ -89,7 +91,7 @@ def _convolve(r: Rewriter, x: fx.Node, weight: Tensor, name: str, pads: list[tup
 
 
 def _spread(r: Rewriter, x: fx.Node, steps: tuple[int, int], channels_last: bool) -> fx.Node:
-    """[B, C, H, W] -> [B, C, s0 H, s1 W]: zeros after every entry of the two axes."""
+    """Spread [B, C, H, W] to [B, C, s0 H, s1 W], with zeros after every entry of the two axes."""
     _, C, H, W = sizes(x)
     zeros = [0, steps[1] - 1, 0, 0, 0, steps[0] - 1]
     if not channels_last:
@@ -104,7 +106,7 @@ def _spread(r: Rewriter, x: fx.Node, steps: tuple[int, int], channels_last: bool
 def _phase_by_phase(
     r: Rewriter, conv: Convolution, weight: Tensor, axes: tuple[_Taps, _Taps], channels_last: bool
 ) -> fx.Node:
-    """[B, C, s*T, s*T]: every phase its own convolution (or zeros, where no tap reaches it), then interleaved."""
+    """Compute [B, C, s*T, s*T]: one convolution per phase (zeros for a phase without taps), then interleave."""
     rows, columns = axes
     computed: dict[tuple[int, int], fx.Node] = {}
     for i, row in enumerate(rows.phases):
@@ -115,7 +117,7 @@ def _phase_by_phase(
                 computed[i, j] = _convolve(r, conv.input, w, f"{conv.name}_phase{i}{j}", pads, conv.groups)
     first = next(iter(computed.values()))
     _, C, T0, T1 = sizes(first)
-    if len(computed) == 1 and (0, 0) in computed:  # a 1x1 kernel: the gradient at every s-th position and zeros between
+    if len(computed) == 1 and (0, 0) in computed:  # a 1x1 kernel: the gradient at every s-th position, zeros between
         return _spread(r, first, (len(rows.phases), len(columns.phases)), channels_last)
     zero = None if len(computed) == len(rows.phases) * len(columns.phases) else r.call(aten.mul.Tensor, first, 0.0)
     bands = []
@@ -128,7 +130,7 @@ def _phase_by_phase(
 
 
 def _all_at_once(r: Rewriter, conv: Convolution, weight: Tensor, axes: tuple[_Taps, _Taps]) -> fx.Node:
-    """[B, C, s*T, s*T]: one convolution to s*s*C channels, then depth to space."""
+    """Compute [B, C, s*T, s*T]: one convolution to s*s*C channels, then depth to space."""
     rows, columns = axes
     ranges = [sorted({o for phase in axis.phases for o, _ in phase}) for axis in axes]
     low = [offsets[0] for offsets in ranges]
@@ -147,14 +149,14 @@ def _all_at_once(r: Rewriter, conv: Convolution, weight: Tensor, axes: tuple[_Ta
 
 
 def split_strided(module: fx.GraphModule, form: Strided = "cheapest", *, channels_last: bool = False) -> int:
-    """Strided transposed convolutions -> stride-1 plain convolutions and an interleaving, or left alone (``"transposed"``).
+    """Rewrite strided transposed convolutions as stride-1 plain ones and an interleaving; ``"transposed"`` keeps them.
 
-    Merging falls back to ``"phases"`` where it would waste work: kernels that leave whole phases empty (1x1 at stride 2),
-    strides that differ along the axes, and groups.
+    Merging falls back to ``"phases"`` for kernels that leave whole phases empty (1x1 at stride 2), strides that differ
+    between the axes, and groups.
 
     Args:
         form: see `Strided`.
-        channels_last: the target keeps its maps in that order, in which zeros are then put between the entries of a map.
+        channels_last: the target keeps its maps channels last; zeros are then inserted in that order.
 
     Returns:
         The number of convolutions rewritten.
@@ -177,7 +179,7 @@ def split_strided(module: fx.GraphModule, form: Strided = "cheapest", *, channel
         )
         weight = as_plain_weight(conv).flip(
             2, 3
-        )  # in plain layout, taps in their own order: each phase reads them by offset
+        )  # plain layout with taps in their original order, because each phase selects its taps by number
         square = conv.stride[0] == conv.stride[1] and conv.groups == 1
         with r.before(node):
             merge = form == "merged" or (form == "cheapest" and conv.stride[0] ** 2 * conv.outputs <= _LANES)

@@ -1,7 +1,7 @@
-"""A ReLU's gradient as a product with a mask read off the ReLU's output; nothing of the forward pass is computed again.
+"""Write a ReLU's gradient as a product with a mask computed from the ReLU's output.
 
-where(y <= 0, 0, g) is a comparison and a selection, which ONNX Runtime runs slowly on a CPU (no vector code, and no layout but
-the plain one). As a product both of its steps are ordinary elementwise arithmetic.
+where(y <= 0, 0, g) is a comparison and a selection. ONNX Runtime runs both slowly on a CPU (no vector code, plain
+layout only). The mask and the product are ordinary elementwise arithmetic, and recompute nothing of the forward pass.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ aten = torch.ops.aten
 
 
 def relu_masks_as_products(module: fx.GraphModule) -> int:
-    """where(y <= 0, 0, g) -> g * relu_mask(y), where y is the output of a ReLU. Numbers are the same for every finite g.
+    """Rewrite where(y <= 0, 0, g), y a ReLU's output, as g * relu_mask(y). The result is the same for every finite g.
 
     Returns:
         The number of masks rewritten.

@@ -1,12 +1,13 @@
-"""Convolutions over maps of a few pixels as matrix products.
+"""Write convolutions over maps of a few pixels as matrix products.
 
-Convolution kernels block over the pixels of one image, and leave a core's registers half empty where there are four of them; a
-matrix product blocks over the whole batch. Three forms, all exact:
+Convolution kernels block over the pixels of one image; with only four pixels they leave a core's registers half empty.
+A matrix product blocks over the whole batch. Three forms, all exact:
 
-* a 1x1 convolution is a product over channels, with one row a pixel of the batch;
-* a larger kernel over a map with fewer pixels than the kernel has taps (3x3 over 2x2) reads mostly padding. Written out as one
-  matrix from all inputs of an image to all its outputs, it has fewer multiplications than the convolution has;
-* any other kernel is a product over channels and taps, with one row, a patch of the input, an output pixel of the batch.
+* a 1x1 convolution is a product over channels, with one row per pixel of the batch;
+* a larger kernel over a map with fewer pixels than the kernel has taps (3x3 over 2x2) reads mostly padding. One matrix
+  from all inputs of an image to all its outputs needs fewer multiplications than the convolution;
+* any other kernel is a product over channels and taps, with one row per output pixel of the batch: a patch of the
+  input.
 """
 
 from __future__ import annotations
@@ -18,21 +19,24 @@ from jboost.export.graph.convolutions import Convolution, aten, read_convolution
 from jboost.export.graph.pixels import as_map, mix_pixels
 from jboost.export.graph.rewriter import Rewriter, sizes
 
-# A 1x1 convolution with this many output pixels an image or more fills the registers by itself. Measured on an AVX-512 core, oneDNN
-# against its own matrix product, batch 32: 2x2 pixels 2.0 to 2.9 times as long, 4x4 1.1 to 1.25 times (which what is fused into
-# a convolution gives back), 8x8 the same.
+# A 1x1 convolution with at least this many output pixels per image fills the registers by itself. Measured on an
+# AVX-512 core at batch 32, oneDNN's convolution against its own matrix product: 2x2 pixels take 2.0 to 2.9 times as
+# long, 8x8 pixels the same time. 4x4 pixels take 1.1 to 1.25 times as long, which fusing other operators into the
+# convolution makes up for.
 _PIXELS = 16
-# Larger kernels: 512 channels, 3x3 of stride 2 from 4x4 to 2x2 pixels, 8.7 ms as a convolution and 3.6 as a product. Gathering the
-# patches adds H*W multiplications to the C_out that each number of them takes: at a quarter, 4x4 output pixels are as fast either
-# way, at half they lose a fifth, at a tenth they gain a third. Batches of 1, 32 and 128 agree.
+# Larger kernels with at most this many output pixels: 512 channels, 3x3 of stride 2 from 4x4 to 2x2 pixels take 8.7 ms
+# as a convolution, 3.6 ms as a product.
 _PATCH_PIXELS = 16
+# Each number of a patch takes C_out multiplications, and gathering it adds H*W more. This is the largest ratio of H*W
+# to C_out. At 4x4 output pixels, a quarter is as fast either way, a half loses a fifth, a tenth gains a third. Batches
+# of 1, 32 and 128 agree.
 _MOST_GATHERING = 0.25
-# The matrix may hold this many times the numbers of the kernel.
+# The matrix may hold at most this many times the kernel's numbers.
 _MOST_GROWTH = 4
 
 
 def small_maps_as_products(module: fx.GraphModule) -> int:
-    """Convolutions over maps of a few pixels -> matrix products over the batch.
+    """Rewrite convolutions over maps of a few pixels as matrix products over the batch.
 
     Returns:
         The number of convolutions rewritten.
@@ -54,10 +58,10 @@ def small_maps_as_products(module: fx.GraphModule) -> int:
 
 
 def patches_as_rows(module: fx.GraphModule) -> int:
-    """Convolutions of several taps that give maps of a few pixels -> matrix products over the patches that they read.
+    """Rewrite convolutions of several taps with small output maps as matrix products over their input patches.
 
-    Gathering the patches is a matrix product too, with a constant matrix over the pixels. The batch must be fixed, or nothing is
-    changed.
+    Gathering the patches is a matrix product too, with a constant matrix over the pixels. With an open batch this
+    changes nothing.
 
     Returns:
         The number of convolutions rewritten.
@@ -77,15 +81,15 @@ def patches_as_rows(module: fx.GraphModule) -> int:
 
 
 def _product(r: Rewriter, rows: fx.Node, matrix: Tensor, bias: Tensor | None, name: str) -> fx.Node:
-    """rows [n, k] times a constant [k, m], plus a constant [m]."""
-    weight = r.call(aten.t.default, r.constant(matrix.t(), f"{name}_matrix"))  # stored as a linear layer's weights are
+    """Multiply rows [n, k] by a constant [k, m] and add a constant [m]."""
+    weight = r.call(aten.t.default, r.constant(matrix.t(), f"{name}_matrix"))  # stored like a linear layer's weights
     if bias is None:
         return r.call(aten.mm.default, rows, weight)
     return r.call(aten.addmm.default, r.constant(bias, f"{name}_bias"), rows, weight)
 
 
 def _pixels_as_rows(r: Rewriter, conv: Convolution) -> fx.Node:
-    """A 1x1 convolution: pixels [B*H*W, C_in] times the weights. Channels come last, which is how the target keeps its maps."""
+    """Write a 1x1 convolution as pixels [B*H*W, C_in] times the weights, channels last like the target's maps."""
     x = conv.input
     for axis, stride in zip((2, 3), conv.stride, strict=True):
         if stride > 1:
@@ -97,7 +101,7 @@ def _pixels_as_rows(r: Rewriter, conv: Convolution) -> fx.Node:
 
 
 def _images_as_rows(r: Rewriter, conv: Convolution) -> fx.Node:
-    """Any convolution: images [B, H*W*C_in] times the matrix of the linear map that it is."""
+    """Write any convolution as images [B, H*W*C_in] times the matrix of its linear map."""
     channels, height, width = sizes(conv.input)[1:]
     matrix = _matrix(conv, height, width)
     outputs, out_height, out_width = sizes(conv.node)[1:]
@@ -109,12 +113,12 @@ def _images_as_rows(r: Rewriter, conv: Convolution) -> fx.Node:
 
 
 def _patches_as_rows(r: Rewriter, conv: Convolution) -> fx.Node:
-    """Any convolution: patches [B*H'*W', taps*C_in] times the weights."""
+    """Write any convolution as patches [B*H'*W', taps*C_in] times the weights."""
     channels, height, width = sizes(conv.input)[1:]
     out_height, out_width = sizes(conv.node)[2:]
     kernel = conv.weight.shape[2:]
     taps = kernel[0] * kernel[1]
-    # With a kernel for each tap, holding a one there, a convolution answers with what that tap reads.
+    # One kernel per tap, with a one at the tap: its convolution returns the pixels that the tap reads.
     reads = _answers(conv, torch.eye(taps, dtype=conv.weight.dtype).reshape(taps, 1, *kernel), height, width)
     pick = reads.permute(2, 1, 0).reshape(-1, height * width)  # [H'*W'*taps, H*W]
     rows = r.call(aten.reshape.default, mix_pixels(r, conv.input, pick, "patches"), [-1, taps * channels])
@@ -124,15 +128,15 @@ def _patches_as_rows(r: Rewriter, conv: Convolution) -> fx.Node:
 
 
 def _answers(conv: Convolution, kernel: Tensor, height: int, width: int) -> Tensor:
-    """[H*W, kernels, H'*W']: what each kernel [kernels, 1, kh, kw] makes of each unit map, at the convolution's stride."""
+    """Convolve each unit map with each kernel [kernels, 1, kh, kw] at `conv`'s stride; return [H*W, kernels, H'*W']."""
     one = torch.eye(height * width, dtype=kernel.dtype).reshape(-1, 1, height, width)
     return torch.nn.functional.conv2d(one, kernel, None, conv.stride, conv.padding, conv.dilation).flatten(2)
 
 
 def _matrix(conv: Convolution, height: int, width: int) -> Tensor:
-    """[H*W*C_in, H'*W'*C_out]: what the convolution answers to each unit input."""
+    """Return the convolution's matrix [H*W*C_in, H'*W'*C_out]: its response to each unit input."""
     out, channels = conv.weight.shape[:2]
-    # Each pair of channels by itself.
+    # Each pair of channels is one kernel.
     kernel = conv.weight.reshape(out * channels, 1, *conv.weight.shape[2:])
     answers = _answers(conv, kernel, height, width)
     answers = answers.reshape(height * width, out, channels, -1)  # [H*W, C_out, C_in, H'*W']

@@ -1,11 +1,12 @@
-"""3x3 convolutions over small maps with a fraction of their multiplications: Winograd's minimal filtering.
+"""Compute 3x3 convolutions over small maps with fewer multiplications, by Winograd's minimal filtering.
 
-A tile of m x m outputs needs 9 m^2 multiplications a pair of channels; with its inputs, the kernel and the products taken to
-another basis it needs (m + 2)^2, and those are matrix products over channels (Lavin and Gray, 2016, arXiv 1509.09308):
+Directly, a tile of m x m outputs needs 9 m^2 multiplications per pair of channels. After a change of basis of the
+inputs, the kernel and the products, it needs (m + 2)^2, as matrix products over channels (Lavin and Gray, 2016, arXiv
+1509.09308):
 
     Y = A^T [sum over channels (G g G^T) * (B^T d B)] A
 
-G g G^T is a constant. The transforms of the inputs and of the products are products with constant matrices over the pixels.
+G g G^T is a constant. The transforms of inputs and products are multiplications by constant matrices over the pixels.
 """
 
 from __future__ import annotations
@@ -17,24 +18,25 @@ from jboost.export.graph.convolutions import Convolution, aten, crop_and_add_bia
 from jboost.export.graph.pixels import as_map, mix_pixels
 from jboost.export.graph.rewriter import Rewriter, sizes
 
-# Where the polynomials are evaluated, besides infinity; by the side of a tile. For tiles of four, 3/4 and 3/2 halve the rounding
-# that the usual 1 and 2 bring: relative errors of 9e-7 and 1.9e-6 in float32, 128 channels, against 3e-7 for tiles of two and
-# 3.5e-7 for the plain convolution.
+# Points at which the polynomials are evaluated, besides infinity, by tile side. For tiles of four, 3/4 and 3/2 halve
+# the rounding error of the usual 1 and 2. Relative errors in float32 with 128 channels: 9e-7 instead of 1.9e-6; tiles
+# of two have 3e-7 and the plain convolution 3.5e-7.
 _POINTS = {2: (0.0, 1.0, -1.0), 4: (0.0, 0.75, -0.75, 1.5, -1.5)}
 
-# Measured on two AVX-512 cores, in the graph of a ResNet-50 at 64 px, batch 32: maps of 4x4 pixels and 256 channels take 0.45 of
-# the time in tiles of two, and no less in tiles of four, which hold four times the kernel's numbers; 8x8 pixels and 128 channels
-# gain in tiles of four alone. At 16x16 moving the transformed maps takes what the multiplications had taken.
+# Measured on two AVX-512 cores, in the graph of a ResNet-50 at 64 px, batch 32. Maps of 4x4 pixels and 256 channels
+# take 0.45 of the time in tiles of two, and no less in tiles of four, which hold four times the kernel's numbers. Maps
+# of 8x8 pixels and 128 channels gain only in tiles of four. At 16x16, moving the transformed maps costs the time saved
+# on multiplications.
 _MOST_PIXELS = 64
-_LARGE_TILES = 16  # pixels above which tiles of four are worth their weights
-# Transforms included: 64 channels and more. Fewer did not pay.
+_LARGE_TILES = 16  # above this many pixels, tiles of four are worth their larger weights
+# Largest share of the direct multiplications, transforms included. It admits 64 channels and more; fewer did not pay.
 _MOST_MULTIPLICATIONS = 0.6
 
 
 def winograd(module: fx.GraphModule) -> int:
-    """3x3 convolutions of stride 1 over small maps of many channels -> Winograd's products.
+    """Rewrite 3x3 convolutions of stride 1 over small maps of many channels as Winograd's products.
 
-    Exact but for rounding. The batch must be fixed, or nothing is changed.
+    The result is exact except for rounding. With an open batch this changes nothing.
 
     Returns:
         The number of convolutions rewritten.
@@ -50,7 +52,7 @@ def winograd(module: fx.GraphModule) -> int:
 
 
 def _tile(conv: Convolution) -> int | None:
-    """The side of the output tiles; None where the convolution is better left alone."""
+    """Return the side of the output tiles; None if Winograd does not apply or does not pay off."""
     batch, channels, height, width = sizes(conv.input)
     plain = not conv.transposed and conv.groups == 1 and tuple(conv.weight.shape[2:]) == (3, 3)
     same = set(conv.stride) == set(conv.padding) == set(conv.dilation) == {1}
@@ -68,23 +70,26 @@ def _tile(conv: Convolution) -> int | None:
 
 
 def matrices(tile: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(B^T [n, n], G [n, 3], A^T [tile, n]) of F(tile, 3), n = tile + 2, float64: A^T [(G g) * (B^T d)] is d convolved with g."""
+    """Return (B^T [n, n], G [n, 3], A^T [tile, n]) of F(tile, 3), n = tile + 2, float64.
+
+    A^T [(G g) * (B^T d)] is d convolved with g.
+    """
     terms = tile + 2
 
     def evaluations(count: int) -> Tensor:
-        """[terms, count]: a polynomial of `count` coefficients at each point, and its leading one."""
+        """Return [terms, count]: evaluates a polynomial of `count` coefficients at each point, and its leading one."""
         rows = [[point**power for power in range(count)] for point in _POINTS[tile]]
         return torch.tensor([*rows, [0.0] * (count - 1) + [1.0]], dtype=torch.float64)
 
-    # Multiplying polynomials is evaluating them, multiplying, interpolating (Toom and Cook); filtering is its transpose.
+    # Toom and Cook multiply polynomials by evaluation, multiplication and interpolation; filtering is the transpose.
     inputs = torch.linalg.inv(evaluations(terms)).t()
-    # Whole powers of two move from one side to the other without rounding, and keep the numbers near one.
+    # Move whole powers of two from the inputs to the kernel: this rounds nothing and keeps the numbers near one.
     scale = 2.0 ** torch.log2(inputs.abs().amax(1, keepdim=True)).round()
     return inputs / scale, evaluations(3) * scale, evaluations(tile).t()
 
 
 def _over_axis(transform: Tensor, size: int, tile: int) -> Tensor:
-    """[tiles, n, size]: the input transform of every tile along an axis whose entries have a zero on either side."""
+    """Return [tiles, n, size]: the input transform of every tile along an axis padded with a zero on either side."""
     count = -(-size // tile)
     rows = transform.new_zeros(count, len(transform), count * tile + 2)
     for i in range(count):
@@ -103,7 +108,7 @@ def _as_products(r: Rewriter, conv: Convolution, tile: int) -> fx.Node:
     v = mix_pixels(r, conv.input, mixed, "winograd_inputs")  # [B, down * across * terms, C]
     v = r.call(aten.permute.default, r.call(aten.reshape.default, v, [-1, terms, channels]), [1, 0, 2])
 
-    # Worked out in float64, as everything that is folded into weights.
+    # Computed in float64, like everything that is folded into weights.
     weight = torch.einsum("ki,ocij,lj->klco", kernel, conv.weight.double(), kernel).reshape(terms, channels, outputs)
     m = r.call(aten.bmm.default, v, r.constant(weight.to(dtype), f"{conv.name}_winograd"))  # [terms, B * tiles, C_out]
 

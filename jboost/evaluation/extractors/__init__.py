@@ -1,1 +1,1 @@
-"""Feature extractors: what turns images into the vectors that every number is computed from."""
+"""Feature extractors turn images into the vectors that every metric is computed from."""

@@ -1,4 +1,4 @@
-"""Feature extractors: what turns images into the vectors that every number here is computed from."""
+"""The interface of feature extractors, which turn images into the vectors that every metric is computed from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jboost.engine.errors import BadInputError
 
 Numpy = np.ndarray[Any, Any]
 
-#: Where the weights that papers use come from; said, never fetched.
+#: Source of the weights that papers use; messages name it, jboost never downloads it.
 INCEPTION_URL = (
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
 )
@@ -20,14 +20,14 @@ INCEPTION_URL = (
 
 @dataclass(frozen=True)
 class Identity:
-    """Which extractor made some features. Numbers compare only where these are equal.
+    """The identity of an extractor. Numbers compare only if `kind` and `sha256` are equal.
 
     Attributes:
-        name: in words.
+        name: readable name.
         kind: ``"inception"``, ``"onnx"``, ``"torchscript"``, ``"program"``, ``"factory"`` or ``"bundle"``.
         source: the file, folder or factory, as it was given.
-        sha256: of the file; of a bundle's forward program; of a factory's module and its network's parameters.
-        remark: what a reader of its numbers must know, or None.
+        sha256: hash of the file, of a bundle's forward program, or of a factory's module and its network's parameters.
+        remark: a warning for readers of the numbers, or None.
     """
 
     name: str
@@ -37,12 +37,12 @@ class Identity:
     remark: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """The attributes as plain values."""
         return asdict(self)
 
 
 class Outputs(NamedTuple):
-    """What an extractor gives for B images: float32 each."""
+    """The outputs of an extractor for B images, each float32."""
 
     features: Numpy  # [B, D]
     logits: Numpy | None = None  # [B, C], for the Inception Score
@@ -50,10 +50,10 @@ class Outputs(NamedTuple):
 
 
 class Extractor(Protocol):
-    """Images to features.
+    """Turns images into features.
 
     Attributes:
-        identity: which it is.
+        identity: the extractor's identity.
     """
 
     identity: Identity
@@ -62,13 +62,13 @@ class Extractor(Protocol):
         """Features of `images` uint8 [B, H, W, C].
 
         Raises:
-            BadInputError: it does not take such images, or gives something else than features.
+            BadInputError: it does not take such images, or does not give features.
         """
         ...
 
 
 class _FixedBatch:
-    """An extractor of a fixed batch size, fed with batches of that size: the last one is padded, and its rows cut off again."""
+    """Feeds an extractor of a fixed batch size: pads the last batch and drops the padded rows."""
 
     def __init__(self, extractor: Extractor, size: int):
         self.identity = extractor.identity
@@ -87,18 +87,19 @@ class _FixedBatch:
 
 
 def fix_batch(extractor: Extractor, size: int | None) -> Extractor:
-    """`extractor`, given any number of images at a time although it takes `size`; None where it takes any."""
+    """Let `extractor`, which takes `size` images at a time, take any number; None: it already takes any."""
     return extractor if size is None else _FixedBatch(extractor, size)
 
 
 def read_outputs(raw: Any, identity: Identity, count: int) -> Outputs:
-    """What a network returned for `count` images, as `Outputs`.
+    """Convert the return value of a network for `count` images to `Outputs`.
 
-    A single array is the features. A mapping may hold ``features``, ``logits``, ``probabilities`` and ``spatial``; a sequence is
-    (features, logits, spatial), as far as it goes. Logits alone serve as features too.
+    A single array holds the features. A mapping may hold ``features``, ``logits``, ``probabilities`` and ``spatial``. A
+    sequence holds features, logits and spatial features in this order; the latter may be missing. Without features,
+    logits serve as features.
 
     Raises:
-        BadInputError: something else, or arrays of other shapes.
+        BadInputError: another kind of value, or arrays of other shapes.
     """
     named: Mapping[str, Any]
     if isinstance(raw, Mapping):
@@ -121,7 +122,7 @@ def read_outputs(raw: Any, identity: Identity, count: int) -> Outputs:
     return Outputs(features, arrays.get("logits"), arrays.get("spatial"))
 
 
-#: What a network may name its outputs.
+#: The names that a network may give its outputs.
 OUTPUTS = ("features", "logits", "probabilities", "spatial")
 
 
@@ -132,7 +133,7 @@ def _to_rows(value: Any, name: str, identity: Identity, count: int) -> Numpy:
     if name == "spatial" and array.ndim > 2:
         array = array.reshape(len(array), -1)
     if array.ndim > 2 and array.shape[2:] == (1,) * (array.ndim - 2):
-        array = array.reshape(array.shape[:2])  # pooled, with the map's sides still there
+        array = array.reshape(array.shape[:2])  # pooled, but the map's axes of length 1 are left
     if array.ndim != 2 or len(array) != count or array.dtype.kind not in "fiu":
         raise _misfit(identity, f"returned {name} of shape {list(array.shape)} for {count} image(s)")
     return array.astype(np.float32, copy=False)
@@ -140,6 +141,6 @@ def _to_rows(value: Any, name: str, identity: Identity, count: int) -> Numpy:
 
 def _misfit(identity: Identity, what: str) -> BadInputError:
     return BadInputError(
-        f"the extractor {identity.source} {what}; it must give [B, D] features, or name them: features, logits (or probabilities), "
-        "spatial; pool feature maps inside the network"
+        f"the extractor {identity.source} {what}; it must give [B, D] features, or outputs named features, logits (or "
+        "probabilities) and spatial; pool feature maps inside the network"
     )

@@ -1,11 +1,13 @@
-"""The Inception network that FID is defined by: Google's Inception-v3 of 2015-12-05, with TensorFlow's arithmetic.
+"""The Inception network that defines FID: Google's Inception-v3 of 2015-12-05, with TensorFlow's arithmetic.
 
-It differs from torchvision's Inception-v3 in the resizing, in average pools that leave padding out of the average, in a max pool in
-its last block, and in 1,008 logits. Its parameters have the names of the ported weights ``pt_inception-2015-12-05-6726825d.pth`` of
-pytorch-fid, which are torch-fidelity's ``weights-inception-2015-12-05-6726825d.pth``.
+It differs from torchvision's Inception-v3 in four ways: the resizing, average pools that leave padding out of the
+average, a max pool in the last block, and 1,008 logits. The names of its parameters are those of the ported weights
+``pt_inception-2015-12-05-6726825d.pth`` of pytorch-fid, which are the same as torch-fidelity's
+``weights-inception-2015-12-05-6726825d.pth``.
 
-Sources: Szegedy et al. 2015 (arXiv 1512.00567); Heusel et al. 2017 (arXiv 1706.08500) for FID; Nash et al. 2021 (arXiv 2103.03841)
-for sFID, whose features are the first seven channels of ``mixed_6/conv`` as in OpenAI's guided-diffusion evaluator.
+Sources: Szegedy et al. 2015 (arXiv 1512.00567); Heusel et al. 2017 (arXiv 1706.08500) for FID; Nash et al. 2021 (arXiv
+2103.03841) for sFID, whose features are the first seven channels of ``mixed_6/conv`` as in OpenAI's guided-diffusion
+evaluator.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ _SPATIAL_CHANNELS = 7
 
 # A convolution: (name, output channels, kernel size, stride). Stride 1 keeps the size, stride 2 has no padding.
 _Conv = tuple[str, int, int | tuple[int, int], int]
-# A branch: convolutions one after another; a tuple in place of one is a fork whose ends are concatenated.
+# A branch: convolutions in sequence; a tuple in place of one is a fork whose outputs are concatenated.
 _Branch = list[_Conv | tuple[_Conv, ...]]
 
 
@@ -62,10 +64,10 @@ _POOLS = {"average": _average, "largest": _largest, "shrink": _shrink}
 
 
 class Mixed(nn.Module):
-    """An Inception block: branches side by side, concatenated; the last one begins with a pool.
+    """An Inception block: parallel branches, concatenated; the last one begins with a pool.
 
     Args:
-        inputs: channels.
+        inputs: number of input channels.
         branches: see `_Branch`; the convolutions become attributes by their names.
         pool: a key of `_POOLS`.
         after_pool: output channels of the pooled branch's convolution ``branch_pool``; 0 for none.
@@ -151,7 +153,7 @@ def _block_8(inputs: int, pool: str) -> Mixed:
 
 
 class Inception(nn.Module):
-    """Images of any size to the features of FID, sFID and the Inception Score."""
+    """Turns images of any size into the features of FID, sFID and the Inception Score."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -174,14 +176,14 @@ class Inception(nn.Module):
         self.fc = nn.Linear(FEATURES, LOGITS)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Features, logits and spatial features.
+        """Compute features, logits and spatial features.
 
         Args:
             x: float32 [B, 3 or 1, H, W] in [0, 255]; a grey channel is repeated.
 
         Returns:
-            ``features`` [B, 2048], the last average pool; ``logits`` [B, 1008] without the bias, as in torch-fidelity's and
-            OpenAI's Inception Score; ``spatial`` [B, 17 * 17 * 7], channels last as in OpenAI's reference files.
+            ``features`` [B, 2048], the last average pool; ``logits`` [B, 1008] without the bias, as in torch-fidelity's
+            and OpenAI's Inception Score; ``spatial`` [B, 17 * 17 * 7], channels last as in OpenAI's reference files.
         """
         x = (resize(x, _SIZE) - 128) / 128
         x = self.Conv2d_1a_3x3(x.expand(-1, 3, -1, -1))
@@ -201,7 +203,7 @@ class Inception(nn.Module):
 
 
 def resize(x: Tensor, size: int) -> Tensor:
-    """Bilinear resizing as in TensorFlow 1's ``ResizeBilinear``: the corner, not the centre, of a pixel is its place.
+    """Resize bilinearly as TensorFlow 1's ``ResizeBilinear``: a pixel's position is its corner, not its centre.
 
     Args:
         x: float32 [B, C, H, W].
@@ -209,7 +211,7 @@ def resize(x: Tensor, size: int) -> Tensor:
     """
     for axis in (3, 2):
         length = x.shape[axis]
-        # float32 throughout, as TensorFlow has it: the last bit of a place decides between neighbours.
+        # float32 throughout, as in TensorFlow: the last bit of a position decides between neighbours.
         scale = torch.tensor(length / size, dtype=torch.float32, device=x.device)
         place = torch.arange(size, dtype=torch.float32, device=x.device) * scale
         low = place.long()
@@ -221,10 +223,10 @@ def resize(x: Tensor, size: int) -> Tensor:
 
 
 def load_inception(path: Path) -> Inception:
-    """The network with the weights in `path`, on the CPU, for inference.
+    """Load the network with the weights in `path`, on the CPU, for inference.
 
     Raises:
-        BadInputError: not a file of tensors, or not this network's.
+        BadInputError: the file does not hold tensors, or not this network's.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -239,7 +241,7 @@ def load_inception(path: Path) -> Inception:
         found = list(state)[:3] if isinstance(state, Mapping) else type(state).__name__
         raise BadInputError(
             f"--features {path} holds the weights of another network than FID's Inception (it has {found}, ...): weights alone do "
-            "not say how to compute; give an .onnx, TorchScript or .pt2 file, or package.module:factory"
+            "not define a network; give an .onnx, TorchScript or .pt2 file, or package.module:factory"
         )
     odd = [name for name, shape in expected.items() if getattr(state[name], "shape", None) != shape]
     if odd:

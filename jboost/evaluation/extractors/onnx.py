@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from jboost.engine.backends.onnx.graphs import session_options
+from jboost.engine.backends.onnx.session import CPU_PROVIDER, CUDA_PROVIDER, Provider, open_session
 from jboost.engine.bundle import sha256_file
 from jboost.engine.errors import BadInputError, one_line
+from jboost.engine.system.devices import DeviceName
 
 from .base import OUTPUTS, Extractor, Identity, Numpy, Outputs, fix_batch, read_outputs
 
 
 def open_onnx(path: Path, device: str) -> Extractor:
-    """The extractor in an ONNX file; one of a fixed batch size gets batches of that size.
+    """Open the extractor in an ONNX file; if its batch size is fixed, it gets batches of that size.
 
     Raises:
         BadInputError: see `OnnxExtractor`.
@@ -28,14 +29,14 @@ def open_onnx(path: Path, device: str) -> Extractor:
 class OnnxExtractor:
     """An ONNX file with one input, float32 [B, C, H, W] in [0, 1].
 
-    Outputs are found by their names (see `read_outputs`); where none of them is known, the first one is the features.
+    Outputs are found by their names (see `read_outputs`); if no name is known, the first output is the features.
 
     Args:
         path: the file.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; a GPU needs ONNX Runtime's CUDA provider.
 
     Raises:
-        BadInputError: ONNX Runtime cannot run it, or it takes something else than images.
+        BadInputError: ONNX Runtime cannot run it, or it does not take images.
     """
 
     def __init__(self, path: Path, device: str = "auto"):
@@ -63,7 +64,7 @@ class OnnxExtractor:
                 )
         try:
             found = self._session.run(self._outputs, {self._input: x})
-        except Exception as e:  # onnxruntime raises its own hierarchy, and RuntimeError
+        except Exception as e:  # onnxruntime raises its own classes of errors, and RuntimeError
             reason = one_line(e)
             raise BadInputError(
                 f"the extractor {self.identity.source} failed on images {list(x.shape)} ({reason})"
@@ -73,17 +74,12 @@ class OnnxExtractor:
 
 
 def _open(path: Path, device: str) -> Any:
-    wanted: list[Any] = ["CPUExecutionProvider"]
-    if device != "cpu" and "CUDAExecutionProvider" in ort.get_available_providers():
-        index = int(device.partition(":")[2] or 0)
-        wanted.insert(0, ("CUDAExecutionProvider", {"device_id": index}))
-    try:
-        session = ort.InferenceSession(path, session_options(), providers=wanted)
-    except Exception as e:
-        reason = one_line(e)
-        raise BadInputError(f"ONNX Runtime {ort.__version__} cannot run --features {path} ({reason})") from e
-    # It falls back to the CPU without raising.
-    if device.startswith("cuda") and session.get_providers()[0] != "CUDAExecutionProvider":
+    name = DeviceName.parse(device)
+    providers: list[Provider] = [CPU_PROVIDER]
+    if name.kind != "cpu" and CUDA_PROVIDER in ort.get_available_providers():
+        providers.insert(0, (CUDA_PROVIDER, {"device_id": str(name.index)}))
+    session = open_session(path, f"--features {path}", providers=providers)
+    if name.kind == "cuda" and session.get_providers()[0] != CUDA_PROVIDER:
         raise BadInputError(
             f"ONNX Runtime {ort.__version__} cannot use {device} here (its CUDA libraries are missing); use --device cpu"
         )

@@ -1,4 +1,4 @@
-"""Opening the extractor that ``--features`` names."""
+"""Open the extractor that ``--features`` names."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from .base import INCEPTION_URL, Extractor
 
 
 def open_extractor(spec: str, device: str = "auto") -> Extractor:
-    """The extractor that ``--features`` names.
+    """Open the extractor that ``--features`` names.
 
     Args:
-        spec: Inception's weights, an ONNX, TorchScript or torch.export file, ``package.module:factory``, a bundle's folder, or
-            ``bundle:DIR``.
+        spec: Inception's weights, an ONNX, TorchScript or torch.export file, ``package.module:factory``, a bundle's
+            folder, or ``bundle:DIR``.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
 
     Raises:
-        BadInputError: nothing of that kind is there, or it cannot be used.
+        BadInputError: the extractor does not exist or cannot be used.
     """
     from . import torch as torch_kinds
 

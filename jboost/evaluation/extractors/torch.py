@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from jboost.engine.backends.program import first_line, load_program
+from jboost.engine.backends.program import load_program
 from jboost.engine.backends.torch_device import find_device
 from jboost.engine.bundle import Bundle, sha256_file
-from jboost.engine.errors import BadInputError
+from jboost.engine.errors import BadInputError, first_line
 from jboost.trainer.architectures import current_directory_on_path, find_factory
 
 from .base import Extractor, Identity, Numpy, Outputs, fix_batch, read_outputs
@@ -28,7 +28,7 @@ class TorchExtractor:
 
     Args:
         network: returns what `read_outputs` reads.
-        identity: which it is.
+        identity: the extractor's identity.
         device: a torch device.
         full: the value of white.
     """
@@ -56,10 +56,10 @@ class TorchExtractor:
 
 
 def open_file(path: Path, device: str) -> Extractor:
-    """Inception's weights, a TorchScript file or a torch.export program, told apart by their contents.
+    """Open Inception's weights, a TorchScript file or a torch.export program, whichever the file contains.
 
     Raises:
-        BadInputError: none of these.
+        BadInputError: the file is none of these.
     """
     device = find_device(device)
     names = _members(path)
@@ -81,14 +81,14 @@ def open_file(path: Path, device: str) -> Extractor:
 
 
 def open_bundle(folder: Path, spec: str, device: str) -> Extractor:
-    """A bundle's joint model: its logits are the features.
+    """Open a bundle's joint model; its logits are the features.
 
     Raises:
-        BadInputError: no bundle, or a damaged one.
+        BadInputError: the folder is not a bundle, or the bundle is damaged.
     """
     device = find_device(device)
     bundle = Bundle(folder)
-    remark = "this is a joint model's own view: a model must not judge what it boosted"
+    remark = "this extractor is a joint model: a model must not judge what it boosted"
     identity = Identity(
         f"bundle's model ({bundle.config.architecture})", "bundle", spec, bundle.artefact("forward").sha256, remark
     )
@@ -97,10 +97,10 @@ def open_bundle(folder: Path, spec: str, device: str) -> Extractor:
 
 
 def open_factory(spec: str, device: str) -> Extractor:
-    """What ``package.module:factory`` returns when it is called without arguments: a network, or any function of a tensor.
+    """Call ``package.module:factory`` without arguments; it returns a network, or any function of a tensor.
 
     Raises:
-        BadInputError: it is not found, fails, or returns nothing to call.
+        BadInputError: the factory is not found, fails, or returns something that cannot be called.
     """
     device = find_device(device)
     module_name, _, attribute = spec.partition(":")
@@ -123,7 +123,7 @@ def open_factory(spec: str, device: str) -> Extractor:
 
 
 def _digest_of_code(module_name: str, network: Any) -> str:
-    """SHA-256 of the factory's module and, for a network, of its parameters: what else could change its features."""
+    """SHA-256 of the factory's module and, for a network, of its parameters: changes of either may change features."""
     digest = hashlib.sha256()
     file = inspect.getsourcefile(sys.modules[module_name])
     if file is not None:
@@ -136,7 +136,7 @@ def _digest_of_code(module_name: str, network: Any) -> str:
 
 
 def _batch_of(program: torch.nn.Module) -> int | None:
-    """The batch size that a program was exported for; None where it takes any."""
+    """The batch size that a program was exported for; None if it takes any."""
     for node in getattr(program, "graph", torch.fx.Graph()).nodes:
         if node.op == "placeholder" and isinstance(node.meta.get("val"), torch.Tensor):
             size = node.meta["val"].shape[0]
@@ -155,7 +155,7 @@ def _members(path: Path) -> list[str]:
 def _load_script(path: Path, device: str) -> torch.nn.Module:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of the format, which files in the field still have
+            warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is deprecated, but files in use have it
             script: torch.nn.Module = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError) as e:
         raise BadInputError(

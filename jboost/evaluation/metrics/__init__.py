@@ -1,1 +1,1 @@
-"""The metrics, on features."""
+"""The metrics, computed from features."""

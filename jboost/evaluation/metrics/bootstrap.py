@@ -13,12 +13,12 @@ LEVEL = 0.95
 
 
 class Interval(NamedTuple):
-    """Percentiles of the resamples, moved by minus the bias.
+    """Percentiles of the resamples, shifted by minus the bias.
 
     Attributes:
-        low, high: the interval.
-        bias: by how much resamples lie above the estimate on average. A resample holds two thirds of the distinct images, and FID
-            rises as images get fewer: unmoved, the interval of a FID of few images would lie above the FID itself.
+        low, high: the ends of the interval.
+        bias: mean of the resamples minus the estimate. A resample holds two thirds of the distinct images, and FID
+            rises as images get fewer. Without the shift, the interval of a FID of few images would lie above the FID.
     """
 
     low: float
@@ -27,10 +27,10 @@ class Interval(NamedTuple):
 
 
 def resample_weights(count: int, resamples: int, seed: int) -> Tensor:
-    """How often each of `count` images is in each resample (Efron 1979): uint8 [1 + resamples, count]; the first row is all ones.
+    """Draw how often each image is in each resample (Efron 1979): uint8 [1 + resamples, count].
 
-    Sets of the same size get the same resamples, so that images at the same place in two sets are drawn together: where one set was
-    made from the other, the change between them is estimated in pairs.
+    The first row is all ones. Sets of the same size get the same resamples, so images at the same position in two sets
+    are drawn together. If one set was made from the other, the change between them is thus estimated in pairs.
     """
     rng = np.random.default_rng(seed)
     rows = [np.ones(count, np.uint8)]
@@ -40,7 +40,10 @@ def resample_weights(count: int, resamples: int, seed: int) -> Tensor:
 
 
 def interval(values: Tensor, least: float = -math.inf, most: float = math.inf) -> Interval | None:
-    """The interval at `LEVEL` from an estimate and its resamples, [1 + R], cut at `least` and `most`; None without resamples."""
+    """The interval at `LEVEL` from an estimate and its resamples, [1 + R], clipped to `least` and `most`.
+
+    None without resamples.
+    """
     estimate, drawn = float(values[0]), values[1:][values[1:].isfinite()].numpy()
     if len(drawn) == 0:
         return None
@@ -52,11 +55,12 @@ def interval(values: Tensor, least: float = -math.inf, most: float = math.inf) -
 def change_interval(before: Tensor, after: Tensor) -> tuple[float, float] | None:
     """The interval of the change in percent, from two estimates with the same resamples, each [1 + R].
 
-    None without resamples, with other resamples (sets of different sizes), or where the number before reaches zero.
+    None without resamples, or if the number before reaches zero. Sets of different sizes have different resamples, so
+    the interval has no meaning for them.
     """
     both = torch.stack([before[1:], after[1:]])
     both = both[:, both.isfinite().all(0)]
-    # Moved by the bias, as in `interval`.
+    # Shifted by the bias, as in `interval`.
     unbiased = both - both.mean(1, keepdim=True) + torch.stack([before[:1], after[:1]])
     if unbiased.shape[1] == 0 or bool((unbiased[0] <= 0).any()):
         return None

@@ -11,18 +11,19 @@ from .moments import Moments, moments
 
 
 class Frechet:
-    """Distance of other moments to a reference's: |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), Dowson and Landau 1982.
+    """Distance to a reference: |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), Dowson and Landau 1982.
 
-    tr (S_a S_b)^(1/2) is computed as tr (R S_b R)^(1/2) with R = S_a^(1/2). That matrix is symmetric and its eigenvalues are real
-    and not negative, also where covariances are singular; the general square root of S_a S_b fails there.
+    tr (S_a S_b)^(1/2) is computed as tr (R S_b R)^(1/2) with R = S_a^(1/2). The matrix R S_b R is symmetric, and its
+    eigenvalues are real and not negative, even for singular covariances. The general square root of S_a S_b fails for
+    those.
 
     Args:
-        reference: its moments.
-        device: where to compute, in float64.
+        reference: moments of the reference.
+        device: device to compute on, in float64.
 
     Attributes:
         dimensions: D.
-        count: of the reference's images; None where a file of statistics does not tell.
+        count: number of the reference's images; None if a file of statistics does not give it.
     """
 
     def __init__(self, reference: Moments, device: str = "cpu"):
@@ -33,7 +34,7 @@ class Frechet:
         self._trace = sigma.trace()
 
     def __call__(self, other: Moments) -> float:
-        """The squared distance, as FID is customarily given; what rounding takes below zero is zero."""
+        """The squared distance, as FID is customarily given; if rounding makes it negative, zero."""
         sigma = other.sigma.to(self._root.device)
         cross = torch.linalg.eigvalsh(self._root @ sigma @ self._root).clamp_min(0).sqrt().sum()
         difference = self._mu - other.mu.to(self._mu.device)
@@ -47,9 +48,9 @@ def frechet_distances(
 
     Args:
         features: float32 [N, D] of the samples, on the CPU.
-        reference: what they are compared with.
-        weights: [1 + R, N]; the first row is all ones, the others say how often a resample has each row.
-        device: where to compute.
+        reference: the reference to compare them with.
+        weights: [1 + R, N]; the first row is all ones, each other row counts how often a resample has each image.
+        device: device to compute on.
         on_step: called after each distance.
 
     Returns:

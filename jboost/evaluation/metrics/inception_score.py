@@ -7,18 +7,19 @@ import torch
 from torch import Tensor
 
 SPLITS = 10
-# torch-fidelity's: sets that are sorted by class must be shuffled before they are split.
+# As in torch-fidelity: sets that are sorted by class must be shuffled before they are split.
 _SHUFFLE_SEED = 2020
 
 
 def inception_scores(logits: Tensor, weights: Tensor) -> tuple[Tensor, float]:
-    """exp(mean KL(p(y|x) || p(y))), the mean over `SPLITS` parts of the set, of a set and of resamples of its rows.
+    """The Inception Score of a set, and of resamples of its rows.
 
-    Salimans et al. 2016 (arXiv 1606.03498).
+    The score is exp(mean KL(p(y|x) || p(y))), averaged over `SPLITS` parts of the set: Salimans et al. 2016 (arXiv
+    1606.03498).
 
     Args:
         logits: float32 [N, C].
-        weights: [1 + R, N]; the first row is all ones, the others say how often a resample has each row.
+        weights: [1 + R, N]; the first row is all ones, each other row counts how often a resample has each image.
 
     Returns:
         float64 [1 + R], and the customary standard deviation between the parts.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 #: As in torch-fidelity and in most papers; a smaller set takes subsets of its own size.
 SUBSETS, SUBSET_SIZE = 100, 1000
-# torch-fidelity's default, drawn from in its order (samples, then reference): the same subsets, hence the same KID.
+# torch-fidelity's default. Drawing in its order (samples, then reference) gives the same subsets, hence the same KID.
 _SUBSET_SEED = 2020
 
 
@@ -19,14 +19,14 @@ def kernel_distances(
 ) -> tuple[Tensor, float]:
     """KID of a set, and of resamples of its rows: the mean over `SUBSETS` subsets of both sets.
 
-    Binkowski et al. 2018 (arXiv 1801.01401), with the kernel (x.y / D + 1)^3. In a resample a pair of draws of the same image is
-    left out like an image's pair with itself, so that the estimate stays unbiased.
+    Binkowski et al. 2018 (arXiv 1801.01401), with the kernel (x.y / D + 1)^3. The estimate leaves out an image's pair
+    with itself. In a resample it also leaves out pairs of draws of the same image, so that it stays unbiased.
 
     Args:
         features: float32 [N, D] of the samples, N at least 2.
         reference: float32 [M, D], M at least 2.
-        weights: [1 + R, N]; the first row is all ones, the others say how often a resample has each row.
-        device: where to compute, in float64.
+        weights: [1 + R, N]; the first row is all ones, each other row counts how often a resample has each image.
+        device: device to compute on, in float64.
         on_step: called after each subset.
 
     Returns:

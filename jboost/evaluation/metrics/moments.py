@@ -1,4 +1,4 @@
-"""Means and covariances of features, of all at once, in batches as they come, or of bootstrap resamples."""
+"""Means and covariances of features: of a whole set, of batches as they arrive, or of bootstrap resamples."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _ROWS = 1024  # rows in float64 at a time: 16 MiB at 2,048 dimensions
 
 @dataclass(frozen=True)
 class Moments:
-    """What FID knows of a set.
+    """The mean and covariance of a set: FID uses nothing else.
 
     Attributes:
         mu: float64 [D], the mean.
         sigma: float64 [D, D], the covariance, divided by N - 1 as in every implementation of FID.
-        count: N; None where a file of statistics does not tell.
+        count: N; None if a file of statistics does not give it.
     """
 
     mu: Tensor
@@ -30,7 +30,10 @@ class Moments:
 
 
 class RunningMoments:
-    """Moments of rows that arrive in batches; nothing but two sums is kept, relative to the first batch's mean for accuracy."""
+    """Moments of rows that arrive in batches.
+
+    Only two sums are kept, relative to the first batch's mean for accuracy.
+    """
 
     def __init__(self) -> None:
         self._shift: Tensor | None = None
@@ -39,7 +42,7 @@ class RunningMoments:
         self._count = 0
 
     def add(self, rows: Tensor) -> None:
-        """Take in `rows` [B, D] of any float dtype."""
+        """Add `rows` [B, D] of any float dtype."""
         x = rows.double()
         if self._shift is None:
             self._shift = x.mean(0)
@@ -51,14 +54,14 @@ class RunningMoments:
         self._count += len(x)
 
     def finish(self) -> Moments:
-        """The moments of everything that was added: at least two rows. It takes over the sums; nothing can be added afterwards."""
+        """The moments of all added rows, at least two. It overwrites the sums, so nothing can be added afterwards."""
         assert self._shift is not None
         mean = self._sum / self._count
         return Moments(self._shift + mean, _covariance(self._outer, mean, self._count), self._count)
 
 
 def _covariance(outer: Tensor, mean: Tensor, count: int) -> Tensor:
-    """From the sum of outer products, in its place: at 2,048 dimensions a matrix takes 32 MiB."""
+    """The covariance from the sum of outer products, in place: at 2,048 dimensions a matrix takes 32 MiB."""
     return outer.addr_(mean, mean, alpha=-count).div_(count - 1)
 
 
@@ -67,12 +70,13 @@ def moments(features: Tensor, shift: Tensor, *, weights: Tensor | None = None, d
 
     Args:
         features: float32 [N, D] on the CPU.
-        shift: float64 [D], near the mean; subtracted first, so that nothing cancels.
-        weights: how often each row was drawn, [N], N in all; None for once each.
-        device: where to compute.
+        shift: float64 [D], near the mean; it is subtracted first, so that nothing cancels.
+        weights: how often each row was drawn, [N], N draws in total; None: every row once.
+        device: device to compute on.
 
     Returns:
-        Moments on `device`; computed in float64, or for a resample in float32, whose rounding (1e-6) is nothing beside its scatter.
+        Moments on `device`, computed in float64; for a resample in float32, whose rounding (1e-6) is negligible beside
+        the scatter of resamples.
     """
     n, dimensions = features.shape
     dtype = torch.float64 if weights is None else torch.float32

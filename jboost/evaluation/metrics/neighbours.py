@@ -1,6 +1,7 @@
 """Precision and recall, density and coverage: how two sets of features overlap, by their nearest neighbours.
 
-Kynkäänniemi et al. 2019 (arXiv 1904.06991) with k = 3; Naeem et al. 2020 (arXiv 2002.09797) with k = 5, both as in the papers.
+Kynkäänniemi et al. 2019 (arXiv 1904.06991) with k = 3; Naeem et al. 2020 (arXiv 2002.09797) with k = 5, both as in the
+papers.
 """
 
 from __future__ import annotations
@@ -12,17 +13,19 @@ import torch
 from torch import Tensor
 
 PRECISION_K, DENSITY_K = 3, 5
-_BLOCK = 2048  # rows a side: a block of distances takes 16 MiB
+_BLOCK = 2048  # rows per side: a block of distances takes 16 MiB
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Each float64 [1 + R]: of the set, and of resamples of its rows.
+    """The four metrics, each float64 [1 + R]: of the set, then of resamples of its rows.
+
+    An image's ball reaches to its k-th nearest neighbour in its own set.
 
     Attributes:
-        precision: share of the samples inside a ball of a reference image, whose radius is the distance to its k-th neighbour.
-        recall: share of the reference inside such a ball of a sample.
-        density: how many of the reference's balls hold a sample, on average, divided by k.
+        precision: share of the samples that lie in some reference image's ball.
+        recall: share of the reference that lies in some sample's ball.
+        density: mean number of reference balls that a sample lies in, divided by k.
         coverage: share of the reference's balls that hold a sample.
     """
 
@@ -41,18 +44,18 @@ def overlap(
     block: int = _BLOCK,
     on_step: Callable[[], None],
 ) -> Overlap:
-    """The four numbers; no more than `block` x `block` distances are in memory at a time.
+    """Compute the four metrics, with no more than `block` x `block` distances in memory at a time.
 
-    A ball is closed for precision and recall, open for density and coverage, as in the authors' code. In a resample the samples'
-    own balls keep the radii that they have in the whole set.
+    A ball is closed for precision and recall, open for density and coverage, as in the authors' code. In a resample the
+    samples' own balls keep the radii that they have in the whole set.
 
     Args:
         features: float32 [N, D] of the samples; N above `PRECISION_K`.
         reference: float32 [M, D]; M above `DENSITY_K`.
-        weights: [1 + R, N]; the first row is all ones, the others say how often a resample has each row.
-        device: where to compute; in float32, relative to the reference's mean.
-        block: rows a side.
-        on_step: called after each block of rows; `steps` says how often.
+        weights: [1 + R, N]; the first row is all ones, each other row counts how often a resample has each image.
+        device: device to compute on, in float32, relative to the reference's mean.
+        block: rows per side of a block.
+        on_step: called after each block of rows; `steps` gives the number of calls.
     """
     centre = reference.mean(0)
     real, fake = _Points(reference, centre, device, block), _Points(features, centre, device, block)
@@ -71,7 +74,7 @@ def overlap(
             inside[j] |= (squared <= precision_radii[i, None]).any(0)
             within = squared < density_radii[i, None]
             balls[j] += within.sum(0)
-            # How many of a resample's images: a product, since a resample is a row of counts.
+            # A product counts the images of each resample, because a resample is a row of counts.
             holds_a_sample += within.float() @ w[:, j].T
             near_a_sample += (squared <= recall_radii[None, j]).float() @ w[:, j].T
         recalled += (near_a_sample > 0).sum(0)
@@ -88,12 +91,12 @@ def overlap(
 
 
 def steps(samples: int, reference: int, block: int = _BLOCK) -> int:
-    """How often `overlap` reports a step."""
+    """The number of steps that `overlap` reports."""
     return 2 * -(-reference // block) + -(-samples // block)
 
 
 class _Points:
-    """Rows [N, D] that come to the device in blocks."""
+    """Rows [N, D] that are copied to the device in blocks."""
 
     def __init__(self, rows: Tensor, centre: Tensor, device: str, block: int):
         self._rows, self._centre, self._device = rows, centre.to(device), device

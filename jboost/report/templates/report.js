@@ -1,4 +1,4 @@
-// What lies left of the cut shows the image before, what lies right of it the image after.
+// Left of the cut is the image before, right of it the image after.
 (() => {
   const cuts = [...document.querySelectorAll("input.cut")];
   const show = (input) => input.closest(".views").style.setProperty("--cut", `${input.value}%`);

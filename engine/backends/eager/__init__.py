@@ -1,0 +1,1 @@
+"""The eager engine: PyTorch autograd on a bundle's forward program. The yardstick for every other engine."""

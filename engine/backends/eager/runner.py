@@ -1,0 +1,98 @@
+"""The eager engine: plain PyTorch autograd, only the input gradient. The yardstick for every other engine."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from jboost.engine.backends.array_runner import ArrayRunner
+from jboost.engine.backends.program import load_program
+from jboost.engine.backends.request import RunRequest
+from jboost.engine.backends.torch_device import TORCH_DTYPES, find_device
+from jboost.engine.bundle import Bundle
+from jboost.engine.loop.runner import Evaluation
+from jboost.engine.method.objectives import OBJECTIVES, class_logit
+from jboost.engine.method.step import Gradient
+from jboost.engine.system.devices import device_kind
+from jboost.engine.system.dtypes import check_dtype
+from jboost.engine.system.memory import keep_freed_memory
+
+# Scales the loss under fp16 so that small gradients stay above the format's least subnormal, 6e-8; undone afterwards. The
+# steepest objective, joint, reaches d loss / d logit of about l0: 2^8 leaves room below 65,504.
+_FP16_LOSS_SCALE = 256.0
+
+
+class EagerRunner(ArrayRunner):
+    """Runs a bundle's forward program and differentiates it.
+
+    Args:
+        bundle: an opened bundle; its forward program is checked against the manifest's hash.
+        request: what to compute. The forward program takes every image size of the bundle, and any batch; ``"fp16"`` and
+            ``"bf16"`` are autocast.
+
+    Raises:
+        BadInputError: the device is not there, or the dtype is unknown.
+    """
+
+    name = "eager"
+    batch_size: int | None = None
+
+    def __init__(self, bundle: Bundle, request: RunRequest):
+        check_dtype(request.dtype)
+        self.device = find_device(request.device)
+        if self.device == "cpu":
+            keep_freed_memory()
+        self.dtype = request.dtype
+        self._objective = OBJECTIVES[request.objective]
+        self._l0 = 0.0 if request.l0 is None else request.l0
+        self._model = load_program(bundle.checked_path("forward"), self.device)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        del self._model
+        if device_kind(self.device) == "cuda":
+            torch.cuda.empty_cache()
+
+    def put(self, array: np.ndarray[Any, Any]) -> torch.Tensor:
+        """`array` as a tensor on the runner's device."""
+        return torch.from_numpy(array).to(self.device)
+
+    def get(self, array: torch.Tensor) -> np.ndarray[Any, Any]:
+        """A tensor as numpy."""
+        return array.detach().cpu().numpy()
+
+    def gradient(self, x: torch.Tensor, y: torch.Tensor, *, in_float32: bool = False) -> Gradient:
+        """Gradient of the summed objective with respect to `x` float32 [B, C, H, W], classes `y` int64 [B]."""
+        scale = _FP16_LOSS_SCALE if self.dtype == "fp16" and not in_float32 else 1.0
+        x = x.detach().requires_grad_()
+        with self._exact_float32():
+            with self._autocast(in_float32):
+                logits = self._model(x).float()
+            loss = self._objective(logits, y, self._l0)
+            # The sum, never the mean: an image's gradient must not depend on how many others share its batch.
+            (grad,) = torch.autograd.grad(loss.sum() * scale, x)
+        logits, loss = logits.detach(), loss.detach()
+        return Gradient(grad / scale if scale != 1.0 else grad, class_logit(logits, y), loss, logits.argmax(1))
+
+    @torch.no_grad()
+    def evaluate(self, x: torch.Tensor, y: torch.Tensor) -> Evaluation:
+        """Class logit and prediction for `x`."""
+        with self._exact_float32(), self._autocast(in_float32=False):
+            logits = self._model(x).float()
+        return Evaluation(class_logit(logits, y), logits.argmax(1))
+
+    def _exact_float32(self) -> AbstractContextManager[None]:
+        # float32 means float32 here: TF32 would carry 10 bits of mantissa through the yardstick.
+        if device_kind(self.device) == "cuda":
+            return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+        return nullcontext()
+
+    def _autocast(self, in_float32: bool) -> AbstractContextManager[Any]:
+        if self.dtype == "fp32" or in_float32:
+            return nullcontext()
+        return torch.autocast(device_kind(self.device), dtype=TORCH_DTYPES[self.dtype])

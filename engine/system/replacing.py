@@ -1,0 +1,253 @@
+"""Atomic replacement of files and folders.
+
+A writer works on a temporary beside the target and renames it at the end. Whenever the writer is killed, a reader finds the old
+contents or the new contents, whole. The same holds after a power cut: the data reach the disk before the name does.
+
+A temporary is called ``.NAME~jboost-new-TOKEN.SUFFIX``, and its writer holds a lock (flock) on it. The next writer of the same
+target removes temporaries without a lock: their writers were killed. Where there are no such locks (Windows, some network
+disks), a killed writer's temporary cannot be told from a live one's, and it stays.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
+
+# Characters of a target's name that its temporaries repeat: few enough for any name to stay within the usual 255 bytes.
+_STEM = 48
+_AT_WORKING_DIRECTORY, _RENAME_EXCHANGE = -100, 2  # of Linux' renameat2
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Write a file atomically: yields a temporary of the same suffix in the same folder, an empty file, to be written and closed.
+
+    When the block ends, the temporary is forced to the disk and renamed over `path`. It takes over the permissions of the file
+    it replaces; a new file has those that the umask leaves. A symbolic link stays, and its target is replaced. When the block
+    raises, the temporary is removed and the old file is as it was. A device or a pipe (``/dev/stdout``) cannot be replaced and
+    is yielded itself.
+
+    Raises:
+        OSError: the system refused (no folder, no permission, a full disk); it names `path`, never the temporary.
+    """
+    if _is_stream(path):
+        yield Path(path)
+        return
+    target = _cleared(path)
+    mode = _mode_of(target)
+
+    def create(aside: Path) -> None:
+        # Nobody else may read what replaces a private file, not even before it has that file's mode.
+        os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600))
+
+    with _temporary(path, target, create) as aside:
+        yield aside
+        _flush(aside, mode)
+        os.replace(aside, target)
+        _flush_folder(target.parent)
+
+
+@contextmanager
+def replacing_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """Write a folder atomically: yields an empty temporary folder, of the same suffix, in the same parent.
+
+    When the block ends, every file in it is forced to the disk and the folder is renamed to `path`; else as `replacing`.
+
+    Args:
+        path: the folder to make.
+        overwrite: whether a folder with contents is replaced. Linux swaps the two in one step. Elsewhere a kill between two renames
+            can leave the old folder under a temporary name, which the next writer undoes.
+
+    Raises:
+        OSError: the system refused, or `path` is a folder with contents and `overwrite` is false.
+    """
+    target = _cleared(path)
+    mode = _mode_of(target)
+    with _temporary(path, target, lambda aside: aside.mkdir(0o777 if mode is None else 0o700)) as aside:
+        yield aside
+        for folder, _, files in os.walk(aside, topdown=False):
+            for name in files:
+                _flush(Path(folder, name))
+            _flush_folder(Path(folder))
+        _set_mode(aside, mode)
+        if overwrite and target.is_dir():
+            _swap(aside, target)
+        else:
+            os.rename(aside, target)
+        _flush_folder(target.parent)
+
+
+@contextmanager
+def _temporary(path: str | os.PathLike[str], target: Path, create: Callable[[Path], None]) -> Iterator[Path]:
+    """A locked temporary beside `target`. What has its name at the end is removed: it itself after a failure, an old folder after
+    a swap, nothing after a rename.
+    """
+    aside, handle = _beside(target, "new"), None
+    try:
+        while True:
+            create(aside)
+            try:
+                handle = _lock(aside)
+                if os.path.samestat(os.fstat(handle), os.stat(aside)):
+                    break
+            except (BlockingIOError, FileNotFoundError):
+                pass
+            except OSError:  # no locks here
+                break
+            # Another writer saw it before it was locked, and removes it.
+            if handle is not None:
+                os.close(handle)
+            aside, handle = _beside(target, "new"), None
+        yield aside
+    except OSError as e:
+        if str(e.filename) == str(aside):
+            raise OSError(e.errno, e.strerror, os.fspath(path)) from e
+        raise
+    finally:
+        _remove(aside)
+        if handle is not None:
+            os.close(handle)
+
+
+def _beside(target: Path, what: str) -> Path:
+    return target.with_name(f"{_prefix(target)}{what}-{os.urandom(6).hex()}{target.suffix}")
+
+
+def _prefix(target: Path) -> str:
+    return "." + target.stem[:_STEM].lstrip(".") + "~jboost-"  # two dots in front would make a suffix of the rest
+
+
+def _cleared(path: str | os.PathLike[str]) -> Path:
+    """The file or folder that `path` leads to, after removing what killed writers of it left: whatever has a temporary's name and
+    no lock.
+    """
+    target = Path(os.path.realpath(path))
+    pattern = re.escape(_prefix(target)) + "(new|old)-[0-9a-f]{12}" + re.escape(target.suffix)
+    with suppress(OSError):
+        for name in os.listdir(target.parent):
+            if found := re.fullmatch(pattern, name):
+                with suppress(OSError):  # a live writer's, or not ours to remove
+                    left = target.with_name(name)
+                    handle = _lock(left)
+                    try:
+                        if found[1] == "old" and not target.exists():  # see `_swap`
+                            os.rename(left, target)
+                        else:
+                            _remove(left)
+                    finally:
+                        os.close(handle)
+    return target
+
+
+def _lock(path: Path) -> int:
+    """Lock a file or folder for as long as the handle that is returned is open, at most for the life of this process.
+
+    Raises:
+        BlockingIOError: it is locked.
+        OSError: it cannot be locked.
+    """
+    if sys.platform == "win32":
+        raise OSError(errno.ENOTSUP, "no locks")
+    # Network disks lock only what is open for writing, which a folder cannot be.
+    handle = os.open(path, os.O_NOFOLLOW | (os.O_RDONLY if path.is_dir() else os.O_RDWR))
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _swap(aside: Path, target: Path) -> None:
+    """Put a folder in the place of another, which is under the first one's name or gone afterwards."""
+    if _exchange(aside, target):
+        return
+    old, handle = _beside(target, "old"), None
+    with suppress(OSError):
+        handle = _lock(target)
+    try:
+        os.rename(target, old)
+        try:
+            os.rename(aside, target)
+        except BaseException:
+            os.rename(old, target)
+            raise
+    finally:
+        if handle is not None:
+            os.close(handle)
+    _remove(old)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; False where the system or the file system cannot (anything but Linux; NFS)."""
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)  # glibc has it from 2.28 on
+    names = [part for path in (one, other) for part in (_AT_WORKING_DIRECTORY, os.fsencode(path))]
+    return rename is not None and rename(*names, _RENAME_EXCHANGE) == 0
+
+
+def _is_stream(path: str | os.PathLike[str]) -> bool:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _mode_of(path: Path) -> int | None:
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        return None
+
+
+def _set_mode(path: Path, mode: int | None) -> None:
+    if mode is not None and mode != _mode_of(path):  # some file systems refuse, and have one mode for all
+        path.chmod(mode)
+
+
+def _flush(path: Path, mode: int | None = None) -> None:
+    """Force a file to the disk, with `mode`."""
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        _set_mode(path, mode)  # now that it is open: the mode may forbid that
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _flush_folder(path: Path) -> None:
+    """Force a folder's entries to the disk, where the system can: a new name, too, outlives a power cut."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:  # Windows opens no folders, nobody one that he may not read
+        return
+    try:
+        os.fsync(handle)
+    except OSError as e:
+        if e.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder, if it is there and can be."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
