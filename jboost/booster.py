@@ -168,7 +168,9 @@ class Booster:
         runner = self._open_runner(settings, images.shape[1], self._engine)
         runner.check_update(settings.update.kind)
         start = perf_counter()
-        finished, batch_size = self._run(runner, settings, lambda indices: images[indices], labels, store, on_progress)
+        finished, batch_size = self._run(
+            runner, settings, lambda indices: images[indices], images.shape[1:], labels, store, on_progress
+        )
         summary = self._summary(
             runner, settings, store, labelled=labels is not None, finished=finished, batch_size=batch_size,
             seconds=perf_counter() - start,
@@ -230,7 +232,9 @@ class Booster:
         )  # fmt: skip
         store = DiskStore(out, samples.shape, identity, resume=resume, snapshots=snapshots)
         try:
-            finished, batch_size = self._run(runner, settings, samples.read, labels, store, on_progress)
+            finished, batch_size = self._run(
+                runner, settings, samples.read, samples.shape[1:], labels, store, on_progress
+            )
             for step, taken in store.snapshots.items():
                 write_samples(files[step], samples.shape, taken.batches(), labels=labels, source=samples)
             # Last: where the output is, everything is.
@@ -269,6 +273,7 @@ class Booster:
         runner: Runner,
         settings: Settings,
         read: Reader,
+        shape: tuple[int, int, int],
         labels: np.ndarray[Any, Any] | None,
         store: Store,
         on_progress: ProgressCallback | None,
@@ -279,7 +284,9 @@ class Booster:
             batch_size = self._batch_size or default_batch(runner.device)
             batch_size = min(batch_size, len(store.records))
         try:
-            done = run_set(runner, read, labels, store, settings, batch_size=batch_size, on_progress=on_progress)
+            done = run_set(
+                runner, read, labels, store, settings, shape=shape, batch_size=batch_size, on_progress=on_progress
+            )
         except Exception as e:
             # torch's, by its name: an engine without torch must not import it to ask.
             if type(e).__name__ != "OutOfMemoryError":

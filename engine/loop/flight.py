@@ -1,4 +1,4 @@
-"""The contract between the slots and what holds the images in flight: the arrays of a backend, or a device's buffers."""
+"""The contract between the slots and what holds the images in flight: a backend's arrays or a device's buffers."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Continuous batching: B slots, each held by an image from its first to its last step.
 
-Finished images leave and waiting ones enter without stopping the rest, as in servers of language models. Early stopping then saves
-time in proportion to the steps it saves, and images with different numbers of steps can share a run. The number of
-slots is fixed for a run; an empty slot does not move.
+Finished images leave and waiting ones enter without stopping the rest, as in servers of language models. Early stopping
+then saves time in proportion to the steps it saves, and images with different numbers of steps can share a run. The
+number of slots is fixed for a run; an empty slot does not move.
 
 This is the host's side: which image holds which slot, and when to read the row status. The images are on the device, in
 a `Flight`.
@@ -48,6 +48,7 @@ class Slots:
         threshold = settings.l0 if settings.early_stop and settings.l0 is not None else np.inf
         controls = settings.update.controls(threshold=threshold, seed=settings.seed)
         self.flight = runner.flight(settings.update.kind, controls, count, shape)
+        self._steps = settings.update.steps
         self._index = np.full(count, _EMPTY, np.int64)
         self._left = np.zeros(count, np.int64)  # steps until the image in the slot is finished at the latest
         self._status: RowStatus | None = None
@@ -66,15 +67,17 @@ class Slots:
         """Numbers of the slots that hold an image."""
         return np.flatnonzero(self._index != _EMPTY)
 
-    def admit(self, images: Numpy, y: Numpy, index: Numpy, limit: Numpy) -> None:
+    def admit(self, images: Numpy, y: Numpy, index: Numpy, limit: Numpy | None = None) -> None:
         """Put images into free slots, at most as many as are free.
 
         Args:
             images: uint8 [n, H, W, C].
             y: int64 [n], their classes.
             index: int64 [n], their positions in the set, each of which a run sees once.
-            limit: int64 [n], the maximum number of steps of each.
+            limit: int64 [n], the maximum number of steps of each; None for the update's own number for all.
         """
+        if limit is None:
+            limit = np.full(len(index), self._steps, np.int64)
         slots = self.free[: len(images)]
         self.flight.admit(slots, images, y, index, limit)
         self._index[slots], self._left[slots] = index, limit
@@ -138,7 +141,10 @@ class Slots:
         return same
 
     def under_way(self) -> tuple[float, float]:
-        """The images in flight as a fractional number of finished ones, and their mean realness (NaN if none)."""
+        """The images in flight, as a fractional number of finished ones, and their mean realness (NaN if none).
+
+        Both are those of the last row status.
+        """
         status = self._status
         if status is None or not (known := self._current(status)).any():
             return 0.0, float("nan")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from loop_cases import run_slots
 
 import jboost
 from jboost.engine.backends.array_runner import ArrayFlight
@@ -15,11 +16,9 @@ from jboost.engine.backends.compiled.captured import CapturedFlight
 from jboost.engine.backends.compiled.runner import CompiledRunner
 from jboost.engine.backends.request import RunRequest
 from jboost.engine.bundle import Bundle
-from jboost.engine.loop.run import run_set
 from jboost.engine.method.noise import normal
 from jboost.engine.method.settings import Settings
 from jboost.engine.method.updates import PGD, SGLD
-from jboost.engine.results.store import MemoryStore
 from jboost.export.bundle import export_bundle
 
 pytestmark = [
@@ -77,9 +76,8 @@ def test_a_captured_step_is_the_plain_one(compiled, images, labels, update, monk
         monkeypatch.setattr("jboost.engine.backends.compiled.runner.CapturedFlight", rows)
         with CompiledRunner(Bundle(compiled), RunRequest(objective, 3.0, 16, device="cuda")) as runner:
             for seed in (1, 2):
-                store = MemoryStore(images.shape)
                 how = Settings(update=update, objective=objective, l0=3.0, early_stop=True, seed=seed)
-                run_set(runner, lambda i: images[i], labels, store, how, batch_size=BATCH, limits=limits)
+                store = run_slots(runner, images, labels, how, batch_size=BATCH, limits=limits)
                 results.append((store.images, store.records))
     for plain, captured in zip(results[:2], results[2:], strict=True):
         np.testing.assert_array_equal(plain[0], captured[0])

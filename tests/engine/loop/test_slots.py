@@ -11,9 +11,11 @@ from bowl import Bowl, NumpyRunner
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from loop_cases import expected, run_slots
 
 from jboost.engine.backends.array_runner import ArrayFlight, to_float, to_uint8
 from jboost.engine.loop.run import run_set
+from jboost.engine.loop.runner import Evaluation
 from jboost.engine.loop.slots import Slots
 from jboost.engine.method.objectives import realness
 from jboost.engine.method.settings import Settings
@@ -75,13 +77,20 @@ def iterates(images: np.ndarray, how: Settings) -> np.ndarray:
     return slots.flight.state.x
 
 
-def run(runner, images, how, *, batch_size=4, labels=True, limits=None, snapshots=()):
+def run(runner, images, how, *, batch_size=4, labels=True, snapshots=()):
     store = MemoryStore(images.shape, snapshots)
     y = np.zeros(len(images), np.int64) if labels else None
-    done = run_set(runner, lambda i: images[i], y, store, how, batch_size=batch_size, limits=limits)
+    done = run_set(runner, lambda i: images[i], y, store, how, shape=images.shape[1:], batch_size=batch_size)
     assert done == len(images)
     assert store.records["done"].all()
     return store
+
+
+def assert_equal(got: MemoryStore, want: MemoryStore, *names: str) -> None:
+    """The same images and records, to the bit; `names` picks fields of the records."""
+    np.testing.assert_array_equal(got.images, want.images)
+    for name in names or want.records.dtype.names:
+        np.testing.assert_array_equal(got.records[name], want.records[name], err_msg=name)
 
 
 def test_pgd_is_algorithm_1() -> None:
@@ -139,42 +148,62 @@ def test_early_stopping_leaves_real_images_alone_and_stops_the_others_when_they_
         assert realness(runner.evaluate(enough, None).class_logit) >= l0
 
 
+UPDATES = {
+    "l2": PGD(7, 0.2),
+    "ball": PGD(7, 0.2, eps=0.5),
+    "linf": PGD(7, 0.03, norm="linf"),
+    "cube": PGD(7, 0.03, eps=0.1, norm="linf"),
+    "sgld": SGLD(7, 0.01, noise=0.1),
+}
+
+
 @hypothesis_settings(max_examples=30, deadline=None)
 @given(
-    batch_size=st.integers(1, 9),
+    batch_size=st.integers(1, 13),
     order=st.permutations(range(11)),
-    limits=st.lists(st.integers(0, 7), min_size=11, max_size=11),
-    sgld=st.booleans(),
+    limits=st.lists(st.integers(0, 7), min_size=11, max_size=11).map(np.array),
+    update=st.sampled_from(list(UPDATES)),
     labels=st.booleans(),
     kind=st.sampled_from([BowlRunner, LaggingRunner]),
 )
-def test_an_image_goes_its_way_in_any_company(batch_size, order, limits, sgld, labels, kind) -> None:
-    """Any number of slots, any order of arrival, any numbers of steps of the others: the same bytes and the same record."""
-    images, order = starts(11), np.array(order)
-    how = settings(SGLD(7, 0.01, noise=0.1) if sgld else PGD(7, 0.2), l0=5.0, early_stop=True)
-    limits = np.array(limits)
-    reference = run(BowlRunner(), images, how, batch_size=11, limits=limits)
-    slots = Slots(kind(), how, batch_size, SHAPE)
-    waiting = list(order)
-    got = np.zeros_like(images)
-    steps = np.zeros(11, int)
-    while waiting or len(slots.held):
-        entering = np.array([waiting.pop(0) for _ in range(min(len(slots.free), len(waiting)))], np.int64)
-        if len(entering):
-            slots.admit(images[entering], np.zeros(len(entering), np.int64), entering, limits[entering])
-        slots.step()
-        if (finished := slots.harvest()) is not None:
-            got[finished.index], steps[finished.index] = finished.images, finished.steps
-    np.testing.assert_array_equal(got, reference.images)
-    np.testing.assert_array_equal(steps, reference.records["steps"])
-    store = run(kind(), images, how, batch_size=batch_size, limits=limits, labels=labels, snapshots=(2, 3, 6))
-    np.testing.assert_array_equal(store.images, reference.images)
-    np.testing.assert_array_equal(store.records, reference.records)
-    for step, taken in store.snapshots.items():
-        shorter = run(BowlRunner(), images, how, batch_size=11, limits=np.minimum(limits, step))
-        np.testing.assert_array_equal(taken.images, shorter.images)
-        for name in ("done", "realness_before", "realness_after", "correct_after", "l2", "steps"):
-            np.testing.assert_array_equal(taken.records[name], shorter.records[name])
+def test_an_image_goes_its_way_in_any_company(batch_size, order, limits, update, labels, kind) -> None:
+    """Any number of slots, any order of arrival, any numbers of steps: the reference loop's bytes and records."""
+    images, y = starts(11), np.zeros(11, np.int64)
+    how = settings(UPDATES[update], l0=5.0, early_stop=True)
+    snapshots = (2, 3, 6)
+    limited = run_slots(kind(), images, y, how, batch_size=batch_size, limits=limits, order=order, snapshots=snapshots)
+    whole = run(kind(), images, how, batch_size=batch_size, labels=labels, snapshots=snapshots)
+    full = np.full(11, 7)
+    for got, most, classes in ((limited, limits, y), (whole, full, y if labels else None)):
+        assert_equal(got, expected(BowlRunner(), images, classes, how, limits=most))
+        for step, taken in got.snapshots.items():
+            shorter = expected(BowlRunner(), images, classes, how, limits=np.minimum(most, step))
+            assert_equal(taken, shorter, "done", "realness_before", "realness_after", "correct_after", "l2", "steps")
+
+
+class TwoBowls(BowlRunner):
+    """Class 0 has its optimum at the target, class 1 at its negative image; the predicted class is the nearer one."""
+
+    def evaluate(self, x, y):
+        logits = np.stack([6 - 4 * ((x - t) ** 2).sum(axis=(1, 2, 3)) for t in (TARGET, 1 - TARGET)], axis=1)
+        return Evaluation(logits[np.arange(len(x)), y].astype(np.float32), logits.argmax(axis=1))
+
+    def gradient(self, x, y, *, in_float32=False):
+        f_c, predicted = self.evaluate(x, y)
+        target = np.where((y == 0)[:, None, None, None], TARGET, 1 - TARGET)
+        return Gradient((8 * (x - target)).astype(np.float32), f_c, -f_c, predicted)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_missing_labels_are_what_the_model_predicts(labels) -> None:
+    images, how = starts(11), settings(PGD(4, 0.2))
+    got = run(TwoBowls(), images, how, batch_size=4, labels=labels)
+    by_prediction = expected(TwoBowls(), images, None, how)
+    by_label = expected(TwoBowls(), images, np.zeros(11, np.int64), how)
+    assert_equal(got, by_label if labels else by_prediction)
+    changed = (by_label.images != by_prediction.images).any(axis=(1, 2, 3))
+    assert changed.any()
+    assert not changed.all()
 
 
 @pytest.mark.parametrize("kind", [BowlRunner, LaggingRunner])
@@ -195,13 +224,13 @@ def test_snapshots_where_gradients_overflow_on_the_way(kind, recovers) -> None:
 
         return Overflowing()
 
-    images, how = starts(), settings(PGD(9, 0.1))
+    images, how, y = starts(), settings(PGD(9, 0.1)), np.zeros(6, np.int64)
     got = run(broken(kind), images, how, batch_size=4, snapshots=(1, 4, 5, 8))
+    assert_equal(got, expected(broken(BowlRunner), images, y, how))
     assert (got.records["retried"] if recovers else got.records["failed"]).any()
     for step, taken in got.snapshots.items():
-        shorter = run(broken(BowlRunner), images, how, limits=np.full(6, step))
-        np.testing.assert_array_equal(taken.images, shorter.images)
-        np.testing.assert_array_equal(taken.records["realness_after"], shorter.records["realness_after"])
+        shorter = expected(broken(BowlRunner), images, y, how, limits=np.full(6, step))
+        assert_equal(taken, shorter, "realness_after")
     moved = [(taken.images != images).any((1, 2, 3)) for taken in got.snapshots.values()]
     assert moved[0].all()
     assert moved[-1].all() == recovers
@@ -251,14 +280,31 @@ def test_slots_are_refilled_while_others_go_on() -> None:
 
 def test_the_results_are_scored_in_full_batches() -> None:
     runner = BowlRunner()
-    run(runner, starts(40), settings(PGD(3, 0.1)), batch_size=8, limits=np.arange(40) % 3 + 1)
+    y, limits = np.zeros(40, np.int64), np.arange(40) % 3 + 1
+    run_slots(runner, starts(40), y, settings(PGD(3, 0.1)), batch_size=8, limits=limits)
     assert runner.evaluations == 5
+
+
+@pytest.mark.parametrize("batch_size", [3, 8])
+def test_a_result_is_kept_after_its_snapshots(batch_size) -> None:
+    class Ordered(MemoryStore):
+        def put(self, indices, images, records):
+            for taken in self.snapshots.values():
+                assert taken.records["done"][indices].all()
+            super().put(indices, images, records)
+
+    images, how = starts(20), settings(PGD(6, 0.2), l0=5.0, early_stop=True)
+    store = Ordered(images.shape, (2, 6))
+    options = {"shape": images.shape[1:], "batch_size": batch_size}
+    assert run_set(BowlRunner(), lambda i: images[i], np.zeros(20, np.int64), store, how, **options) == 20
 
 
 def test_a_nan_gradient_costs_only_its_own_image() -> None:
     images = starts()
     clean = run(BowlRunner(), images, settings(PGD(3, 0.1)))
     got = run(BowlRunner(poison=level(images[1])), images, settings(PGD(3, 0.1)))
+    y = np.zeros(6, np.int64)
+    assert_equal(got, expected(BowlRunner(poison=level(images[1])), images, y, settings(PGD(3, 0.1))))
     assert got.records["failed"].tolist() == [False, True, False, False, False, False]
     assert not got.records["retried"].any()  # there is nothing more precise to try
     assert got.records["steps"][1] == 0
@@ -272,18 +318,20 @@ def test_an_overflow_in_low_precision_is_retried_in_float32() -> None:
     clean = run(BowlRunner(), images, settings(PGD(3, 0.1)))
     runner = BowlRunner(overflow=level(images[4]))
     got = run(runner, images, settings(PGD(3, 0.1)))
+    assert runner.retries == 1
+    assert_equal(got, expected(runner, images, np.zeros(6, np.int64), settings(PGD(3, 0.1))))
     np.testing.assert_array_equal(got.images, clean.images)
     assert got.records["retried"].tolist() == [False] * 4 + [True, False]
     assert not got.records["failed"].any()
     assert np.isfinite(got.records["realness_before"]).all()
-    assert runner.retries == 1
 
 
 def test_progress_counts_images_in_flight_by_their_steps() -> None:
     seen, store = [], MemoryStore((8, 4, 4, 1))
     images = starts(8)
     run_set(
-        BowlRunner(), lambda i: images[i], np.zeros(8, int), store, settings(PGD(4, 0.1)), batch_size=4, on_progress=seen.append
+        BowlRunner(), lambda i: images[i], np.zeros(8, int), store, settings(PGD(4, 0.1)), shape=(4, 4, 1),
+        batch_size=4, on_progress=seen.append,
     )  # fmt: skip
     assert [p.finished for p in seen] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert {p.total for p in seen} == {8}
@@ -327,12 +375,13 @@ def test_an_error_anywhere_ends_the_run_and_its_threads(where) -> None:
     if where == "compute":
         runner.evaluate = lambda x, y: 1 / 0
     with pytest.raises((OSError, ZeroDivisionError)):
-        run_set(runner, read, np.zeros(40, int), store, settings(PGD(2, 0.1)), batch_size=4)
+        run_set(runner, read, np.zeros(40, int), store, settings(PGD(2, 0.1)), shape=(4, 4, 1), batch_size=4)
     assert threading.active_count() == threads
     done = store.records["done"]
     if where != "compute":
         assert 0 < done.sum() < 40
     again = MemoryStore(images.shape)
     again.images, again.records = store.images, store.records
-    run_set(BowlRunner(), lambda i: images[i], np.zeros(40, int), again, settings(PGD(2, 0.1)), batch_size=4)
+    how = settings(PGD(2, 0.1))
+    run_set(BowlRunner(), lambda i: images[i], np.zeros(40, int), again, how, shape=(4, 4, 1), batch_size=4)
     np.testing.assert_array_equal(again.images, run(BowlRunner(), images, settings(PGD(2, 0.1))).images)

@@ -12,6 +12,7 @@ from host_device import SCHEDULES, HostDevice
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from loop_cases import expected, run_slots
 
 from jboost.engine.errors import BadInputError, FailureError
 from jboost.engine.loop.run import run_set
@@ -48,14 +49,18 @@ UPDATES = {
 
 
 def run(runner, images, how, *, batch_size, labels=True, limits=None, snapshots=()) -> MemoryStore:
+    """A whole run; with `limits`, numbers of steps by image, its slots alone."""
+    y = np.zeros(len(images), np.int64)
+    if limits is not None:
+        return run_slots(runner, images, y, how, batch_size=batch_size, limits=limits, snapshots=snapshots)
     store = MemoryStore(images.shape, snapshots)
-    y = np.zeros(len(images), np.int64) if labels else None
-    assert run_set(runner, lambda i: images[i], y, store, how, batch_size=batch_size, limits=limits) == len(images)
+    options = {"shape": images.shape[1:], "batch_size": batch_size}
+    assert run_set(runner, lambda i: images[i], y if labels else None, store, how, **options) == len(images)
     return store
 
 
-def on_numpy(bowl, images, how, **options) -> MemoryStore:
-    return run(NumpyRunner(bowl), images, how, batch_size=COUNT, **options)
+def in_numpy(bowl, images, how, *, limits) -> MemoryStore:
+    return expected(NumpyRunner(bowl), images, np.zeros(len(images), np.int64), how, limits=limits)
 
 
 def on_host(emulator, bowl, images, how, *, batch_size=4, schedule="eager", capturable=True, retries=True, **options):
@@ -85,9 +90,17 @@ def assert_equal(got: MemoryStore, want: MemoryStore) -> None:
 
 
 @pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("batch_size", [1, 4, COUNT])
+def test_a_run_on_numpy_arrays_is_the_reference_loop(update, batch_size) -> None:
+    images, how, bowl = starts(), settings(UPDATES[update], l0=5.0), Bowl()
+    got = run(NumpyRunner(bowl), images, how, batch_size=batch_size, limits=LIMITS)
+    assert_equal(got, in_numpy(bowl, images, how, limits=LIMITS))
+
+
+@pytest.mark.parametrize("update", UPDATES)
 def test_a_run_is_numpys_whatever_the_schedule(emulator, update) -> None:
     images, how = starts(), settings(UPDATES[update], l0=5.0)
-    want = on_numpy(Bowl(), images, how, limits=LIMITS)
+    want = in_numpy(Bowl(), images, how, limits=LIMITS)
     first = on_host(emulator, Bowl(), images, how, limits=LIMITS)
     assert_close(first, want)
     assert len(set(first.records["steps"])) > 3
@@ -111,17 +124,19 @@ def test_an_image_goes_its_way_in_any_company(
     """Any batch, schedule and limits of the others: the same bytes and the same record as alone with its like."""
     images, how = starts(), settings(UPDATES[update], l0=5.0)
     bowl = Bowl(overflow=None if overflow is None else level(images[overflow]))
-    want = on_host(emulator, bowl, images, how, batch_size=COUNT, limits=limits)
-    got = on_host(
-        emulator, bowl, images, how, batch_size=batch_size, schedule=schedule, capturable=capturable, labels=labels, limits=limits,
-        snapshots=(3,),
-    )  # fmt: skip
-    if not labels:
-        want.records["correct_before"] = got.records["correct_before"]  # against the predicted classes instead of 0
-        want.records["correct_after"] = got.records["correct_after"]
-    assert_equal(got, want)
+    options = {"batch_size": batch_size, "schedule": schedule, "capturable": capturable, "snapshots": (3,)}
+
+    limited = on_host(emulator, bowl, images, how, limits=limits, **options)
+    assert_equal(limited, on_host(emulator, bowl, images, how, batch_size=COUNT, limits=limits))
     shorter = on_host(emulator, bowl, images, how, batch_size=COUNT, limits=np.minimum(limits, 3))
-    np.testing.assert_array_equal(got.snapshots[3].images, shorter.images)
+    np.testing.assert_array_equal(limited.snapshots[3].images, shorter.images)
+
+    whole = on_host(emulator, bowl, images, how, labels=labels, **options)
+    want = on_host(emulator, bowl, images, how, batch_size=COUNT)
+    if not labels:
+        want.records["correct_before"] = whole.records["correct_before"]  # against the predicted classes instead of 0
+        want.records["correct_after"] = whole.records["correct_after"]
+    assert_equal(whole, want)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -129,18 +144,10 @@ def test_any_order_of_arrival(emulator, schedule) -> None:
     images, how = starts(), settings(UPDATES["sgld"], l0=5.0)
     want = on_host(emulator, Bowl(), images, how, limits=LIMITS)
     for seed in range(3):
-        waiting = list(np.random.default_rng(seed).permutation(COUNT))
-        got = np.zeros_like(images)
+        order, y = np.random.default_rng(seed).permutation(COUNT), np.zeros(COUNT, np.int64)
         with HostRunner(HostDevice(emulator, schedule=schedule), Bowl(), 3) as runner:
-            slots = Slots(runner, how, 3, SHAPE)
-            while waiting or len(slots.held):
-                entering = np.array([waiting.pop(0) for _ in range(min(len(slots.free), len(waiting)))], np.int64)
-                if len(entering):
-                    slots.admit(images[entering], np.zeros(len(entering), np.int64), entering, LIMITS[entering])
-                slots.step()
-                if (finished := slots.harvest()) is not None:
-                    got[finished.index] = finished.images
-        np.testing.assert_array_equal(got, want.images)
+            got = run_slots(runner, images, y, how, batch_size=3, limits=LIMITS, order=order)
+        assert_equal(got, want)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -320,7 +327,7 @@ def test_runs_on_a_device_agree_with_numpy_and_with_each_other(device) -> None:
     overflow = int(images[4, 0, 0, 0])
     for update in UPDATES.values():
         how = settings(update, l0=5.0)
-        want = on_numpy(Bowl(overflow=level(images[4])), images, how, limits=LIMITS)
+        want = in_numpy(Bowl(overflow=level(images[4])), images, how, limits=LIMITS)
         first = None
         for batch_size in (1, 4, 32):
             got = run(KernelRunner(device, batch_size, overflow), images, how, batch_size=batch_size, limits=LIMITS)

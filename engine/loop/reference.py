@@ -1,0 +1,77 @@
+"""The loop as the paper prints it: one image at a time, in numpy.
+
+No engine runs it. The real loop, `jboost.engine.loop.run`, gives the same images; the tests compare the two, bit for
+bit where an image's gradient does not depend on its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from jboost.engine.method.noise import normal, split_seed
+from jboost.engine.method.objectives import realness
+from jboost.engine.method.settings import Settings
+from jboost.engine.method.step import Gradient
+from jboost.engine.method.updates import PGD, SGLD, l2_norm, project_l2
+
+Numpy = np.ndarray[Any, Any]
+
+
+def boost_image(
+    gradient: Callable[[Numpy, Numpy], Gradient], image: Numpy, label: int | None, settings: Settings, *, index: int = 0
+) -> tuple[Numpy, int]:
+    """Algorithms 1 to 3 for one image.
+
+    Args:
+        gradient: the objective's gradient at x float32 [1, C, H, W] in [0, 1] for the class y int64 [1].
+        image: uint8 [H, W, C].
+        label: the image's class; None takes c = argmax f(x0), as in algorithm 1.
+        settings: the update, early stopping and the seed.
+        index: the image's position in its set, which keys its noise.
+
+    Returns:
+        The image, uint8 [H, W, C], and the number of steps it took. If a gradient is not finite, the image comes back
+        unchanged, after 0 steps.
+
+    Raises:
+        TypeError: the update is neither `PGD` nor `SGLD`.
+    """
+    x = x0 = np.ascontiguousarray(image.transpose(2, 0, 1))[np.newaxis] / np.float32(255)
+    y = gradient(x0, np.array([0])).predicted if label is None else np.array([label])
+    for step in range(settings.update.steps):
+        grad, class_logit, _, _ = gradient(x, y)
+        if settings.early_stop and realness(class_logit) >= settings.l0:
+            return _rounded(x), step
+        if not np.isfinite(grad).all():
+            return image, 0
+        x = _moved(x, x0, grad, settings, index, step)
+    return _rounded(x), settings.update.steps
+
+
+def _moved(x: Numpy, x0: Numpy, grad: Numpy, settings: Settings, index: int, step: int) -> Numpy:
+    """The next iterate."""
+    update, size = settings.update, settings.update.step_size
+    if isinstance(update, SGLD):  # algorithm 3
+        noise = normal(x.shape[1:], key=split_seed(settings.seed), index=np.array([index]), step=np.array([step]))
+        x = x - size * grad + update.noise * noise
+    elif isinstance(update, PGD) and update.norm == "l2":  # algorithms 1 and 2: normalise, descend, clamp, project
+        norm = l2_norm(grad)
+        x = np.clip(x - size * (grad / norm if norm > 0 else grad), 0, 1)
+        if update.eps is not None:
+            x = project_l2(x, x0, update.eps)
+    elif isinstance(update, PGD):  # the same with the sign of the gradient, and a cube as the ball
+        x = np.clip(x - size * np.sign(grad), 0, 1)
+        if update.eps is not None:
+            x = np.where(abs(x - x0) > update.eps, x0 + update.eps * np.sign(x - x0), x)
+    else:
+        raise TypeError(f"the paper has no {update.name}")
+    return x
+
+
+def _rounded(x: Numpy) -> Numpy:
+    """uint8 [H, W, C] from the iterate: clamped (algorithm 3's last line) and rounded to nearest."""
+    image: Numpy = np.rint(255 * np.clip(x[0], 0, 1)).astype(np.uint8).transpose(1, 2, 0)
+    return image
