@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -108,10 +108,6 @@ class StepReport:
     def from_tensor(cls, values: torch.Tensor) -> StepReport:
         """Read what `objective` measured: float [9], in the order of the attributes."""
         return cls(*values.tolist())
-
-
-#: How many numbers a report holds.
-REPORT_SIZE = len(fields(StepReport))
 
 
 def attack(

@@ -39,7 +39,7 @@ def optimize(module: fx.GraphModule, target: Target = "onnx", recipe: Recipe | N
     """Run every pass on a trunk or a gradient graph, in place.
 
     Args:
-        module: what `trace_trunk`, `attach_objective` or `trace_gradient` returned.
+        module: what `trace_trunk` or `attach_objective` returned.
         target: which forms to prefer.
         recipe: overrides `target`.
 

@@ -67,7 +67,7 @@ def to_onnx(
     """Write a gradient graph as ``path`` with its weights in one file beside it (``path`` + ``.data``).
 
     Args:
-        module: what `attach_objective` or `trace_gradient` returned, after `optimize`.
+        module: what `attach_objective` returned, after `optimize`.
         path: the model file. A file that is there is overwritten.
         opset: ONNX opset version, 18 or later; unless given 20, or 22 for a bfloat16 graph.
         metadata: goes into the model's ``metadata_props``: the objective, l0, versions. Nothing that changes from run to run (a

@@ -9,8 +9,9 @@ from torch import nn
 from jboost.engine.errors import BadInputError
 from jboost.export.compiled.packages import Compiler
 from jboost.export.graph import attach_objective, choose_scale, lower, lower_precision, optimize, trace_trunk
-from jboost.export.verification.gradient import TOLERANCES, check_images, graph_run, judge, measure
+from jboost.export.verification.gradient import TOLERANCES, check_images, judge, measure
 
+from .gradients import graph_run
 from .models import make
 
 SHAPE = (4, 3, 32, 32)

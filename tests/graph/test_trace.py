@@ -8,8 +8,9 @@ from torch import nn
 
 from jboost.engine.errors import BadInputError
 from jboost.engine.method.objectives import OBJECTIVES
-from jboost.export.graph.trace import attach_objective, trace_gradient, trace_trunk
+from jboost.export.graph.trace import attach_objective, trace_trunk
 
+from .gradients import trace_gradient
 from .models import TinyResNet, make, reference
 
 
