@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -109,10 +109,6 @@ class StepReport:
     def from_tensor(cls, values: torch.Tensor) -> StepReport:
         """Make a report from the values that `objective` returned: float [9], in the order of the attributes."""
         return cls(*values.tolist())
-
-
-#: Number of values in a report.
-REPORT_SIZE = len(fields(StepReport))
 
 
 def attack(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-SCHEDULES = ("cosine", "step", "constant")
-
 
 def learning_rate_at(
     iteration: int,

@@ -12,9 +12,9 @@ from .mixed import Lowered, lower
 from .optimize import optimize, optimize_for_cpu
 from .precision import Scale, choose_scale, lower_precision
 from .program import export_program
-from .trace import OUTPUTS, attach_objective, trace_gradient, trace_trunk
+from .trace import OUTPUTS, attach_objective, trace_trunk
 
 __all__ = [
     "OUTPUTS", "Lowered", "Pooling", "Scale", "attach_objective", "choose_scale", "export_program", "lower",
-    "lower_precision", "optimize", "optimize_for_cpu", "register", "trace_gradient", "trace_trunk",
+    "lower_precision", "optimize", "optimize_for_cpu", "register", "trace_trunk",
 ]  # fmt: skip

@@ -46,7 +46,7 @@ def optimize(module: fx.GraphModule, target: Target = "onnx", recipe: Recipe | N
     """Run every pass on a trunk or a gradient graph, in place.
 
     Args:
-        module: result of `trace_trunk`, `attach_objective` or `trace_gradient`.
+        module: result of `trace_trunk` or `attach_objective`.
         target: runtime whose forms to prefer.
         recipe: overrides `target`.
 

@@ -300,25 +300,3 @@ def attach_objective(trunk: fx.GraphModule, objective: str, l0: float | None = N
     for tidy in (drop_no_ops, forget_batch_sizes, fold_constants, merge_duplicates):
         tidy(gradient)
     return gradient
-
-
-def trace_gradient(
-    model: nn.Module,
-    objective: str,
-    example: Tensor,
-    l0: float | None = None,
-    *,
-    dynamic_batch: bool = False,
-    pooling: Pooling = "shifted",
-) -> fx.GraphModule:
-    """Call `trace_trunk` and `attach_objective`, for a model with one objective.
-
-    Returns:
-        fx.GraphModule, (x [B, C, H, W], y int64 [B]) -> (grad [B, C, H, W], class_logit [B], loss [B], predicted int64 [B]) with
-        grad = d sum(loss) / dx.
-
-    Raises:
-        BadInputError: see `trace_trunk` and `attach_objective`.
-    """
-    resolve_objective(objective, l0)  # before the expensive part
-    return attach_objective(trace_trunk(model, example, dynamic_batch=dynamic_batch, pooling=pooling), objective, l0)

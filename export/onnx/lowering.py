@@ -68,7 +68,7 @@ def to_onnx(
     """Write a gradient graph to ``path`` and its weights to one file beside it (``path`` + ``.data``).
 
     Args:
-        module: result of `attach_objective` or `trace_gradient`, after `optimize`.
+        module: result of `attach_objective`, after `optimize`.
         path: the model file; an existing file is overwritten.
         opset: ONNX opset version, 18 or later; None for 20, or 22 for a bfloat16 graph.
         metadata: written to the model's ``metadata_props``: objective, l0, versions. It must not change from run to run

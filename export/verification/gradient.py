@@ -246,13 +246,3 @@ def judge(figures: Figures, tolerance: Tolerance, name: str = "the artefact") ->
         raise FailureError(
             f"{name} does not match autograd: {', '.join(over)}; do not use a graph that fails this check"
         )
-
-
-def graph_run(module: torch.fx.GraphModule) -> Run:
-    """Run a gradient graph in eager torch, for formats whose own runtime is not available."""
-
-    def run(x: NDArray[np.float32], y: NDArray[np.int64]) -> Sequence[NDArray[np.generic]]:
-        with torch.no_grad():
-            return [o.numpy() for o in module(torch.from_numpy(x), torch.from_numpy(y))]
-
-    return run

@@ -10,8 +10,8 @@ import typer
 
 from . import options
 from .json_output import STDOUT, write_json
-from .options import Debug, check_side_outputs, console
-from .tables import print_columns
+from .options import Debug, check_side_outputs, console, split_names
+from .tables import print_results
 
 _WHAT, _OUTPUT = "What is measured", "Output"
 
@@ -80,8 +80,8 @@ def bench(
         torch.set_num_threads(threads)
     plan = make_plan(
         bundle,
-        engines=None if engine is None else engine.split(","),
-        dtypes=None if dtype is None else dtype.split(","),
+        engines=split_names(engine),
+        dtypes=split_names(dtype),
         objective=objective,
         resolution=resolution,
         batch_size=batch_size,
@@ -93,13 +93,7 @@ def bench(
     )
     with console(stderr=True).status("") as status:
         result = run_plan(plan, status.update)
-    aside = json_file == STDOUT
-    print_columns(head_rows(result), stderr=aside)
-    print_columns([("",)], stderr=aside)
-    print_columns(table_rows(result), stderr=aside)
-    out = console(stderr=aside)
-    for note in notes(result):
-        out.print(note, style="dim", markup=False)
+    print_results(head_rows(result), table_rows(result), notes(result), stderr=json_file == STDOUT)
     _write(result, json_file, plot)
 
 

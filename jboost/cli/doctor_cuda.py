@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
 import re
 import subprocess
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from jboost.engine.backends.cuda.compiler import find_nvcc
+from jboost.engine.backends.registry import installed
 from jboost.engine.backends.trt.variant import INSTALL, load_flavour
 from jboost.engine.errors import BadInputError
 from jboost.engine.system.gpu import find_driver
@@ -79,10 +79,7 @@ def _parts(driver_cuda: str | None) -> dict[str, Part]:
 
 
 def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return installed(distribution)[distribution]
 
 
 def _torch(driver_cuda: str | None) -> Part:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from . import options
 from .json_output import STDOUT, write_json
-from .options import Debug, check_side_outputs, console
+from .options import Debug, check_side_outputs, split_names
 from .progress import Bars
-from .tables import print_columns
-
-if TYPE_CHECKING:
-    from jboost.evaluation import Evaluation
+from .tables import print_results
 
 _WHAT, _OUTPUT = "What is measured", "Output"
 
@@ -53,13 +50,14 @@ def evaluate_sets(
     """
     check_side_outputs(json_file, {"--save-features": save_features})
     from jboost.evaluation import evaluate
+    from jboost.evaluation.table import head_rows, notes, table_rows
 
     with Bars() as bars:
         result = evaluate(
             reference,
             samples,
             features=features,
-            metrics=None if metrics is None else metrics.split(","),
+            metrics=split_names(metrics),
             batch_size=batch_size,
             device=device,
             resamples=bootstrap,
@@ -67,16 +65,5 @@ def evaluate_sets(
             save=save_features,
             on_progress=bars.show,
         )
-    _show(result, stderr=json_file == STDOUT)
+    print_results(head_rows(result), table_rows(result), notes(result), stderr=json_file == STDOUT)
     write_json(result.to_dict(), json_file)
-
-
-def _show(result: Evaluation, *, stderr: bool) -> None:
-    from jboost.evaluation.table import head_rows, notes, table_rows
-
-    print_columns(head_rows(result), stderr=stderr)
-    print_columns([("",)], stderr=stderr)
-    print_columns(table_rows(result), stderr=stderr)
-    out = console(stderr=stderr)
-    for note in notes(result):
-        out.print(note, style="dim", markup=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options
-from .options import Debug, console, split_numbers
+from .options import Debug, console, split_names, split_numbers
 from .tables import print_columns
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def export(
             normalization=normalize,
             resolutions=split_numbers(resolution, "--resolution"),
             formats=() if formats == "none" else tuple(formats.split(",")),
-            objectives=None if objective is None else tuple(objective.split(",")),
+            objectives=split_names(objective),
             dtypes=tuple(dtype.split(",")),
             batch_size=batch_size,
             gpus=tuple(name for names in gpu or () for name in names.split(",")),

@@ -76,6 +76,11 @@ ENGINE_BATCH = "the package's; else 32 on a CPU, 256 on a GPU"
 FEATURE_BATCH = "16 on a CPU, 128 on a GPU"
 
 
+def split_names(text: str | None) -> tuple[str, ...] | None:
+    """``"eager,onnx"`` as ("eager", "onnx"); None for None."""
+    return None if text is None else tuple(text.split(","))
+
+
 def split_numbers(text: str | None, option: str) -> tuple[int, ...] | None:
     """``"64,128"`` as (64, 128); None for None.
 

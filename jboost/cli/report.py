@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import options
-from .options import Debug
+from .options import Debug, split_names
 
 _SETS, _METRICS = "Where the sets are", "Metrics"
 
@@ -64,8 +64,7 @@ def report(
                 raise BadInputError(f"{option} needs --ref: the real images to measure against")
     yardstick = None
     if reference is not None:
-        wanted = None if metrics is None else tuple(metrics.split(","))
-        yardstick = Yardstick(reference, features, wanted, device, batch_size, bootstrap, seed)
+        yardstick = Yardstick(reference, features, split_names(metrics), device, batch_size, bootstrap, seed)
     with Bars() as bars:
         write_report(
             run,

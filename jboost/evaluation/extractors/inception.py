@@ -25,7 +25,7 @@ from jboost.engine.errors import BadInputError
 
 #: The published file's SHA-256 begins with this, as its name says.
 PUBLISHED = "6726825d"
-FEATURES, LOGITS, SPATIAL = 2048, 1008, 7 * 17 * 17
+FEATURES, LOGITS = 2048, 1008
 _SIZE = 299  # pixels, square
 _SPATIAL_CHANNELS = 7
 

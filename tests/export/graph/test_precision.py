@@ -4,13 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from graph_gradients import graph_run
 from graph_models import make
 from torch import nn
 
 from jboost.engine.errors import BadInputError
 from jboost.export.compiled.packages import Compiler
 from jboost.export.graph import attach_objective, choose_scale, lower, lower_precision, optimize, trace_trunk
-from jboost.export.verification.gradient import TOLERANCES, check_images, graph_run, judge, measure
+from jboost.export.verification.gradient import TOLERANCES, check_images, judge, measure
 
 SHAPE = (4, 3, 32, 32)
 

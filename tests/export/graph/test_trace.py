@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from graph_gradients import trace_gradient
 from graph_models import TinyResNet, make, reference
 from torch import nn
 
 from jboost.engine.errors import BadInputError
 from jboost.engine.method.objectives import OBJECTIVES
-from jboost.export.graph.trace import attach_objective, trace_gradient, trace_trunk
+from jboost.export.graph.trace import attach_objective, trace_trunk
 
 
 def inputs(shape: tuple[int, ...], seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
