@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from jboost.export.bundle import export_bundle
 from jboost.trainer.architectures import build_network
@@ -35,30 +36,55 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder that all of pytest-xdist's processes share for as long as the run lasts."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 @pytest.fixture(autouse=True, scope="session")
-def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache of compiled packages of the tests' own, for subprocesses too."""
+def compiled_once(shared: Path) -> Iterator[None]:
+    """A cache of compiled packages of the tests' own, for every process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JBOOST_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("JBOOST_CACHE", str(shared / "cache"))
         yield
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(shared: Path) -> Path:
     """A small network, untrained; its head is scaled so that its gradients are as steep as a trained model's."""
-    torch.manual_seed(0)
-    model = JointModel(build_network("small_resnet8", CLASSES, 3), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    model.network.fc.weight.data.mul_(30)
-    path = tmp_path_factory.mktemp("checkpoint") / "joint.safetensors"
-    info = ModelInfo("small_resnet8", CLASSES, 3, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), l0=3.0, resolution=SIZE)
-    save_checkpoint(path, model.eval(), info)
+    path = shared / "checkpoint" / "joint.safetensors"
+    with FileLock(shared / "checkpoint.lock"):
+        if not path.exists():
+            torch.manual_seed(0)
+            model = JointModel(build_network("small_resnet8", CLASSES, 3), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+            model.network.fc.weight.data.mul_(30)
+            info = ModelInfo("small_resnet8", CLASSES, 3, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), l0=3.0, resolution=SIZE)
+            path.parent.mkdir()
+            save_checkpoint(path, model.eval(), info)
     return path
 
 
 @pytest.fixture(scope="session")
-def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("bundle") / "bundle"
-    export_bundle(checkpoint, out)
+def bundle(checkpoint: Path, shared: Path) -> Path:
+    """The checkpoint's bundle, to be read: a test that changes one copies it."""
+    out = shared / "bundle"
+    with FileLock(shared / "bundle.lock"):
+        if not out.exists():
+            export_bundle(checkpoint, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def half(checkpoint: Path, shared: Path) -> Path:
+    """The same with graphs in fp16 beside those in float32."""
+    out = shared / "half"
+    with FileLock(shared / "half.lock"):
+        if not out.exists():
+            export_bundle(checkpoint, out, dtypes=("fp32", "fp16"))
     return out
 
 

@@ -193,7 +193,7 @@ def workshop(tmp_path_factory, checkpoint, bundle, images, labels) -> Path:
     program = (root / "flipped" / "forward.pt2").read_bytes()
     (root / "flipped" / "forward.pt2").write_bytes(program[:5000] + bytes([program[5000] ^ 1]) + program[5001:])
     torch.save(load_checkpoint(checkpoint).model.network.state_dict(), root / "bare.pt")
-    export_bundle(root / "bare.pt", root / "bare", arch="small_resnet8", resolutions=(16,))
+    export_bundle(root / "bare.pt", root / "bare", arch="small_resnet8", resolutions=(16,), formats=())
     np.savez(root / "samples.npz", images, labels)
     np.savez(root / "labels.npz", images, labels + 1)
     np.savez(root / "small.npz", images[:, :8, :8], labels)

@@ -18,7 +18,6 @@ from jboost.engine.backends.onnx.graphs import artefact_name, checked_graph
 from jboost.engine.backends.request import RunRequest
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError, FailureError
-from jboost.export.bundle import export_bundle
 
 SIZE = 16
 REQUEST = RunRequest("joint", 3.0, SIZE)
@@ -131,13 +130,6 @@ def test_any_batch_size_one_after_the_other(bundle, world, images, labels) -> No
         with pytest.raises(FailureError, match="in flight in batches of 4, not 7"):
             runner.gradient(x[:7], labels[:7])
         flight.close()
-
-
-@pytest.fixture(scope="module")
-def half(checkpoint, tmp_path_factory):
-    out = tmp_path_factory.mktemp("half") / "bundle"
-    export_bundle(checkpoint, out, dtypes=("fp32", "fp16"))
-    return out
 
 
 def test_a_gradient_that_overflows_is_computed_again_in_float32(half, world, images, labels) -> None:
