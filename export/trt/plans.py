@@ -21,8 +21,8 @@ from jboost.engine.backends.onnx.graphs import weights_name
 from jboost.engine.backends.trt.network import FORWARD, GRADIENT, TensorRTNetwork, network_run
 from jboost.engine.backends.trt.plans import PlanKey, artefact_name, check_name, forward_name, key_name
 from jboost.engine.bundle import Artefact, artefact_of
-from jboost.export.request import Wanted
-from jboost.export.verification.forward import verify_readout
+from jboost.export.request import ExportRequest
+from jboost.export.verification.forward import verify_forward_graph
 from jboost.export.verification.gradient import Tolerance, autograd, check_images, judge, measure, tolerance
 
 from .builder import build_plan
@@ -71,7 +71,7 @@ class _Job:
 def write_plans(
     folder: Path,
     model: nn.Module,
-    wanted: Wanted,
+    request: ExportRequest,
     graphs: dict[str, Artefact],
     *,
     targets: Iterable[Target],
@@ -85,7 +85,7 @@ def write_plans(
     Args:
         folder: the bundle; plans go into its folder ``trt``.
         model: float32 [B, C, H, W] in [0, 1] -> logits [B, num_classes], in eval mode.
-        wanted: the export request; the bundle must hold each of its graphs as ONNX.
+        request: the export request; the bundle must hold each of its graphs as ONNX.
         graphs: the bundle's ONNX graphs and their weights, by manifest name.
         targets: GPUs to build for, from `find_targets`.
         batch_size: images per call; fixed.
@@ -101,16 +101,16 @@ def write_plans(
     """
     (folder / FOLDER).mkdir()
     written: dict[str, tuple[Artefact, float]] = {}
-    for size in wanted.resolutions:
+    for size in request.resolutions:
         shape = (in_channels, size, size)
         start = perf_counter()
         file = f"{FOLDER}/check.{size}.npz"
-        write_reference(folder / file, model, wanted.objectives, shape, l0)
+        write_reference(folder / file, model, request.objectives, shape, l0)
         written[check_name(size)] = artefact_of(folder, file), perf_counter() - start
         for target in targets:
-            for dtype in wanted.dtypes:
-                bound = tolerance(dtype, wanted.atol, wanted.rtol)
-                for objective in (*wanted.objectives, None):
+            for dtype in request.dtypes:
+                bound = tolerance(dtype, request.atol, request.rtol)
+                for objective in (*request.objectives, None):
                     start = perf_counter()
                     job = _Job(objective, dtype, size, batch_size, target)
                     say(f"building {job}")
@@ -218,7 +218,7 @@ def verify_plan(
         stack.callback(network.close)
         run = stack.enter_context(network_run(device, network, tensors, shape))
         if objective is None:
-            return verify_readout(run, model, shape, tolerance=bound, fixed_batch=batch_size, name=path.name)
+            return verify_forward_graph(run, model, shape, tolerance=bound, fixed_batch=batch_size, name=path.name)
         sizes = tuple(dict.fromkeys((min(4, batch_size), 1)))
         figures = measure(run, model, objective, shape, l0=l0, batch_sizes=sizes, fixed_batch=batch_size)
         judge(figures, bound, path.name)

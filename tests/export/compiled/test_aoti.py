@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.method.compare import class_logit_error
 from jboost.export.compiled import aoti
-from jboost.export.verification.gradient import readout_errors
 
 
 class StopHereError(Exception):
@@ -77,9 +77,9 @@ def test_a_class_that_there_is_not_is_a_wrong_one() -> None:
     logits, y = torch.randn(4, 10, dtype=torch.float64), torch.arange(4)
     right = logits.argmax(1)
     f_c = logits[torch.arange(4), y]
-    assert readout_errors(f_c, right, logits, y)[1] == 0
+    assert class_logit_error(f_c, right, logits, y)[1] == 0
     wrong = torch.where(torch.arange(4) < 2, torch.tensor([10, -1, 0, 0]), right)
-    assert readout_errors(f_c, wrong, logits, y)[1] == 2
+    assert class_logit_error(f_c, wrong, logits, y)[1] == 2
 
 
 def test_without_cudas_headers_it_says_so(monkeypatch, tmp_path) -> None:
