@@ -134,10 +134,10 @@ def write_plans(
 
 def _write(folder: Path, job: _Job, graphs: dict[str, Artefact], bound: Tolerance) -> tuple[str, PlanKey]:
     """Build a plan and write it with its sidecar; return the plan's file in the bundle and the sidecar's contents."""
-    source, flavour, capability = graphs[job.source], job.target.flavour, job.target.capability
+    source, variant, capability = graphs[job.source], job.target.variant, job.target.capability
     key = PlanKey(
-        flavour=flavour.name,
-        version=flavour.version,
+        flavour=variant.name,
+        version=variant.version,
         gpu=job.target.model,
         compute_capability=capability,
         dtype=job.dtype,
@@ -146,11 +146,11 @@ def _write(folder: Path, job: _Job, graphs: dict[str, Artefact], bound: Toleranc
         bounds=_bounds(bound, source.errors),
     )
     path = folder / source.file
-    if flavour.name == "tensorrt_rtx":
-        plan = build_plan(path, flavour, capability=capability, batch=job.batch_size)
+    if variant.name == "tensorrt_rtx":
+        plan = build_plan(path, variant, capability=capability, batch=job.batch_size)
     else:
         timings = f"tensorrt/{key.version}.{key.machine}.timings"
-        plan = build_plan(path, flavour, capability=None, batch=job.batch_size, timings=timings)
+        plan = build_plan(path, variant, capability=None, batch=job.batch_size, timings=timings)
     (folder / f"{job.stem}.plan").write_bytes(plan)
     (folder / f"{job.stem}.json").write_text(key.to_json(), encoding="utf-8")
     return f"{job.stem}.plan", key
@@ -213,7 +213,7 @@ def verify_plan(
     with ExitStack() as stack:
         stack.callback(device.close)
         network = TensorRTNetwork(
-            path.read_bytes(), target.flavour, tensors, batch_size=batch_size, shape=shape, name=path.name
+            path.read_bytes(), target.variant, tensors, batch_size=batch_size, shape=shape, name=path.name
         )
         stack.callback(network.close)
         run = stack.enter_context(network_run(device, network, tensors, shape))
