@@ -73,10 +73,10 @@ def _verify_graph(bundle: Bundle, name: str, model: nn.Module, bound: Tolerance)
     artefact, l0 = bundle.artefact(name), bundle.config.l0
     if artefact.resolution is None:
         return None
-    kind, *parts = name.split("/")
+    engine, *parts = name.split("/")
     path, batch, objective = bundle.path / artefact.file, artefact.batch_size, artefact.objective
     shape = (bundle.config.in_channels, artefact.resolution, artefact.resolution)
-    if kind == "compile":
+    if engine == "compile":
         device = parts[0]
         if artefact.target is None or not runs_here(artefact.target, device):
             return None
@@ -91,7 +91,7 @@ def _verify_graph(bundle: Bundle, name: str, model: nn.Module, bound: Tolerance)
                 path, model, objective, shape, l0=l0, batch_size=batch or 1, bound=bound, device=device
             )
         run = package_run(path, device)
-    elif kind == "trt":
+    elif engine == "trt":
         target = target_here(read_key(bundle, name))
         if target is None:
             return None

@@ -194,15 +194,23 @@ def write_packages(
                 partial(compiler.forward, dtype=dtype, bound=bound),
                 **facts,
             )
-        for kind in MOVES:
-            file = f"step.{kind}.{size}.b{batch_size}.pt2"
-            make = partial(_copy_step, kind=kind, batch_size=batch_size, shape=shape, device=device)
-            keep(step_name(kind, size, device), f"the step of {kind}, {size}x{size}", file, make, resolution=size)
+        for update_kind in MOVES:
+            file = f"step.{update_kind}.{size}.b{batch_size}.pt2"
+            make = partial(_copy_step, update_kind=update_kind, batch_size=batch_size, shape=shape, device=device)
+            keep(
+                step_name(update_kind, size, device),
+                f"the step of {update_kind}, {size}x{size}",
+                file,
+                make,
+                resolution=size,
+            )
     return written
 
 
-def _copy_step(path: Path, kind: str, batch_size: int, shape: tuple[int, int, int], device: str) -> dict[str, float]:
-    package, errors = step_package(kind, batch_size, shape, device)
+def _copy_step(
+    path: Path, update_kind: str, batch_size: int, shape: tuple[int, int, int], device: str
+) -> dict[str, float]:
+    package, errors = step_package(update_kind, batch_size, shape, device)
     shutil.copyfile(package, path)
     return errors
 
