@@ -30,7 +30,7 @@ from torch import nn
 
 from jboost.engine.backends.onnx.graphs import weights_name
 from jboost.engine.backends.torch_device import TORCH_DTYPES
-from jboost.engine.backends.trt.variant import Flavour, load_flavour
+from jboost.engine.backends.trt.variant import Variant, load_variant
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import FailureError
 from jboost.export.graph import attach_objective, choose_scale, lower_precision, optimize, trace_trunk
@@ -89,7 +89,7 @@ def of_bundle(folder: Path) -> Iterator[Graph]:
             yield Graph(label, entry.dtype or "", bundle.checked_path(name), None)
 
 
-def build(graph: Graph, rtx: Flavour, sm: str, least: int, most: int) -> str:
+def build(graph: Graph, rtx: Variant, sm: str, least: int, most: int) -> str:
     """Parse a graph and build a plan for one compute capability; return the row's last columns, or the error."""
     capability = f"{sm[:-1]}.{sm[-1]}"
     if capability not in rtx.capabilities:
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--sm", default="86,89,120", help="compute capabilities")
     args = parser.parse_args()
-    rtx = load_flavour("tensorrt_rtx")
+    rtx = load_variant("tensorrt_rtx")
     print(f"{rtx}, {os.cpu_count()} CPUs")
     print(f"{'graph':<24} {'dtype':<5} {'batch':>7} {'SM':>4} {'s':>6} {'plan MB':>8}")
     for source in args.graphs:

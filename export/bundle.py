@@ -17,7 +17,7 @@ from jboost.engine.system.replacing import replacing_folder
 from .checkpoints.load import LoadedCheckpoint, load_checkpoint
 from .compiled.aoti import check_compiler
 from .l0 import mean_realness
-from .request import Wanted, check_dtypes
+from .request import ExportRequest, check_dtypes
 from .trt.targets import find_targets
 
 FORMATS = ("onnx", "compile", "trt")
@@ -110,7 +110,7 @@ def export_bundle(
         l0 = mean_realness(loaded.model, samples, num_classes=info.num_classes, in_channels=info.in_channels)
 
     chosen = tuple(resolve_objective(name, l0) for name in dict.fromkeys(objectives or (None,)))
-    wanted = Wanted(chosen, tuple(dict.fromkeys(dtypes)), sizes, opset, atol, rtol)
+    request = ExportRequest(chosen, tuple(dict.fromkeys(dtypes)), sizes, opset, atol, rtol)
 
     # Imported late: torch's tracer and compiler take seconds to import, and the checks above should fail first.
     from .write import write_artefacts
@@ -121,7 +121,7 @@ def export_bundle(
                 aside,
                 loaded,
                 checkpoint.name,
-                wanted,
+                request,
                 l0=l0,
                 formats=formats,
                 onnx_dtypes=onnx_dtypes,

@@ -16,7 +16,7 @@ from jboost.engine.method.compare import relative_error
 
 from .verification.gradient import check_images
 
-#: Default tolerances of `verify_forward`. They are tight because the program runs the model's own operators.
+#: Default tolerances of `verify_forward_program`. They are tight because the program runs the model's own operators.
 FORWARD_ATOL, FORWARD_RTOL = 1e-4, 1e-3
 
 # Traced at one batch size, checked at two others: a size frozen by tracing then shows as an error.
@@ -24,7 +24,7 @@ _TRACE_BATCH = 2
 _CHECK_BATCHES = (1, 3)
 
 
-def save_forward(model: nn.Module, path: Path, *, in_channels: int, resolutions: tuple[int, ...]) -> None:
+def save_forward_program(model: nn.Module, path: Path, *, in_channels: int, resolutions: tuple[int, ...]) -> None:
     """Write ``forward.pt2``, for any batch size, and for any image size where the model allows it.
 
     Args:
@@ -56,7 +56,7 @@ def save_forward(model: nn.Module, path: Path, *, in_channels: int, resolutions:
     path.write_bytes(buffer.getbuffer())
 
 
-def verify_forward(
+def verify_forward_program(
     model: nn.Module, path: Path, *, in_channels: int, resolutions: tuple[int, ...], atol: float, rtol: float
 ) -> dict[str, float]:
     """Reload ``forward.pt2`` and compare its logits and input gradients with the model's, on inputs new to the trace.

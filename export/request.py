@@ -10,7 +10,7 @@ from jboost.engine.system.dtypes import check_dtype
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ExportRequest:
     """The export request: which gradient graphs to write.
 
     Attributes:

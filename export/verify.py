@@ -16,11 +16,11 @@ from jboost.engine.method.updates import MOVES
 from .compiled.first_use import model_of
 from .compiled.packages import package_run, verify_package
 from .compiled.steps import verify_step
-from .forward import FORWARD_ATOL, FORWARD_RTOL, verify_forward
+from .forward import FORWARD_ATOL, FORWARD_RTOL, verify_forward_program
 from .onnx.verify import onnx_run, verify_onnx
 from .trt.plans import verify_plan
 from .trt.targets import target_here
-from .verification.forward import verify_readout
+from .verification.forward import verify_forward_graph
 from .verification.gradient import Tolerance, tolerance
 
 
@@ -51,7 +51,7 @@ def verify_bundle(
     model = model_of(bundle)
     say("forward.pt2")
     figures = {
-        "forward.pt2": verify_forward(
+        "forward.pt2": verify_forward_program(
             model,
             bundle.checked_path("forward"),
             in_channels=config.in_channels,
@@ -73,10 +73,10 @@ def _verify_graph(bundle: Bundle, name: str, model: nn.Module, bound: Tolerance)
     artefact, l0 = bundle.artefact(name), bundle.config.l0
     if artefact.resolution is None:
         return None
-    kind, *parts = name.split("/")
+    engine, *parts = name.split("/")
     path, batch, objective = bundle.path / artefact.file, artefact.batch_size, artefact.objective
     shape = (bundle.config.in_channels, artefact.resolution, artefact.resolution)
-    if kind == "compile":
+    if engine == "compile":
         device = parts[0]
         if artefact.target is None or not runs_here(artefact.target, device):
             return None
@@ -91,7 +91,7 @@ def _verify_graph(bundle: Bundle, name: str, model: nn.Module, bound: Tolerance)
                 path, model, objective, shape, l0=l0, batch_size=batch or 1, bound=bound, device=device
             )
         run = package_run(path, device)
-    elif kind == "trt":
+    elif engine == "trt":
         target = target_here(read_key(bundle, name))
         if target is None:
             return None
@@ -100,4 +100,4 @@ def _verify_graph(bundle: Bundle, name: str, model: nn.Module, bound: Tolerance)
         return verify_onnx(path, model, objective, shape, l0=l0, tolerance=bound).as_dict()
     else:
         run, _ = onnx_run(path)
-    return verify_readout(run, model, shape, tolerance=bound, fixed_batch=batch, name=artefact.file)
+    return verify_forward_graph(run, model, shape, tolerance=bound, fixed_batch=batch, name=artefact.file)

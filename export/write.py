@@ -20,9 +20,9 @@ from jboost.engine.system.machine import machine_name
 
 from .checkpoints.load import LoadedCheckpoint
 from .compiled.packages import write_packages
-from .forward import FORWARD_ATOL, FORWARD_RTOL, save_forward, verify_forward
+from .forward import FORWARD_ATOL, FORWARD_RTOL, save_forward_program, verify_forward_program
 from .onnx.graphs import write_gradients
-from .request import Wanted
+from .request import ExportRequest
 from .trt.plans import write_plans
 from .trt.targets import Target
 
@@ -33,7 +33,7 @@ def write_artefacts(
     folder: Path,
     loaded: LoadedCheckpoint,
     source: str,
-    wanted: Wanted,
+    request: ExportRequest,
     *,
     l0: float | None,
     formats: tuple[str, ...],
@@ -49,7 +49,7 @@ def write_artefacts(
         folder: an empty folder.
         loaded: the checkpoint.
         source: the checkpoint's file name.
-        wanted: the export request.
+        request: the export request.
         l0: mean realness of real images; None if unknown.
         formats: ``"onnx"``, ``"compile"``, ``"trt"``; with ``"trt"``, ``"onnx"`` too: plans are built from ONNX graphs.
         onnx_dtypes: the request's dtypes that are written as ONNX.
@@ -66,7 +66,7 @@ def write_artefacts(
         FailureError: an artefact does not match the model.
         OSError: a file cannot be written.
     """
-    info, model, sizes = loaded.info, loaded.model, wanted.resolutions
+    info, model, sizes = loaded.info, loaded.model, request.resolutions
     seconds: dict[str, float] = {}
     artefacts: dict[str, Artefact] = {}
 
@@ -81,14 +81,14 @@ def write_artefacts(
 
     start = perf_counter()
     say("tracing and verifying forward.pt2")
-    save_forward(model, folder / "forward.pt2", in_channels=info.in_channels, resolutions=sizes)
-    errors = verify_forward(
+    save_forward_program(model, folder / "forward.pt2", in_channels=info.in_channels, resolutions=sizes)
+    errors = verify_forward_program(
         model,
         folder / "forward.pt2",
         in_channels=info.in_channels,
         resolutions=sizes,
-        atol=FORWARD_ATOL if wanted.atol is None else wanted.atol,
-        rtol=FORWARD_RTOL if wanted.rtol is None else wanted.rtol,
+        atol=FORWARD_ATOL if request.atol is None else request.atol,
+        rtol=FORWARD_RTOL if request.rtol is None else request.rtol,
     )
     artefacts["forward"] = artefact_of(folder, "forward.pt2", errors=errors)
     seconds["forward"] = perf_counter() - start
@@ -100,12 +100,12 @@ def write_artefacts(
     graphs: dict[str, tuple[Artefact, float]] = {}
     here, on_gpu = batch_size or default_batch(device), batch_size or default_batch("cuda")
     if "onnx" in formats:
-        graphs |= write_gradients(folder, model, replace(wanted, dtypes=onnx_dtypes), metadata=metadata, **common)
+        graphs |= write_gradients(folder, model, replace(request, dtypes=onnx_dtypes), metadata=metadata, **common)
     if "trt" in formats:
-        plans, onnx = replace(wanted, dtypes=onnx_dtypes), {name: artefact for name, (artefact, _) in graphs.items()}
+        plans, onnx = replace(request, dtypes=onnx_dtypes), {name: artefact for name, (artefact, _) in graphs.items()}
         graphs |= write_plans(folder, model, plans, onnx, targets=targets, batch_size=on_gpu, **common)
     if "compile" in formats:
-        graphs |= write_packages(folder, model, wanted, batch_size=here, device=device, **common)
+        graphs |= write_packages(folder, model, request, batch_size=here, device=device, **common)
     artefacts |= {name: artefact for name, (artefact, _) in graphs.items()}
     seconds |= {name: taken for name, (_, taken) in graphs.items()}
 
@@ -125,12 +125,12 @@ def write_artefacts(
     (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
     if graphs:
         say("timing the engines")
-        config = replace(config, timings=_timings(Bundle(folder), wanted, here))
+        config = replace(config, timings=_timings(Bundle(folder), request, here))
         (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
     return seconds
 
 
-def _timings(bundle: Bundle, wanted: Wanted, batch_size: int) -> tuple[Timing, ...]:
+def _timings(bundle: Bundle, request: ExportRequest, batch_size: int) -> tuple[Timing, ...]:
     """Time briefly every engine that can run the new bundle. One objective suffices: it does not affect the time."""
     config, found = bundle.config, []
     machine = machine_name()
@@ -138,16 +138,16 @@ def _timings(bundle: Bundle, wanted: Wanted, batch_size: int) -> tuple[Timing, .
     def skip(name: str, e: Exception) -> None:
         logging.getLogger("jboost").warning("engine %s is not timed: %s: %s", name, type(e).__name__, one_line(e))
 
-    for size in wanted.resolutions:
-        for dtype in wanted.dtypes:
-            request = RunRequest(wanted.objectives[0], config.l0, size, dtype=dtype)
+    for size in request.resolutions:
+        for dtype in request.dtypes:
+            run_request = RunRequest(request.objectives[0], config.l0, size, dtype=dtype)
             engines = [
                 engine
                 for engine in ENGINES.values()
-                if engine.probe().available and engine.why_unusable(bundle, request) is None
+                if engine.probe().available and engine.why_unusable(bundle, run_request) is None
             ]
             # The export is verified by now, so an engine that fails here is skipped.
-            runners, times = time_engines(bundle, engines, request, batch_size=batch_size, on_failure=skip)
+            runners, times = time_engines(bundle, engines, run_request, batch_size=batch_size, on_failure=skip)
             for name, runner in runners.items():
                 if name in times:
                     count = runner.batch_size or batch_size

@@ -36,17 +36,17 @@ class ArrayRunner(ABC):
     def evaluate(self, x: Array, y: Array) -> Evaluation:
         """One forward pass: `x` float32 [B, C, H, W] in [0, 1], `y` int64 [B]."""
 
-    def check_update(self, kind: str) -> None:  # noqa: B027
+    def check_update(self, update_kind: str) -> None:  # noqa: B027
         """Do nothing: `advance` takes every registered update."""
 
-    def step(self, kind: str, state: State, controls: Controls, *, in_float32: bool = False) -> State:
+    def step(self, update_kind: str, state: State, controls: Controls, *, in_float32: bool = False) -> State:
         """Gradient and update, operator by operator; see `jboost.engine.method.step.advance`."""
         gradient = self.gradient(state.x, state.y, in_float32=in_float32)
-        return advance(kind, state, gradient, controls, in_float32)
+        return advance(update_kind, state, gradient, controls, in_float32)
 
-    def flight(self, kind: str, controls: Controls, count: int, shape: tuple[int, int, int]) -> ArrayFlight:
+    def flight(self, update_kind: str, controls: Controls, count: int, shape: tuple[int, int, int]) -> ArrayFlight:
         """`count` empty rows for images of `shape` (C, H, W); see `jboost.engine.loop.runner.Runner.flight`."""
-        return ArrayFlight(self, kind, controls, count, shape)
+        return ArrayFlight(self, update_kind, controls, count, shape)
 
     def evaluate_images(self, images: Numpy, y: Numpy) -> Evaluation:
         """One forward pass on images uint8 [B, H, W, C] with classes `y` int64 [B]; numpy arrays."""
@@ -59,7 +59,7 @@ class ArrayFlight:
 
     Args:
         runner: computes the steps.
-        kind: of update, a key of `jboost.engine.method.updates.MOVES`.
+        update_kind: a key of `jboost.engine.method.updates.MOVES`.
         controls: as numpy arrays.
         count: B, the number of rows.
         shape: (C, H, W) of an image.
@@ -67,8 +67,10 @@ class ArrayFlight:
 
     status_every = 1
 
-    def __init__(self, runner: ArrayRunner, kind: str, controls: Controls, count: int, shape: tuple[int, int, int]):
-        self._runner, self._kind = runner, kind
+    def __init__(
+        self, runner: ArrayRunner, update_kind: str, controls: Controls, count: int, shape: tuple[int, int, int]
+    ):
+        self._runner, self._update_kind = runner, update_kind
         self._controls = Controls(*map(runner.put, controls))
         # Copies: rows are written in place when an image enters.
         self.state = State(*(runner.put(a.copy()) for a in empty_state(count, shape)))
@@ -88,11 +90,11 @@ class ArrayFlight:
 
     def step(self) -> None:
         """One step of every moving row."""
-        self.state = self._runner.step(self._kind, self.state, self._controls)
+        self.state = self._runner.step(self._update_kind, self.state, self._controls)
 
     def retry(self) -> None:
         """One step in float32 for the waiting rows."""
-        self.state = self._runner.step(self._kind, self.state, self._controls, in_float32=True)
+        self.state = self._runner.step(self._update_kind, self.state, self._controls, in_float32=True)
 
     def status(self, *, fresh: bool) -> RowStatus:
         """The status after the last step, `fresh` or not."""

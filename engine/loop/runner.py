@@ -44,7 +44,7 @@ class Runner(Protocol):
         """One forward pass on images uint8 [B, H, W, C] with classes `y` int64 [B]; numpy arrays."""
         ...
 
-    def check_update(self, kind: str) -> None:
+    def check_update(self, update_kind: str) -> None:
         """See that there is a step for a kind of update, before a run begins.
 
         Raises:
@@ -52,11 +52,11 @@ class Runner(Protocol):
         """
         ...
 
-    def flight(self, kind: str, controls: Controls, count: int, shape: tuple[int, int, int]) -> Flight:
-        """Empty rows for images in flight, which `step` moves as `kind` and `controls` say.
+    def flight(self, update_kind: str, controls: Controls, count: int, shape: tuple[int, int, int]) -> Flight:
+        """Empty rows for images in flight, which `step` moves as `update_kind` and `controls` say.
 
         Args:
-            kind: of update, a key of `jboost.engine.method.updates.MOVES`.
+            update_kind: a key of `jboost.engine.method.updates.MOVES`.
             controls: as numpy arrays.
             count: the number of rows; `batch_size`, if that is fixed.
             shape: (C, H, W) of an image.

@@ -70,11 +70,11 @@ CHANGED = (
 )  # fmt: skip
 
 
-def advance(kind: str, state: State, gradient: Gradient, controls: Controls, in_float32: Array | bool) -> State:
+def advance(update_kind: str, state: State, gradient: Gradient, controls: Controls, in_float32: Array | bool) -> State:
     """The state after one step.
 
     Args:
-        kind: of update, a key of `MOVES`.
+        update_kind: a key of `MOVES`.
         state: the slots.
         gradient: of the objective at ``state.x``.
         controls: step size and the like.
@@ -95,7 +95,7 @@ def advance(kind: str, state: State, gradient: Gradient, controls: Controls, in_
     go = here & ~stopped & ~failed
     # Zeros for what is not finite: nobody moves by it, and numpy need not warn of it.
     grad = xp.where(per_image(finite, gradient.grad), gradient.grad, xp.zeros_like(gradient.grad))
-    moved = MOVES[kind](state.x, state.x0, grad, state.index, state.steps, controls)
+    moved = MOVES[update_kind](state.x, state.x0, grad, state.index, state.steps, controls)
     steps = state.steps + xp.astype(go, state.steps.dtype)
     return state._replace(
         x=xp.where(per_image(go, state.x), moved, state.x),

@@ -96,7 +96,7 @@ def compile_on_first_use(bundle: Bundle, request: RunRequest, *, say: Callable[[
         say=note(f"the forward pass, {dtype}"),
     )
 
-    def step(kind: str) -> Path:
-        return step_package(kind, batch_size, shape, device, say=note(f"the step of {kind}"))[0]
+    def step(update_kind: str) -> Path:
+        return step_package(update_kind, batch_size, shape, device, say=note(f"the step of {update_kind}"))[0]
 
     return Packages(gradient, forward, step, batch_size)

@@ -27,8 +27,8 @@ from jboost.engine.system.devices import device_kind
 from jboost.export.graph import Lowered, Pooling, attach_objective, lower, optimize, optimize_for_cpu, trace_trunk
 from jboost.export.graph.forward import forward_of
 from jboost.export.graph.program import export_program
-from jboost.export.request import Wanted
-from jboost.export.verification.forward import verify_readout
+from jboost.export.request import ExportRequest
+from jboost.export.verification.forward import verify_forward_graph
 from jboost.export.verification.gradient import PROBE_SEED, Run, Tolerance, check_images, judge, measure, tolerance
 
 from .aoti import compile_package
@@ -119,7 +119,7 @@ class Compiler:
         # Every objective's graph has the same forward pass; `logit` needs no l0.
         program = export_program(forward_of(attach_objective(self.lowered(dtype).trunk, "logit")))
         compile_package(program, path, self.device)
-        return verify_readout(
+        return verify_forward_graph(
             package_run(path, self.device),
             self.model,
             self.shape,
@@ -132,7 +132,7 @@ class Compiler:
 def write_packages(
     folder: Path,
     model: nn.Module,
-    wanted: Wanted,
+    request: ExportRequest,
     *,
     batch_size: int,
     in_channels: int,
@@ -145,7 +145,7 @@ def write_packages(
     Args:
         folder: the bundle; packages go into its folder ``compile``.
         model: float32 [B, C, H, W] in [0, 1] -> logits [B, num_classes], in eval mode.
-        wanted: the export request.
+        request: the export request.
         batch_size: images per call; fixed, so that Inductor knows every size.
         in_channels: C.
         l0: mean realness of real images; becomes a constant of the packages whose objective needs it.
@@ -172,13 +172,13 @@ def write_packages(
         )
         written[name] = entry, perf_counter() - start
 
-    for size in wanted.resolutions:
+    for size in request.resolutions:
         shape = (in_channels, size, size)
         compiler = Compiler(model, shape, batch_size, l0, device)
-        for dtype in wanted.dtypes:
-            bound = tolerance(dtype, wanted.atol, wanted.rtol)
+        for dtype in request.dtypes:
+            bound = tolerance(dtype, request.atol, request.rtol)
             facts = {"dtype": dtype, "resolution": size}
-            for objective in wanted.objectives:
+            for objective in request.objectives:
                 keep(
                     artefact_name(objective, dtype, size, device),
                     f"{objective}, {dtype}, {size}x{size}",
@@ -194,15 +194,23 @@ def write_packages(
                 partial(compiler.forward, dtype=dtype, bound=bound),
                 **facts,
             )
-        for kind in MOVES:
-            file = f"step.{kind}.{size}.b{batch_size}.pt2"
-            make = partial(_copy_step, kind=kind, batch_size=batch_size, shape=shape, device=device)
-            keep(step_name(kind, size, device), f"the step of {kind}, {size}x{size}", file, make, resolution=size)
+        for update_kind in MOVES:
+            file = f"step.{update_kind}.{size}.b{batch_size}.pt2"
+            make = partial(_copy_step, update_kind=update_kind, batch_size=batch_size, shape=shape, device=device)
+            keep(
+                step_name(update_kind, size, device),
+                f"the step of {update_kind}, {size}x{size}",
+                file,
+                make,
+                resolution=size,
+            )
     return written
 
 
-def _copy_step(path: Path, kind: str, batch_size: int, shape: tuple[int, int, int], device: str) -> dict[str, float]:
-    package, errors = step_package(kind, batch_size, shape, device)
+def _copy_step(
+    path: Path, update_kind: str, batch_size: int, shape: tuple[int, int, int], device: str
+) -> dict[str, float]:
+    package, errors = step_package(update_kind, batch_size, shape, device)
     shutil.copyfile(package, path)
     return errors
 

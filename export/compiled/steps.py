@@ -31,13 +31,13 @@ _TOLERANCE = 2e-6
 class _Step(nn.Module):
     """`advance` on a flat list of tensors: state, gradient, controls and the float32-retry flag."""
 
-    def __init__(self, kind: str):
+    def __init__(self, update_kind: str):
         super().__init__()
-        self.kind = kind
+        self.update_kind = update_kind
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         state, gradient, controls, in_float32 = unflatten(tensors)
-        after = advance(self.kind, state, gradient, controls, in_float32)
+        after = advance(self.update_kind, state, gradient, controls, in_float32)
         return tuple(getattr(after, name) for name in CHANGED)
 
 
@@ -75,12 +75,17 @@ def example(batch: int, shape: tuple[int, int, int], seed: int) -> list[np.ndarr
 
 
 def step_package(
-    kind: str, batch_size: int, shape: tuple[int, int, int], device: str, *, say: Callable[[], object] = lambda: None
+    update_kind: str,
+    batch_size: int,
+    shape: tuple[int, int, int],
+    device: str,
+    *,
+    say: Callable[[], object] = lambda: None,
 ) -> tuple[Path, dict[str, float]]:
     """Return the compiled step of an update kind, from this machine's cache or compiled and verified now.
 
     Args:
-        kind: update kind, a key of `MOVES`.
+        update_kind: a key of `MOVES`.
         batch_size: images per call.
         shape: (C, H, W).
         device: torch device string.
@@ -96,26 +101,32 @@ def step_package(
     def make(path: Path) -> dict[str, float]:
         arguments = tuple(torch.from_numpy(np.asarray(a)) for a in example(batch_size, shape, 0))
         with torch.no_grad():
-            program = torch.export.export(_Step(kind), arguments)
+            program = torch.export.export(_Step(update_kind), arguments)
         compile_package(program, path, device)
-        return {"worst": verify_step(path, kind, batch_size, shape, device)}
+        return {"worst": verify_step(path, update_kind, batch_size, shape, device)}
 
-    key = {"step": kind, "move": _digest(kind), "batch": batch_size, "shape": shape, "target": machine_target(device)}
+    key = {
+        "step": update_kind,
+        "move": _digest(update_kind),
+        "batch": batch_size,
+        "shape": shape,
+        "target": machine_target(device),
+    }
     return cached(key, make, say=say)
 
 
-def _digest(kind: str) -> str:
+def _digest(update_kind: str) -> str:
     """A hash of what a move computes and of the file that defines it: an update may be registered from anywhere, and be changed."""
     digest = hashlib.sha256()
     for seed in (1, 2, 3):
-        digest.update(advance(kind, *unflatten(example(8, (3, 4, 4), seed))).x.tobytes())
-    file = getattr(sys.modules.get(MOVES[kind].__module__), "__file__", None)
+        digest.update(advance(update_kind, *unflatten(example(8, (3, 4, 4), seed))).x.tobytes())
+    file = getattr(sys.modules.get(MOVES[update_kind].__module__), "__file__", None)
     if file is not None:
         digest.update(Path(file).read_bytes())
     return digest.hexdigest()
 
 
-def verify_step(path: Path, kind: str, batch_size: int, shape: tuple[int, int, int], device: str) -> float:
+def verify_step(path: Path, update_kind: str, batch_size: int, shape: tuple[int, int, int], device: str) -> float:
     """Reload a compiled step and compare it with numpy's, on states new to the trace.
 
     Returns:
@@ -128,7 +139,7 @@ def verify_step(path: Path, kind: str, batch_size: int, shape: tuple[int, int, i
     for seed in (1, 2, 3):
         arrays = example(batch_size, shape, seed)
         got = [o.cpu() for o in package(*(torch.from_numpy(np.asarray(a)).to(device) for a in arrays))]
-        after = advance(kind, *unflatten(arrays))
+        after = advance(update_kind, *unflatten(arrays))
         for name, a in zip(CHANGED, got, strict=True):
             want = getattr(after, name)
             if want.dtype != np.float32:

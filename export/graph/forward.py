@@ -7,7 +7,7 @@ from torch import fx
 from .dead_code import remove_dead_code
 
 #: Names of a forward graph's outputs.
-OUTPUTS = ("class_logit", "predicted")
+FORWARD_OUTPUTS = ("class_logit", "predicted")
 
 
 def forward_of(gradient: fx.GraphModule) -> fx.GraphModule:

@@ -33,7 +33,7 @@ from .decompositions import HEAD, Pooling, decomposition_table
 from .passes.batch_sizes import forget_batch_sizes
 from .passes.fold_constants import drop_no_ops, fold_constants, merge_duplicates
 from .rewriter import results
-from .unsupported import MODULE_KEY, check_no_leftovers
+from .unsupported import MODULE_KEY, check_supported
 
 #: Outputs of a gradient graph, in order.
 OUTPUTS = ("grad", "class_logit", "loss", "predicted")
@@ -157,7 +157,7 @@ def trace_trunk(
             "operators, without branches on values, .item() or numpy, and its logits must depend on the input differentiably"
         ) from e
     trunk = _lift(joint, state, names)
-    check_no_leftovers(trunk)
+    check_supported(trunk)
     return trunk
 
 

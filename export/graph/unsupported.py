@@ -32,13 +32,13 @@ def _origin(node: fx.Node) -> str:
     return "an unnamed part of the model"
 
 
-def is_leftover(node: fx.Node) -> bool:
+def is_unsupported(node: fx.Node) -> bool:
     """Whether `node` is a backward operator, or one that only torch's kernels implement."""
     name = str(node.target)
     return node.op == "call_function" and ("backward" in name or any(part in name for part in _FORBIDDEN))
 
 
-def check_no_leftovers(module: fx.GraphModule) -> None:
+def check_supported(module: fx.GraphModule) -> None:
     """Check that every operator of the graph has a forward form.
 
     Raises:
@@ -46,7 +46,7 @@ def check_no_leftovers(module: fx.GraphModule) -> None:
     """
     found: dict[str, str] = {}
     for node in module.graph.nodes:
-        if is_leftover(node):
+        if is_unsupported(node):
             found.setdefault(str(node.target), _origin(node))
     if found:
         what = "; ".join(f"{operator}, from {origin}" for operator, origin in found.items())

@@ -15,10 +15,9 @@ from torch import nn
 from jboost.engine.backends.onnx.graphs import artefact_name, forward_name, weights_name
 from jboost.engine.bundle import Artefact, artefact_of
 from jboost.export.graph import attach_objective, lower, optimize, trace_trunk
-from jboost.export.graph.forward import OUTPUTS as READOUT
-from jboost.export.graph.forward import forward_of
-from jboost.export.request import Wanted
-from jboost.export.verification.forward import verify_readout
+from jboost.export.graph.forward import FORWARD_OUTPUTS, forward_of
+from jboost.export.request import ExportRequest
+from jboost.export.verification.forward import verify_forward_graph
 from jboost.export.verification.gradient import PROBE_SEED, check_images, tolerance
 
 from .lowering import DEFAULT_OPSET, to_onnx
@@ -29,7 +28,7 @@ from .weights import share_weights
 def write_gradients(
     folder: Path,
     model: nn.Module,
-    wanted: Wanted,
+    request: ExportRequest,
     *,
     in_channels: int,
     l0: float | None,
@@ -41,7 +40,7 @@ def write_gradients(
     Args:
         folder: folder to write to.
         model: float32 [B, C, H, W] in [0, 1] -> logits [B, num_classes], in eval mode.
-        wanted: the export request.
+        request: the export request.
         in_channels: C.
         l0: mean realness of real images; becomes a constant of the graphs whose objective needs it.
         metadata: stored inside each file, next to the file's objective, l0, dtype and loss scale.
@@ -55,27 +54,27 @@ def write_gradients(
         FailureError: a graph does not match autograd.
     """
     written: dict[str, tuple[Artefact, float]] = {}
-    opset = wanted.opset or DEFAULT_OPSET
-    for size in wanted.resolutions:
+    opset = request.opset or DEFAULT_OPSET
+    for size in request.resolutions:
         shape = (in_channels, size, size)
         say(f"tracing the gradient at {size}x{size}")
         start = perf_counter()
         trunk = trace_trunk(model, torch.rand(2, *shape), dynamic_batch=True)
         optimize(trunk, "onnx")
         tracing = perf_counter() - start
-        for dtype in wanted.dtypes:
+        for dtype in request.dtypes:
             lowered = lower(trunk, dtype, check_images(4, shape, PROBE_SEED))
             low = lowered.trunk
             files = [a.file for name, (a, _) in written.items() if name.endswith("/weights")]
             common = {"dtype": dtype, "resolution": size}
-            for objective in wanted.objectives:
+            for objective in request.objectives:
                 start = perf_counter() - tracing  # the first graph of a size includes the tracing time
                 tracing = 0.0
                 say(f"gradient of {objective}, {dtype}, {size}x{size}")
                 path = folder / f"gradient.{objective}.{size}.{dtype}.onnx"
                 says = {"objective": objective, "l0": str(l0), "dtype": dtype, "loss_scale": str(lowered.loss_scale)}
                 gradient = attach_objective(low, objective, l0)
-                to_onnx(gradient, path, opset=wanted.opset, metadata=metadata | says)
+                to_onnx(gradient, path, opset=request.opset, metadata=metadata | says)
                 files.append(share_weights(path, files))
                 figures = verify_onnx(
                     path,
@@ -84,7 +83,7 @@ def write_gradients(
                     shape,
                     l0=l0,
                     dtype=dtype,
-                    tolerance=tolerance(dtype, wanted.atol, wanted.rtol),
+                    tolerance=tolerance(dtype, request.atol, request.rtol),
                 )
                 name = artefact_name(objective, dtype, size)
                 graph = artefact_of(
@@ -101,12 +100,16 @@ def write_gradients(
             say(f"forward pass, {dtype}, {size}x{size}")
             path = folder / f"forward.{size}.{dtype}.onnx"
             to_onnx(
-                forward_of(gradient), path, opset=wanted.opset, metadata=metadata | {"dtype": dtype}, outputs=READOUT
+                forward_of(gradient),
+                path,
+                opset=request.opset,
+                metadata=metadata | {"dtype": dtype},
+                outputs=FORWARD_OUTPUTS,
             )
             files.append(share_weights(path, files))
             run, _ = onnx_run(path)
-            bound = tolerance(dtype, wanted.atol, wanted.rtol)
-            errors = verify_readout(run, model, shape, tolerance=bound, fixed_batch=None, name=path.name)
+            bound = tolerance(dtype, request.atol, request.rtol)
+            errors = verify_forward_graph(run, model, shape, tolerance=bound, fixed_batch=None, name=path.name)
             name = forward_name(dtype, size)
             written[name] = artefact_of(folder, path.name, opset=opset, errors=errors, **common), perf_counter() - start
             written[weights_name(name)] = artefact_of(folder, files[-1], dtype=dtype), 0.0

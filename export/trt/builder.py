@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jboost.engine.backends.trt.variant import Flavour, new_log, said
+from jboost.engine.backends.trt.variant import Variant, new_log, said
 from jboost.engine.errors import FailureError, one_line
 from jboost.engine.system.cache import read_cached, write_cached
 from jboost.engine.system.gpu import sm_of
@@ -20,7 +20,7 @@ _FLAGS = ("STRICT_NANS", "REQUIRE_USER_ALLOCATION")
 
 def build_plan(
     path: Path,
-    flavour: Flavour,
+    variant: Variant,
     *,
     capability: str | None,
     batch: int | tuple[int, int],
@@ -32,7 +32,7 @@ def build_plan(
 
     Args:
         path: the graph; its weights lie beside it.
-        flavour: the TensorRT variant that builds.
+        variant: the TensorRT variant that builds.
         capability: compute capability to build for with TensorRT-RTX, like ``"8.6"``; None with TensorRT, which builds
             for this machine's GPU.
         batch: the batch size, or (smallest, largest), tuned for the largest. A graph with a fixed batch keeps it.
@@ -44,13 +44,13 @@ def build_plan(
     Raises:
         FailureError: TensorRT cannot parse or build the graph.
     """
-    trt = flavour.trt
+    trt = variant.trt
     log = new_log(trt)
     where = "on this GPU" if capability is None else f"for {sm_of(capability)}"
 
     def failed(what: str, why: str) -> FailureError:
         return FailureError(
-            f"{flavour} cannot {what} {path.name} {where} ({why}); build for another GPU, or leave trt out of --format"
+            f"{variant} cannot {what} {path.name} {where} ({why}); build for another GPU, or leave trt out of --format"
         )
 
     try:

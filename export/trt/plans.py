@@ -21,8 +21,8 @@ from jboost.engine.backends.onnx.graphs import weights_name
 from jboost.engine.backends.trt.network import FORWARD, GRADIENT, TensorRTNetwork, network_run
 from jboost.engine.backends.trt.plans import PlanKey, artefact_name, check_name, forward_name, key_name
 from jboost.engine.bundle import Artefact, artefact_of
-from jboost.export.request import Wanted
-from jboost.export.verification.forward import verify_readout
+from jboost.export.request import ExportRequest
+from jboost.export.verification.forward import verify_forward_graph
 from jboost.export.verification.gradient import Tolerance, autograd, check_images, judge, measure, tolerance
 
 from .builder import build_plan
@@ -71,7 +71,7 @@ class _Job:
 def write_plans(
     folder: Path,
     model: nn.Module,
-    wanted: Wanted,
+    request: ExportRequest,
     graphs: dict[str, Artefact],
     *,
     targets: Iterable[Target],
@@ -85,7 +85,7 @@ def write_plans(
     Args:
         folder: the bundle; plans go into its folder ``trt``.
         model: float32 [B, C, H, W] in [0, 1] -> logits [B, num_classes], in eval mode.
-        wanted: the export request; the bundle must hold each of its graphs as ONNX.
+        request: the export request; the bundle must hold each of its graphs as ONNX.
         graphs: the bundle's ONNX graphs and their weights, by manifest name.
         targets: GPUs to build for, from `find_targets`.
         batch_size: images per call; fixed.
@@ -101,16 +101,16 @@ def write_plans(
     """
     (folder / FOLDER).mkdir()
     written: dict[str, tuple[Artefact, float]] = {}
-    for size in wanted.resolutions:
+    for size in request.resolutions:
         shape = (in_channels, size, size)
         start = perf_counter()
         file = f"{FOLDER}/check.{size}.npz"
-        write_reference(folder / file, model, wanted.objectives, shape, l0)
+        write_reference(folder / file, model, request.objectives, shape, l0)
         written[check_name(size)] = artefact_of(folder, file), perf_counter() - start
         for target in targets:
-            for dtype in wanted.dtypes:
-                bound = tolerance(dtype, wanted.atol, wanted.rtol)
-                for objective in (*wanted.objectives, None):
+            for dtype in request.dtypes:
+                bound = tolerance(dtype, request.atol, request.rtol)
+                for objective in (*request.objectives, None):
                     start = perf_counter()
                     job = _Job(objective, dtype, size, batch_size, target)
                     say(f"building {job}")
@@ -134,10 +134,10 @@ def write_plans(
 
 def _write(folder: Path, job: _Job, graphs: dict[str, Artefact], bound: Tolerance) -> tuple[str, PlanKey]:
     """Build a plan and write it with its sidecar; return the plan's file in the bundle and the sidecar's contents."""
-    source, flavour, capability = graphs[job.source], job.target.flavour, job.target.capability
+    source, variant, capability = graphs[job.source], job.target.variant, job.target.capability
     key = PlanKey(
-        flavour=flavour.name,
-        version=flavour.version,
+        flavour=variant.name,
+        version=variant.version,
         gpu=job.target.model,
         compute_capability=capability,
         dtype=job.dtype,
@@ -146,11 +146,11 @@ def _write(folder: Path, job: _Job, graphs: dict[str, Artefact], bound: Toleranc
         bounds=_bounds(bound, source.errors),
     )
     path = folder / source.file
-    if flavour.name == "tensorrt_rtx":
-        plan = build_plan(path, flavour, capability=capability, batch=job.batch_size)
+    if variant.name == "tensorrt_rtx":
+        plan = build_plan(path, variant, capability=capability, batch=job.batch_size)
     else:
         timings = f"tensorrt/{key.version}.{key.machine}.timings"
-        plan = build_plan(path, flavour, capability=None, batch=job.batch_size, timings=timings)
+        plan = build_plan(path, variant, capability=None, batch=job.batch_size, timings=timings)
     (folder / f"{job.stem}.plan").write_bytes(plan)
     (folder / f"{job.stem}.json").write_text(key.to_json(), encoding="utf-8")
     return f"{job.stem}.plan", key
@@ -213,12 +213,12 @@ def verify_plan(
     with ExitStack() as stack:
         stack.callback(device.close)
         network = TensorRTNetwork(
-            path.read_bytes(), target.flavour, tensors, batch_size=batch_size, shape=shape, name=path.name
+            path.read_bytes(), target.variant, tensors, batch_size=batch_size, shape=shape, name=path.name
         )
         stack.callback(network.close)
         run = stack.enter_context(network_run(device, network, tensors, shape))
         if objective is None:
-            return verify_readout(run, model, shape, tolerance=bound, fixed_batch=batch_size, name=path.name)
+            return verify_forward_graph(run, model, shape, tolerance=bound, fixed_batch=batch_size, name=path.name)
         sizes = tuple(dict.fromkeys((min(4, batch_size), 1)))
         figures = measure(run, model, objective, shape, l0=l0, batch_sizes=sizes, fixed_batch=batch_size)
         judge(figures, bound, path.name)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jboost.engine.backends.trt.plans import PlanKey, machine_key
-from jboost.engine.backends.trt.variant import FLAVOURS, INSTALL, Flavour, found_flavours, load_flavour
+from jboost.engine.backends.trt.variant import INSTALL, VARIANTS, Variant, found_variants, load_variant
 from jboost.engine.errors import BadInputError
 from jboost.engine.system.devices import DeviceName
 from jboost.engine.system.gpu import Gpu, find_driver, sm_of
@@ -18,13 +18,13 @@ class Target:
     """A kind of GPU to build for, and the TensorRT variant that builds.
 
     Attributes:
-        flavour: the TensorRT variant that builds.
+        variant: the TensorRT variant that builds.
         capability: compute capability, like ``"8.6"``.
         gpu: this machine's GPU if it has that capability, else None. Plans are run and verified on it.
         index: the GPU's number.
     """
 
-    flavour: Flavour
+    variant: Variant
     capability: str
     gpu: Gpu | None
     index: int
@@ -32,7 +32,7 @@ class Target:
     @property
     def model(self) -> str | None:
         """GPU model that a plan is tied to; None if the plan runs on any GPU of its compute capability."""
-        return None if self.gpu is None or self.flavour.name == "tensorrt_rtx" else self.gpu.name
+        return None if self.gpu is None or self.variant.name == "tensorrt_rtx" else self.gpu.name
 
     @property
     def machine(self) -> str:
@@ -54,7 +54,7 @@ def find_targets(names: Sequence[str] = (), device: str = "auto") -> tuple[Targe
     if not names:
         return (_target_here(index),)
     try:
-        rtx = load_flavour("tensorrt_rtx")
+        rtx = load_variant("tensorrt_rtx")
     except BadInputError as e:
         raise BadInputError(f"--gpu builds with TensorRT-RTX: {e}") from e
     here, targets = find_driver().gpus[index : index + 1], []
@@ -83,16 +83,16 @@ def _target_here(index: int) -> Target:
     if index >= len(driver.gpus):
         raise BadInputError(f"device 'cuda:{index}' is not there: this machine has {len(driver.gpus)} GPU(s)")
     gpu, why = driver.gpus[index], []
-    for name in found_flavours():
+    for name in found_variants():
         try:
-            flavour = load_flavour(name)
+            variant = load_variant(name)
         except BadInputError as e:
             why.append(str(e))
             continue
-        if not flavour.capabilities or gpu.capability in flavour.capabilities:
-            return Target(flavour, gpu.capability, gpu, index)
-        why.append(f"{flavour} does not build for the {gpu}; install TensorRT: {INSTALL['tensorrt']}")
-    raise BadInputError("; ".join(why) or f"no {' or '.join(FLAVOURS.values())} is installed; {INSTALL['tensorrt']}")
+        if not variant.capabilities or gpu.capability in variant.capabilities:
+            return Target(variant, gpu.capability, gpu, index)
+        why.append(f"{variant} does not build for the {gpu}; install TensorRT: {INSTALL['tensorrt']}")
+    raise BadInputError("; ".join(why) or f"no {' or '.join(VARIANTS.values())} is installed; {INSTALL['tensorrt']}")
 
 
 def target_here(key: PlanKey) -> Target | None:
@@ -101,7 +101,7 @@ def target_here(key: PlanKey) -> Target | None:
     if not gpus or gpus[0].capability != key.compute_capability or key.gpu not in (None, gpus[0].name):
         return None
     try:
-        flavour = load_flavour(key.flavour)
+        variant = load_variant(key.flavour)
     except BadInputError:
         return None
-    return Target(flavour, key.compute_capability, gpus[0], 0) if flavour.version == key.version else None
+    return Target(variant, key.compute_capability, gpus[0], 0) if variant.version == key.version else None

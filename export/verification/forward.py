@@ -14,7 +14,7 @@ from jboost.engine.method.compare import class_logit_error
 from .gradient import Run, Tolerance, check_images
 
 
-def verify_readout(
+def verify_forward_graph(
     run: Run,
     model: nn.Module,
     shape: tuple[int, int, int],

@@ -10,7 +10,7 @@ from typing import Any
 
 from jboost.engine.backends.cuda.compiler import find_nvcc
 from jboost.engine.backends.registry import installed
-from jboost.engine.backends.trt.variant import INSTALL, load_flavour
+from jboost.engine.backends.trt.variant import INSTALL, load_variant
 from jboost.engine.errors import BadInputError
 from jboost.engine.system.gpu import find_driver
 
@@ -99,7 +99,7 @@ def _torch(driver_cuda: str | None) -> Part:
 
 def _tensorrt(module: str, needed_by: str) -> Part:
     try:
-        return Part(load_flavour(module).version, needed_by, INSTALL[module])
+        return Part(load_variant(module).version, needed_by, INSTALL[module])
     except BadInputError as e:
         why = str(e).rpartition("; ")[0]  # the remedy has its own column
         return Part(None, needed_by, INSTALL[module], None if why.endswith("is not installed") else why)

@@ -17,7 +17,7 @@ Images = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 @dataclass(frozen=True)
-class Material:
+class ReportInputs:
     """A run and its sample sets.
 
     Attributes:
@@ -60,7 +60,7 @@ class Material:
         return before, after
 
 
-def open_material(path: Path, *, samples: Path | None = None, boosted: Path | None = None) -> Material:
+def open_inputs(path: Path, *, samples: Path | None = None, boosted: Path | None = None) -> ReportInputs:
     """Open a run and its sample sets.
 
     Args:
@@ -78,7 +78,7 @@ def open_material(path: Path, *, samples: Path | None = None, boosted: Path | No
             f"{shown(before.path)} has images {list(before.shape[1:])} and {shown(after.path)} {list(after.shape[1:])}, but a run "
             "does not change their size; name the right sets with --samples and --boosted"
         )
-    return Material(run, before, after)
+    return ReportInputs(run, before, after)
 
 
 def _open(run: RunFile, path: Path, option: str) -> SampleSet:

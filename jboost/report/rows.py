@@ -11,7 +11,7 @@ from jboost.engine.method.updates import UPDATES
 from jboost.engine.results.run_file import RunFile
 from jboost.engine.results.summary import update_values
 
-from .inputs import Material
+from .inputs import ReportInputs
 
 _MOST_CLASSES = 100
 _MOST_LISTED = 20
@@ -91,12 +91,12 @@ def judgement_rows(run: RunFile) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def class_rows(material: Material) -> list[tuple[str, ...]] | None:
+def class_rows(inputs: ReportInputs) -> list[tuple[str, ...]] | None:
     """Return one row per class; None without labels or with too many classes.
 
     The columns are name, images, realness before and after, accuracy before and after, steps, L2.
     """
-    labels, records = material.labels, material.run.records
+    labels, records = inputs.labels, inputs.run.records
     if labels is None or len(classes := np.unique(labels)) > _MOST_CLASSES:
         return None
     rows = []
@@ -108,7 +108,7 @@ def class_rows(material: Material) -> list[tuple[str, ...]] | None:
 
         rows.append(
             (
-                material.class_name(c),
+                inputs.class_name(c),
                 f"{len(own):,}",
                 *(mean(f"realness_{when}", ".3f") for when in ("before", "after")),
                 *(mean(f"correct_{when}", ".1%") for when in ("before", "after")),
@@ -119,9 +119,9 @@ def class_rows(material: Material) -> list[tuple[str, ...]] | None:
     return rows
 
 
-def remarks(material: Material) -> list[str]:
+def remarks(inputs: ReportInputs) -> list[str]:
     """Return the notes of the page: failures, retries, unmoved images, missing labels."""
-    run, out = material.run, []
+    run, out = inputs.run, []
     records = run.records
     failed = np.flatnonzero(records["failed"])
     retried = np.flatnonzero(records["retried"] & ~records["failed"])
@@ -134,9 +134,9 @@ def remarks(material: Material) -> list[str]:
     still = int(((records["l2"] == 0) & ~records["failed"]).sum())
     if still:
         out.append(f"{still:,} of {len(records):,} images did not move.")
-    if material.labels is None:
+    if inputs.labels is None:
         out.append("The samples have no labels, so each image's class is the model's prediction.")
-    elif (classes := len(np.unique(material.labels))) > _MOST_CLASSES:
+    elif (classes := len(np.unique(inputs.labels))) > _MOST_CLASSES:
         out.append(f"There is no table by class: {classes:,} classes are too many.")
     return out
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .inputs import Images, Material
+from .inputs import Images, ReportInputs
 
 #: If the PNGs take more bytes than this in total, they are drawn smaller.
 BUDGET = 3_500_000
@@ -21,7 +21,7 @@ Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
-class Tile:
+class Thumbnail:
     """Thumbnails of one image, with its record.
 
     Attributes:
@@ -45,7 +45,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Tiles:
+class Thumbnails:
     """Thumbnails of all selected images.
 
     Attributes:
@@ -55,21 +55,21 @@ class Tiles:
         amplified: factor by which the differences are amplified.
     """
 
-    by_index: dict[int, Tile]
+    by_index: dict[int, Thumbnail]
     width: int
     height: int
     shrunk: int
     amplified: int
 
 
-def draw_tiles(material: Material, indices: Indices) -> Tiles:
+def draw_thumbnails(inputs: ReportInputs, indices: Indices) -> Thumbnails:
     """Draw the images at `indices` (any order, repeats allowed) and read no others.
 
     Raises:
         BadInputError: the sets are damaged or belong to another run.
     """
     unique = np.unique(indices)
-    before, after = material.read(unique)
+    before, after = inputs.read(unique)
     difference = after.astype(np.int16) - before
     amplified = amplification(difference)
     shrunk = 1
@@ -81,9 +81,9 @@ def draw_tiles(material: Material, indices: Indices) -> Tiles:
         if sum(len(uri) for triple in triples for uri in triple) <= BUDGET or min(before.shape[1:3]) < 4 * shrunk:
             break
         shrunk *= 2
-    tiles = {int(i): _tile(material, int(i), triple) for i, triple in zip(unique, triples, strict=True)}
+    thumbnails = {int(i): _thumbnail(inputs, int(i), triple) for i, triple in zip(unique, triples, strict=True)}
     height, width = shrink(before[0], shrunk).shape[:2]
-    return Tiles(tiles, width, height, shrunk, amplified)
+    return Thumbnails(thumbnails, width, height, shrunk, amplified)
 
 
 def amplification(difference: np.ndarray[Any, Any]) -> int:
@@ -114,15 +114,15 @@ def _png(image: Images) -> str:
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode("ascii")
 
 
-def _tile(material: Material, index: int, uris: tuple[str, str, str]) -> Tile:
-    record = material.run.records[index]
+def _thumbnail(inputs: ReportInputs, index: int, uris: tuple[str, str, str]) -> Thumbnail:
+    record = inputs.run.records[index]
     remarks = [text for field, text in (("stopped", "stopped early"), ("retried", "retried in fp32")) if record[field]]
     if record["failed"]:
         remarks = ["failed, left unchanged"]
-    return Tile(
+    return Thumbnail(
         index,
         *uris,
-        label=None if material.labels is None else material.class_name(int(material.labels[index])),
+        label=None if inputs.labels is None else inputs.class_name(int(inputs.labels[index])),
         realness_before=float(record["realness_before"]),
         realness_after=float(record["realness_after"]),
         steps=int(record["steps"]),

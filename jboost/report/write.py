@@ -14,13 +14,12 @@ from jboost.engine.errors import BadInputError
 from jboost.engine.samples.files import cannot_write
 from jboost.engine.system.replacing import replacing
 
-from . import charts
-from . import rows as facts
+from . import charts, rows
 from .charts import Point, curve
-from .inputs import Material, find_snapshots, open_material
+from .inputs import ReportInputs, find_snapshots, open_inputs
 from .metrics import Metrics, Yardstick, measure_run
 from .selection import by_change, over_classes
-from .thumbnails import Tile, Tiles, draw_tiles
+from .thumbnails import Thumbnail, Thumbnails, draw_thumbnails
 
 LEAST_IMAGES, MOST_IMAGES = 4, 400
 
@@ -52,17 +51,17 @@ def write_report(
     """
     run, out = Path(run), Path(out)
     _check(out, images)
-    material = open_material(run, samples=samples, boosted=boosted)
-    tiles, groups = _draw(material, images)
-    notes = facts.remarks(material)
+    inputs = open_inputs(run, samples=samples, boosted=boosted)
+    thumbnails, groups = _draw(inputs, images)
+    notes = rows.remarks(inputs)
     metrics = None
     if yardstick is not None:
-        snapshots, missing = find_snapshots(material.run)
+        snapshots, missing = find_snapshots(inputs.run)
         notes += missing
-        last = material.run.summary["steps"]
-        sets = {0: material.samples.path, **snapshots, last: material.boosted.path}
+        last = inputs.run.summary["steps"]
+        sets = {0: inputs.samples.path, **snapshots, last: inputs.boosted.path}
         metrics = measure_run(yardstick, sets, on_progress)
-    page = _render(material, notes, metrics, tiles, groups)
+    page = _render(inputs, notes, metrics, thumbnails, groups)
     try:
         with replacing(out) as aside:
             # The page is UTF-8, but a path need not be valid Unicode.
@@ -82,21 +81,25 @@ def _check(out: Path, images: int) -> None:
         raise BadInputError(f"--images must be {LEAST_IMAGES} to {MOST_IMAGES}, got {images}")
 
 
-def _draw(material: Material, count: int) -> tuple[Tiles, list[tuple[str, list[Tile]]]]:
-    records = material.run.records
+def _draw(inputs: ReportInputs, count: int) -> tuple[Thumbnails, list[tuple[str, list[Thumbnail]]]]:
+    records = inputs.run.records
     most, least = by_change(records["l2"], count // 4)
-    even = over_classes(material.labels, len(records), count - 2 * (count // 4))
-    tiles = draw_tiles(material, np.concatenate([even, most, least]))
+    even = over_classes(inputs.labels, len(records), count - 2 * (count // 4))
+    thumbnails = draw_thumbnails(inputs, np.concatenate([even, most, least]))
     named = [
-        ("Evenly over the set" if material.labels is None else "Evenly over the classes", even),
+        ("Evenly over the set" if inputs.labels is None else "Evenly over the classes", even),
         ("Changed most", most),
         ("Changed least", least),
     ]
-    return tiles, [(name, [tiles.by_index[int(i)] for i in indices]) for name, indices in named]
+    return thumbnails, [(name, [thumbnails.by_index[int(i)] for i in indices]) for name, indices in named]
 
 
 def _render(
-    material: Material, notes: list[str], metrics: Metrics | None, tiles: Tiles, groups: list[tuple[str, list[Tile]]]
+    inputs: ReportInputs,
+    notes: list[str],
+    metrics: Metrics | None,
+    thumbnails: Thumbnails,
+    groups: list[tuple[str, list[Thumbnail]]],
 ) -> str:
     environment = Environment(
         loader=PackageLoader("jboost.report"),
@@ -105,32 +108,32 @@ def _render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["figure"] = facts.number
+    environment.filters["figure"] = rows.number
     return environment.get_template("report.html").render(
-        run=material.run,
-        summary=material.run.summary,
-        shape=material.samples.shape,
-        samples_name=material.samples.path.resolve().name,
-        boosted_name=material.boosted.path.resolve().name,
-        settings=facts.settings_rows(material.run),
-        figures=facts.figure_rows(material.run),
-        judgement=facts.judgement_rows(material.run),
-        classes=facts.class_rows(material),
-        has_accuracy=material.run.summary["accuracy_before"] is not None,
+        run=inputs.run,
+        summary=inputs.run.summary,
+        shape=inputs.samples.shape,
+        samples_name=inputs.samples.path.resolve().name,
+        boosted_name=inputs.boosted.path.resolve().name,
+        settings=rows.settings_rows(inputs.run),
+        figures=rows.figure_rows(inputs.run),
+        judgement=rows.judgement_rows(inputs.run),
+        classes=rows.class_rows(inputs),
+        has_accuracy=inputs.run.summary["accuracy_before"] is not None,
         notes=notes,
         metrics=metrics,
-        charts=_model_charts(material),
-        by_step=_by_step(material),
-        tiles=tiles,
+        charts=_model_charts(inputs),
+        by_step=_by_step(inputs),
+        thumbnails=thumbnails,
         groups=groups,
         frame=charts,
         version=version("jboost"),
     )
 
 
-def _by_step(material: Material) -> list[dict[str, Any]]:
+def _by_step(inputs: ReportInputs) -> list[dict[str, Any]]:
     """Return the model's own scores by number of steps: step, realness, accuracy."""
-    s = material.run.summary
+    s = inputs.run.summary
     between = [taken for taken in s["snapshots"] if 0 < taken["step"] < s["steps"]]
     ends = [
         {"step": step, "realness": s[f"realness_{when}"], "accuracy": s[f"accuracy_{when}"]}
@@ -139,9 +142,9 @@ def _by_step(material: Material) -> list[dict[str, Any]]:
     return [ends[0], *between, ends[1]] if s["steps"] else ends[:1]
 
 
-def _model_charts(material: Material) -> list[charts.Chart]:
-    s, records = material.run.summary, material.run.records
-    taken = _by_step(material)
+def _model_charts(inputs: ReportInputs) -> list[charts.Chart]:
+    s, records = inputs.run.summary, inputs.run.records
+    taken = _by_step(inputs)
     level = None if s["l0"] is None else ("l0", s["l0"])
     found = [
         curve("Mean realness over steps", "realness", [Point(t["step"], t["realness"]) for t in taken], level=level),

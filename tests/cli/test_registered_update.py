@@ -57,8 +57,8 @@ def exported(tamed, checkpoint, tmp_path_factory) -> Path:
     """A bundle of compiled packages, exported where the update is registered; it alone, to save time."""
     out = tmp_path_factory.mktemp("registered") / "bundle"
     with pytest.MonkeyPatch.context() as patch:
-        for kind in MOVES.keys() - {"tamed"}:
-            patch.delitem(MOVES, kind)
+        for update_kind in MOVES.keys() - {"tamed"}:
+            patch.delitem(MOVES, update_kind)
         export_bundle(checkpoint, out, formats=("compile",), objectives=("logit",), batch_size=BATCH)
     return out
 
@@ -145,7 +145,10 @@ def test_a_move_that_was_changed_is_compiled_again(exported, monkeypatch) -> Non
 
 
 def test_without_a_kernel_an_engine_on_a_gpu_says_which_others_do() -> None:
-    assert [step_kernel(kind) for kind in ("pgd-l2", "sgld")] == ["jboost_step_pgd_l2", "jboost_step_sgld"]
+    assert [step_kernel(update_kind) for update_kind in ("pgd-l2", "sgld")] == [
+        "jboost_step_pgd_l2",
+        "jboost_step_sgld",
+    ]
     with pytest.raises(jboost.BadInputError, match=r"tamed has no CUDA kernel.* use --engine compile or eager"):
         step_kernel("tamed")
 

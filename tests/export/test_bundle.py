@@ -22,7 +22,7 @@ from jboost.engine.errors import BadInputError, FailureError
 from jboost.engine.samples import open_samples
 from jboost.export.bundle import export_bundle
 from jboost.export.checkpoints.load import load_checkpoint
-from jboost.export.forward import save_forward, verify_forward
+from jboost.export.forward import save_forward_program, verify_forward_program
 
 
 @pytest.fixture
@@ -115,9 +115,9 @@ class Sensitive(torch.nn.Module):
 
 def test_an_artefact_that_is_not_the_model_is_refused(tmp_path) -> None:
     model, path = Sensitive().eval(), tmp_path / "forward.pt2"
-    save_forward(model, path, in_channels=3, resolutions=(8,))
+    save_forward_program(model, path, in_channels=3, resolutions=(8,))
     with pytest.raises(FailureError, match="does not match the model"):
-        verify_forward(model, path, in_channels=3, resolutions=(8,), atol=1e-4, rtol=1e-4)
+        verify_forward_program(model, path, in_channels=3, resolutions=(8,), atol=1e-4, rtol=1e-4)
 
 
 def test_export_replaces_a_bundle_and_leaves_other_folders_alone(checkpoint, copy, tmp_path) -> None:

@@ -106,7 +106,7 @@ def test_curves_go_from_the_samples_over_the_snapshots_to_the_end(made) -> None:
     assert shares[1:3] == ["1 steps: 51.0%", "5 steps: 55.0%"]
 
 
-def test_tiles_show_the_images_and_their_signed_difference(made) -> None:
+def test_thumbnails_show_the_images_and_their_signed_difference(made) -> None:
     before, after, difference = (made.page.images(kind) for kind in ("before", "after", "difference"))
     assert len(before) > 12
     factor = int(re.search(r"amplified (\d+) times", made.page.text)[1])

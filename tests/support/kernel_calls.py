@@ -27,7 +27,7 @@ def call(device, kernel, blocks, words, **arrays):
     return after
 
 
-def step(device, kind, state, gradient, controls, in_float32):
+def step(device, update_kind, state, gradient, controls, in_float32):
     """The fields in `CHANGED` after the step kernel."""
     packed = np.zeros(1, CONTROLS)
     for name, value in controls._asdict().items():
@@ -35,7 +35,7 @@ def step(device, kind, state, gradient, controls, in_float32):
     count, size = len(state.x), state.x[0].size
     words = [*State._fields, "grad", "logit", "predicted", "controls", "in_float32", size]
     after = call(
-        device, kernels.step_kernel(kind), count, words, **state._asdict(), grad=gradient.grad, logit=gradient.class_logit,
+        device, kernels.step_kernel(update_kind), count, words, **state._asdict(), grad=gradient.grad, logit=gradient.class_logit,
         predicted=gradient.predicted, controls=packed, in_float32=np.array([in_float32], np.uint8),
     )  # fmt: skip
     for name in set(State._fields) - set(CHANGED):

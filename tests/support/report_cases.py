@@ -78,7 +78,7 @@ def make_run(
 
 
 class Page(HTMLParser):
-    """A page taken apart: tables by heading, tiles, links, texts."""
+    """A page taken apart: tables by heading, thumbnails, links, texts."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -131,7 +131,7 @@ class Page(HTMLParser):
             self.items[-1] += text
 
     def images(self, kind: str) -> dict[int, np.ndarray[Any, Any]]:
-        """Of the tiles, by index."""
+        """Images of one kind in the thumbnails, by index."""
         found = {}
         for tag, attributes in self.attributes:
             if tag == "img" and attributes["class"] == kind:

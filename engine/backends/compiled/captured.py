@@ -52,13 +52,15 @@ class CapturedFlight(ArrayFlight):
     Args:
         runner: computes the steps without synchronising with the host, and allocates nothing that must outlive a step;
             its arrays are tensors. On a CPU the steps are taken one by one, for tests.
-        kind, controls, count, shape: as for `ArrayFlight`.
+        update_kind, controls, count, shape: as for `ArrayFlight`.
     """
 
     status_every = STATUS_EVERY
 
-    def __init__(self, runner: ArrayRunner, kind: str, controls: Controls, count: int, shape: tuple[int, int, int]):
-        super().__init__(runner, kind, controls, count, shape)
+    def __init__(
+        self, runner: ArrayRunner, update_kind: str, controls: Controls, count: int, shape: tuple[int, int, int]
+    ):
+        super().__init__(runner, update_kind, controls, count, shape)
         device = self.state.x.device
         self._cuda = device.type == "cuda"
         self._uploads = _stream(device) if self._cuda else None
@@ -68,7 +70,7 @@ class CapturedFlight(ArrayFlight):
 
     def advance(self, *, in_float32: bool = False) -> None:
         """Queue one step, kernel by kernel; the graph is captured from it."""
-        after = self._runner.step(self._kind, self.state, self._controls, in_float32=in_float32)
+        after = self._runner.step(self._update_kind, self.state, self._controls, in_float32=in_float32)
         for name in CHANGED:
             getattr(self.state, name).copy_(getattr(after, name))
 

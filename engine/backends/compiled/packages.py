@@ -25,9 +25,9 @@ def forward_name(dtype: str, resolution: int, device: str) -> str:
     return f"compile/{device_kind(device)}/forward/{dtype}/{resolution}"
 
 
-def step_name(kind: str, resolution: int, device: str) -> str:
-    """The name of a compiled step in a bundle's manifest; `kind` is that of the update."""
-    return f"compile/{device_kind(device)}/step/{kind}/{resolution}"
+def step_name(update_kind: str, resolution: int, device: str) -> str:
+    """The name of a compiled step in a bundle's manifest; `update_kind` is the update's."""
+    return f"compile/{device_kind(device)}/step/{update_kind}/{resolution}"
 
 
 def machine_target(device: str) -> str:
@@ -72,12 +72,12 @@ def packages_of(bundle: Bundle, request: RunRequest, device: str) -> Packages:
     dtype, resolution = request.dtype, request.resolution
     name = artefact_name(request.objective, dtype, resolution, device)
 
-    def step(kind: str) -> Path:
-        step = step_name(kind, resolution, device)
+    def step(update_kind: str) -> Path:
+        step = step_name(update_kind, resolution, device)
         if step not in bundle.config.artefacts:
             raise BadInputError(
-                f"bundle {bundle.path} has no compiled step for the update {kind}: the export did not know it; export the bundle "
-                "again where the update is registered, or use --engine eager"
+                f"bundle {bundle.path} has no compiled step for the update {update_kind}: the export did not know it; export "
+                "the bundle again where the update is registered, or use --engine eager"
             )
         return bundle.checked_path(step)
 

@@ -70,10 +70,10 @@ class CompiledRunner(ArrayRunner):
         """A tensor as numpy."""
         return array.cpu().numpy()
 
-    def flight(self, kind: str, controls: Controls, count: int, shape: tuple[int, int, int]) -> ArrayFlight:
+    def flight(self, update_kind: str, controls: Controls, count: int, shape: tuple[int, int, int]) -> ArrayFlight:
         """Rows for images in flight; on CUDA their step is one graph."""
         rows = CapturedFlight if self._cuda else ArrayFlight
-        return rows(self, kind, controls, count, shape)
+        return rows(self, update_kind, controls, count, shape)
 
     def gradient(self, x: torch.Tensor, y: torch.Tensor, *, in_float32: bool = False) -> Gradient:
         """The objective's gradient for `x` float32 [B, C, H, W], classes `y` int64 [B], B being the package's batch size."""
@@ -83,22 +83,22 @@ class CompiledRunner(ArrayRunner):
             return self._float32.gradient(x, y)
         return Gradient(*self._gradient(x.contiguous(), y))
 
-    def check_update(self, kind: str) -> None:
+    def check_update(self, update_kind: str) -> None:
         """Load the compiled step of an update kind.
 
         Raises:
             BadInputError: there is none, and this runner does not compile.
         """
-        if kind not in self._steps:
-            self._steps[kind] = load_package(self._packages.step(kind), self.device)
+        if update_kind not in self._steps:
+            self._steps[update_kind] = load_package(self._packages.step(update_kind), self.device)
 
-    def step(self, kind: str, state: State, controls: Controls, *, in_float32: bool = False) -> State:
+    def step(self, update_kind: str, state: State, controls: Controls, *, in_float32: bool = False) -> State:
         """Gradient and update: one step of every slot, see `jboost.engine.method.step.advance`."""
-        self.check_update(kind)
+        self.check_update(update_kind)
         gradient = self.gradient(state.x, state.y, in_float32=in_float32)
         # A package reads memory as it was compiled for, whatever the strides.
         gradient = gradient._replace(grad=gradient.grad.contiguous())
-        changed = self._steps[kind](*state, *gradient, *controls, self._flags[in_float32])
+        changed = self._steps[update_kind](*state, *gradient, *controls, self._flags[in_float32])
         return state._replace(**dict(zip(CHANGED, changed, strict=True)))
 
     def evaluate(self, x: torch.Tensor, y: torch.Tensor) -> Evaluation:

@@ -34,7 +34,7 @@ class DeviceFlight:
         compute, transfers: streams of the device.
         gradient: the network of an ordinary step.
         float32: gives the network of a retry, for the same batch size.
-        kind: of update, a key of `jboost.engine.method.updates.MOVES`.
+        update_kind: a key of `jboost.engine.method.updates.MOVES`.
         controls: as numpy arrays.
         count: B, the number of rows.
         shape: (C, H, W) of an image.
@@ -56,14 +56,14 @@ class DeviceFlight:
         transfers: Stream,
         gradient: Binding,
         float32: Callable[[], Binding],
-        kind: str,
+        update_kind: str,
         controls: Controls,
         count: int,
         shape: tuple[int, int, int],
     ):
         self._device, self._compute, self._transfers = device, compute, transfers
         self._gradient, self._float32, self._count = gradient, float32, count
-        self._step_kernel = kernels.step_kernel(kind)
+        self._step_kernel = kernels.step_kernel(update_kind)
         channels, height, width = shape
         self._form, self._size = [channels, height * width], channels * height * width
         self._rows = RowBuffers(device, compute, controls, count, shape)

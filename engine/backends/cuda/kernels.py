@@ -16,16 +16,16 @@ ADMIT, COLLECT, TO_FLOAT = "jboost_admit", "jboost_collect", "jboost_to_float"
 OPTIONS = ("--fmad=false", "--std=c++17")
 
 
-def step_kernel(kind: str) -> str:
+def step_kernel(update_kind: str) -> str:
     """The kernel of a step of a kind of update.
 
     Raises:
         BadInputError: `kernels.cu` has none.
     """
-    name = f"jboost_step_{kind.replace('-', '_')}"
+    name = f"jboost_step_{update_kind.replace('-', '_')}"
     if f" {name}(" not in source():
         raise BadInputError(
-            f"the update {kind} has no CUDA kernel, which this engine needs on a GPU; use --engine compile or eager"
+            f"the update {update_kind} has no CUDA kernel, which this engine needs on a GPU; use --engine compile or eager"
         )
     return name
 

@@ -119,15 +119,15 @@ class DeviceRunner:
         self._compute.synchronize()
         return Evaluation(*(tensors.views[name].copy() for name in Evaluation._fields))
 
-    def check_update(self, kind: str) -> None:
+    def check_update(self, update_kind: str) -> None:
         """See that there is a kernel for a kind of update.
 
         Raises:
             BadInputError: there is none.
         """
-        kernels.step_kernel(kind)
+        kernels.step_kernel(update_kind)
 
-    def flight(self, kind: str, controls: Controls, count: int, shape: tuple[int, int, int]) -> DeviceFlight:
+    def flight(self, update_kind: str, controls: Controls, count: int, shape: tuple[int, int, int]) -> DeviceFlight:
         """`count` empty rows for images of `shape` (C, H, W); see `jboost.engine.loop.runner.Runner.flight`."""
         self._check(count, self._gradient.network)
         with self._room(count):
@@ -137,7 +137,7 @@ class DeviceRunner:
                 self._transfers,
                 self._gradient,
                 self._float32_binding,
-                kind,
+                update_kind,
                 controls,
                 count,
                 shape,

@@ -32,9 +32,9 @@ class OnnxEngine(Engine):
 
     def open(self, bundle: Bundle, request: RunRequest) -> Runner:
         """An `OnnxRunner` on a CPU, an `OnnxCudaRunner` on a GPU; ``"auto"`` is a GPU where ONNX Runtime can use one."""
-        from .graphs import settled_kind
+        from .graphs import settled_device_kind
 
-        if settled_kind(request.device) == "cuda":
+        if settled_device_kind(request.device) == "cuda":
             from .gpu import OnnxCudaRunner
 
             return OnnxCudaRunner(bundle, request)

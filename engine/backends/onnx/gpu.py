@@ -95,10 +95,10 @@ class OnnxCudaRunner(DeviceRunner):
         self._resize(len(images))
         return super().evaluate_images(images, y)
 
-    def flight(self, kind: str, controls: Controls, count: int, shape: tuple[int, int, int]) -> DeviceFlight:
-        """`count` empty rows for images of `shape` (C, H, W), which move as `kind` and `controls` say."""
+    def flight(self, update_kind: str, controls: Controls, count: int, shape: tuple[int, int, int]) -> DeviceFlight:
+        """`count` empty rows for images of `shape` (C, H, W), which move as `update_kind` and `controls` say."""
         self._resize(count)
-        return super().flight(kind, controls, count, shape)
+        return super().flight(update_kind, controls, count, shape)
 
     def _resize(self, count: int) -> None:
         if self._networks[0].batch_size != count:
@@ -150,14 +150,14 @@ class OrtNetwork:
 
     def _binding(self, addresses: dict[str, int]) -> Any:
         binding = self._session.io_binding()
-        for kind, nodes in (
+        for bind, nodes in (
             (binding.bind_input, self._session.get_inputs()),
             (binding.bind_output, self._session.get_outputs()),
         ):
             for node in nodes:
                 shape = (self.batch_size, *self._shape) if node.name in ("x", "grad") else (self.batch_size,)
                 dtype = np.int64 if node.name in ("y", "predicted") else np.float32
-                kind(node.name, "cuda", self._number, dtype, shape, addresses[node.name])
+                bind(node.name, "cuda", self._number, dtype, shape, addresses[node.name])
         return binding
 
     def _options(self, graph: int | None) -> Any:

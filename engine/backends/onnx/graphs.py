@@ -32,13 +32,13 @@ def weights_name(graph: str) -> str:
 
 def why_unusable(bundle: Bundle, request: RunRequest) -> str | None:
     """Why the bundle's graph, if any, cannot serve a request; None if it can."""
-    if settled_kind(request.device) == "cuda" and (why := why_no_cuda()) is not None:
+    if settled_device_kind(request.device) == "cuda" and (why := why_no_cuda()) is not None:
         return why
     name = artefact_name(request.objective, request.dtype, request.resolution)
     return why_no_graph(bundle, name, "onnx", request)
 
 
-def settled_kind(device: str) -> str:
+def settled_device_kind(device: str) -> str:
     """``"cpu"`` or ``"cuda"``; ``"auto"`` is CUDA where ONNX Runtime can use it.
 
     Raises:

@@ -15,19 +15,19 @@ class TrtEngine(Engine):
     about = "TensorRT"
 
     def probe(self) -> Availability:
-        """Whether TensorRT, pycuda, cuda-python and a GPU are here."""
+        """Return whether this machine has TensorRT, pycuda, cuda-python and a GPU."""
         from .probe import probe
 
         return probe()
 
     def why_unusable(self, bundle: Bundle, request: RunRequest) -> str | None:
-        """Why none of the bundle's plans can serve `request` on this machine; None if one can."""
+        """Return why none of the bundle's plans can serve `request` on this machine; None if one can."""
         from .plans import why_unusable
 
         return why_unusable(bundle, request)
 
     def open(self, bundle: Bundle, request: RunRequest) -> Runner:
-        """A `TrtRunner`."""
+        """Open a `TrtRunner`."""
         from .runner import TrtRunner
 
         return TrtRunner(bundle, request)

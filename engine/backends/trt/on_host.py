@@ -1,4 +1,4 @@
-"""A gradient computed by the CPU for images that are on the GPU: slow, for the few that need float32 and have no plan in it."""
+"""Compute the gradient of images on the GPU on the CPU: slow, for the few float32 retries without a float32 plan."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class _Runner(Protocol):
 
 
 class HostNetwork:
-    """A network of `jboost.engine.backends.cuda.network.Network` that brings its inputs to the host and waits for the answer.
+    """A `jboost.engine.backends.cuda.network.Network` that copies its inputs to the host and waits for the result.
 
     Args:
-        device: where the tensors are.
+        device: the device that holds the tensors.
         runner: computes the gradient of numpy arrays.
         batch_size: B.
         shape: (C, H, W).
@@ -42,11 +42,11 @@ class HostNetwork:
         self._addresses: dict[str, int] = {}
 
     def bind(self, **addresses: int) -> None:
-        """Use these device addresses from now on."""
+        """Set each tensor's address on the device, by name."""
         self._addresses = addresses
 
     def enqueue(self, stream: int) -> None:
-        """Compute now: what is queued on the stream comes first, and whatever is queued later sees the answer."""
+        """Compute now, after everything queued on the stream; work queued later sees the result."""
         self._device.synchronize()
         for name in ("x", "y"):
             self._device.download(self._bytes(name), self._addresses[name], self._stream)

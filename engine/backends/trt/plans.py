@@ -1,4 +1,4 @@
-"""The plans of a bundle: what each is tied to, and which of them, if any, can serve a run on this machine."""
+"""The plans of a bundle: the machine and files each is tied to, and the choice of one for a run on this machine."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from jboost.engine.errors import BadInputError
 from jboost.engine.system.devices import DeviceName
 from jboost.engine.system.gpu import Gpu, find_driver, sm_of
 
-from .variant import FLAVOURS, load_flavour
+from .variant import VARIANTS, load_variant
 
 
 @dataclass(frozen=True)
 class PlanKey:
-    """What a plan is tied to and what it was made of: its sidecar.
+    """A plan's sidecar: the machine that the plan is tied to, and the files it was built from.
 
-    TensorRT tunes a plan for one model of GPU. TensorRT-RTX builds for a compute capability and leaves the rest to the machine that
-    runs the plan, so its plans name no GPU. Both read the plans of their own version alone.
+    TensorRT tunes a plan for one GPU model. TensorRT-RTX builds for a compute capability and leaves the rest to the
+    machine that runs the plan, so its plans name no GPU. Each reads only the plans of its own version.
 
     Attributes:
-        flavour: the module that built it, ``"tensorrt"`` or ``"tensorrt_rtx"``.
-        version: of that module.
-        gpu: name of the GPU; None for any of the compute capability.
+        flavour: module of the TensorRT variant that built the plan, ``"tensorrt"`` or ``"tensorrt_rtx"``.
+        version: the module's version.
+        gpu: name of the GPU; None for any GPU of the compute capability.
         compute_capability: like ``"8.6"``.
-        dtype: of the network inside.
-        batch_size: images a call.
-        sources: SHA-256 of what it was built from, an ONNX graph and its weights, by name in the bundle's manifest.
-        bounds: what it may differ by from eager autograd, by figure; see `jboost.engine.backends.trt.check`.
+        dtype: precision of the network.
+        batch_size: images per call.
+        sources: SHA-256 of the ONNX graph and weights that the plan was built from, by manifest name.
+        bounds: largest differences from eager autograd, by figure; see `jboost.engine.backends.trt.check`.
     """
 
+    # Bundles hold the fields as JSON keys, so this one keeps its name although the code says "variant".
     flavour: str
     version: str
     gpu: str | None
@@ -44,24 +45,24 @@ class PlanKey:
 
     @property
     def machine(self) -> str:
-        """The kind of GPU in a file's name: ``"sm_86"`` or ``"nvidia-h200-sm_90"``."""
+        """Kind of GPU, as written in file names: ``"sm_86"`` or ``"nvidia-h200-sm_90"``."""
         return machine_key(self.gpu, self.compute_capability)
 
     @property
     def target(self) -> str:
-        """What it runs on, for people and for the manifest."""
+        """The GPU and TensorRT that run the plan, for messages and the manifest."""
         gpu = f"compute capability {self.compute_capability}"
         if self.gpu is not None:
             gpu = f"{self.gpu} ({gpu})"
-        return f"{gpu}, {FLAVOURS[self.flavour]} {self.version}"
+        return f"{gpu}, {VARIANTS[self.flavour]} {self.version}"
 
     def to_json(self) -> str:
-        """The text of the sidecar."""
+        """Return the sidecar's text."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
 
 def machine_key(gpu: str | None, capability: str) -> str:
-    """A kind of GPU as part of a file's name: ``"sm_86"``, or ``"nvidia-h200-sm_90"`` for one model."""
+    """Return a kind of GPU as written in file names: ``"sm_86"``, or ``"nvidia-h200-sm_90"`` for one model."""
     if gpu is None:
         return sm_of(capability)
     words = "".join(c if c.isalnum() else " " for c in gpu.lower()).split()
@@ -69,22 +70,22 @@ def machine_key(gpu: str | None, capability: str) -> str:
 
 
 def artefact_name(objective: str, dtype: str, resolution: int, machine: str) -> str:
-    """The name of a gradient's plan in a bundle's manifest; `machine` is from `machine_key`."""
+    """Return the manifest name of a gradient's plan; `machine` comes from `machine_key`."""
     return f"{_prefix(objective, dtype, resolution)}{machine}"
 
 
 def forward_name(dtype: str, resolution: int, machine: str) -> str:
-    """The name of the plan of a forward pass in a bundle's manifest."""
+    """Return the manifest name of a forward pass's plan; `machine` comes from `machine_key`."""
     return f"{_prefix('forward', dtype, resolution)}{machine}"
 
 
 def key_name(plan: str) -> str:
-    """The name of a plan's sidecar in a bundle's manifest."""
+    """Return the manifest name of a plan's sidecar."""
     return f"{plan}/key"
 
 
 def check_name(resolution: int) -> str:
-    """The name of the images that plans are checked with, in a bundle's manifest."""
+    """Return the manifest name of the check images of plans."""
     return f"trt/check/{resolution}"
 
 
@@ -93,10 +94,10 @@ def _prefix(what: str, dtype: str, resolution: int) -> str:
 
 
 def read_key(bundle: Bundle, plan: str) -> PlanKey:
-    """The sidecar of the plan called `plan`.
+    """Read the sidecar of the plan with the manifest name `plan`.
 
     Raises:
-        BadInputError: it is missing, changed or not a sidecar.
+        BadInputError: the sidecar is missing, changed or not a sidecar.
     """
     path = bundle.checked_path(key_name(plan))
     try:
@@ -114,7 +115,7 @@ class Plan:
 
 
 def plans_of(bundle: Bundle, objective: str, dtype: str, resolution: int) -> Iterator[Plan]:
-    """A bundle's plans for a gradient, one a kind of GPU."""
+    """Yield a bundle's plans for a gradient, one per kind of GPU."""
     prefix = _prefix(objective, dtype, resolution)
     for name in bundle.config.artefacts:
         if name.startswith(prefix) and not name.endswith("/key"):
@@ -122,10 +123,10 @@ def plans_of(bundle: Bundle, objective: str, dtype: str, resolution: int) -> Ite
 
 
 def find_gpu(device: str) -> Gpu:
-    """The GPU called `device`, ``"auto"``, ``"cuda"`` or ``"cuda:N"``.
+    """Return the GPU that `device` names: ``"auto"``, ``"cuda"`` or ``"cuda:N"``.
 
     Raises:
-        BadInputError: another device, no GPU of that number, or no GPU at all.
+        BadInputError: `device` is not a GPU, there is no GPU with that number, or there is no GPU at all.
     """
     name = DeviceName.parse(device)
     if name.kind == "cpu":
@@ -139,10 +140,10 @@ def find_gpu(device: str) -> Gpu:
 
 
 def find_plan(bundle: Bundle, request: RunRequest) -> Plan:
-    """The bundle's plan for a request on this machine.
+    """Return the bundle's plan for a request on this machine.
 
     Raises:
-        BadInputError: it has none that can serve it; the message says why, and what to type.
+        BadInputError: no plan can serve the request; the message says why, and what to type.
     """
     objective, dtype, resolution = request.objective, request.dtype, request.resolution
     gpu = find_gpu(request.device)
@@ -155,14 +156,14 @@ def find_plan(bundle: Bundle, request: RunRequest) -> Plan:
     for refusal, plan in refusals:
         if refusal is None:
             return plan
-    # Of several plans, the one that came furthest is the one that was meant.
+    # Report the plan that passed the most checks: it is the likeliest to be the intended one.
     _, why = max(refusal for refusal, _ in refusals if refusal is not None)
     rebuild = export_command("trt", request, batch_size=request.batch_size)
     raise BadInputError(f"{why} build it here with: {rebuild}")
 
 
 def why_unusable(bundle: Bundle, request: RunRequest) -> str | None:
-    """Why none of the bundle's plans, if any, can serve a request; None if one can."""
+    """Return why none of the bundle's plans can serve a request; None if one can."""
     try:
         find_plan(bundle, request)
     except BadInputError as e:
@@ -171,16 +172,16 @@ def why_unusable(bundle: Bundle, request: RunRequest) -> str | None:
 
 
 def _refusal(bundle: Bundle, plan: Plan, gpu: Gpu, resolution: int, batch_size: int | None) -> tuple[int, str] | None:
-    """Why `plan` cannot serve a run on `gpu`, with the number of the check that says so; None if it can."""
+    """Return (number of the failed check, why `plan` cannot serve a run on `gpu`); None if it can."""
     key = plan.key
     if key.compute_capability != gpu.capability or key.gpu not in (None, gpu.name):
         return 0, f"the plan was built for {key.target}, this GPU is {gpu};"
     try:
-        flavour = load_flavour(key.flavour)
+        variant = load_variant(key.flavour)
     except BadInputError as e:
-        return 1, f"the plan is for {FLAVOURS[key.flavour]} {key.version}: {e}; or"
-    if flavour.version != key.version:
-        return 2, f"the plan was built by {FLAVOURS[key.flavour]} {key.version}, {flavour.version} is installed;"
+        return 1, f"the plan is for {VARIANTS[key.flavour]} {key.version}: {e}; or"
+    if variant.version != key.version:
+        return 2, f"the plan was built by {VARIANTS[key.flavour]} {key.version}, {variant.version} is installed;"
     forward = forward_name(key.dtype, resolution, key.machine)
     for name in (plan.name, forward):
         changed = [

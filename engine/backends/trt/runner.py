@@ -1,4 +1,4 @@
-"""The trt engine: a bundle's TensorRT plans on the GPU, each checked against eager autograd before it serves anything."""
+"""Run a bundle's TensorRT plans on the GPU; each is compared with eager autograd before its first use."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from .check import Check, Reference, check_forward, check_gradient
 from .network import FORWARD, GRADIENT, Tensor, TensorRTNetwork, network_run
 from .on_host import HostNetwork
 from .plans import Plan, check_name, find_plan, forward_name, read_key
-from .variant import load_flavour
+from .variant import load_variant
 
 
 class TrtRunner(DeviceRunner):
-    """Runs a bundle's plans; everything of a step happens on the GPU.
+    """Run a bundle's plans; a whole step runs on the GPU.
 
     Args:
         bundle: an opened bundle; plans are checked against the manifest's hashes.
-        request: what to compute, on ``"auto"``, ``"cuda"`` or ``"cuda:N"``.
+        request: the computation, on ``"auto"``, ``"cuda"`` or ``"cuda:N"``.
 
     Raises:
-        BadInputError: the bundle has no plan for this run on this machine, or something that it needs is missing.
-        FailureError: a plan does not compute on this GPU what eager autograd does.
+        BadInputError: the bundle has no plan for this request on this machine, or a package or file is missing.
+        FailureError: a plan does not match eager autograd on this GPU.
     """
 
     name = "trt"
@@ -81,7 +81,7 @@ class TrtRunner(DeviceRunner):
         content = self._bundle.checked_path(plan.name).read_bytes()
         network = TensorRTNetwork(
             content,
-            load_flavour(plan.key.flavour),
+            load_variant(plan.key.flavour),
             tensors,
             batch_size=plan.key.batch_size,
             shape=self._shape,
@@ -92,7 +92,7 @@ class TrtRunner(DeviceRunner):
         return network
 
     def _float32_network(self, plan: Plan) -> Callable[[], Network] | None:
-        """The gradient in float32: the bundle's float32 plan, else its ONNX graph, on the CPU; None where it has neither."""
+        """Return a function that opens the float32 gradient: the plan, else the ONNX graph on the CPU; None without either."""
         if self.dtype == "fp32":
             return None
         try:

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX: two packages with one Python API."""
+"""The two variants of TensorRT: TensorRT and TensorRT-RTX, two packages with one Python API."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 from jboost.engine.errors import BadInputError, one_line
 
-#: What each is called, by the module it is imported as; the one to prefer first.
-FLAVOURS = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
-#: What to type to get each. PyPI's ``tensorrt`` is a stub that fetches the libraries from NVIDIA's index.
+#: Name of each variant by its module; the preferred one comes first.
+VARIANTS = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
+#: Command that installs each. PyPI's ``tensorrt`` is a stub that fetches the libraries from NVIDIA's index.
 INSTALL = {
     "tensorrt": "pip install --extra-index-url https://pypi.nvidia.com tensorrt",
     "tensorrt_rtx": "pip install tensorrt-rtx-cu13",
@@ -19,12 +19,12 @@ INSTALL = {
 
 
 @dataclass(frozen=True)
-class Flavour:
-    """An imported TensorRT.
+class Variant:
+    """An imported variant of TensorRT.
 
     Attributes:
-        name: of the module, a key of `FLAVOURS`.
-        version: its own.
+        name: name of the module, a key of `VARIANTS`.
+        version: the module's version.
         trt: the module.
     """
 
@@ -33,32 +33,32 @@ class Flavour:
     trt: Any
 
     def __str__(self) -> str:
-        return f"{FLAVOURS[self.name]} {self.version}"
+        return f"{VARIANTS[self.name]} {self.version}"
 
     @property
     def capabilities(self) -> tuple[str, ...]:
-        """The compute capabilities that it builds for without a GPU, like ``"8.6"``; none where it needs the GPU itself."""
+        """Compute capabilities that it builds for without a GPU, like ``"8.6"``; empty if it builds only on the GPU."""
         known = getattr(getattr(self.trt, "ComputeCapability", None), "__members__", {})
         return tuple(f"{name[2:-1]}.{name[-1]}" for name in known if name.startswith("SM"))
 
 
-def found_flavours() -> tuple[str, ...]:
-    """The modules that are installed, the one to prefer first; whether they can be imported is another matter."""
-    return tuple(name for name in FLAVOURS if importlib.util.find_spec(name) is not None)
+def found_variants() -> tuple[str, ...]:
+    """Return the installed modules, the preferred one first; an installed module may still fail to import."""
+    return tuple(name for name in VARIANTS if importlib.util.find_spec(name) is not None)
 
 
-def load_flavour(name: str) -> Flavour:
-    """Import a flavour.
+def load_variant(name: str) -> Variant:
+    """Import a variant.
 
     Raises:
-        BadInputError: it is not installed, or cannot be imported, as the stub that PyPI has of it.
+        BadInputError: the module is not installed, or cannot be imported, like PyPI's stub without its libraries.
     """
     if importlib.util.find_spec(name) is None:
-        raise BadInputError(f"{FLAVOURS[name]} is not installed; install it: {INSTALL[name]}")
+        raise BadInputError(f"{VARIANTS[name]} is not installed; install it: {INSTALL[name]}")
     try:
         trt = importlib.import_module(name)
-        return Flavour(name, str(trt.__version__), trt)
-    except Exception as e:  # whatever a stub or the loader of shared libraries raises
+        return Variant(name, str(trt.__version__), trt)
+    except Exception as e:  # stubs and the loader of shared libraries can raise anything
         raise BadInputError(
             f"the package {name} is installed but cannot be imported ({type(e).__name__}: {one_line(e)}); "
             f"install it again: {INSTALL[name]}"
@@ -66,7 +66,7 @@ def load_flavour(name: str) -> Flavour:
 
 
 def new_log(trt: Any) -> Any:
-    """A ``trt.ILogger`` that prints nothing and keeps what went wrong in its list ``errors``."""
+    """Return a ``trt.ILogger`` that prints nothing and keeps errors in its list ``errors``."""
 
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -81,5 +81,5 @@ def new_log(trt: Any) -> Any:
 
 
 def said(log: Any) -> str:
-    """The first thing that TensorRT said was wrong, in one line: what follows it are consequences."""
+    """Return the first error that TensorRT logged, in one line; later errors follow from it."""
     return log.errors[0] if log.errors else "it does not say why"

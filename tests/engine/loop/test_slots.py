@@ -35,8 +35,8 @@ class BowlRunner(NumpyRunner):
 class LaggingRunner(BowlRunner):
     """Its flight gives the status as a GPU's does: every few steps, and the one before if it need not be fresh."""
 
-    def flight(self, kind, controls, count, shape):
-        return LaggingFlight(self, kind, controls, count, shape)
+    def flight(self, update_kind, controls, count, shape):
+        return LaggingFlight(self, update_kind, controls, count, shape)
 
 
 class LaggingFlight(ArrayFlight):
@@ -164,15 +164,17 @@ UPDATES = {
     limits=st.lists(st.integers(0, 7), min_size=11, max_size=11).map(np.array),
     update=st.sampled_from(list(UPDATES)),
     labels=st.booleans(),
-    kind=st.sampled_from([BowlRunner, LaggingRunner]),
+    runner_class=st.sampled_from([BowlRunner, LaggingRunner]),
 )
-def test_an_image_goes_its_way_in_any_company(batch_size, order, limits, update, labels, kind) -> None:
+def test_an_image_goes_its_way_in_any_company(batch_size, order, limits, update, labels, runner_class) -> None:
     """Any number of slots, any order of arrival, any numbers of steps: the reference loop's bytes and records."""
     images, y = starts(11), np.zeros(11, np.int64)
     how = settings(UPDATES[update], l0=5.0, early_stop=True)
     snapshots = (2, 3, 6)
-    limited = run_slots(kind(), images, y, how, batch_size=batch_size, limits=limits, order=order, snapshots=snapshots)
-    whole = run(kind(), images, how, batch_size=batch_size, labels=labels, snapshots=snapshots)
+    limited = run_slots(
+        runner_class(), images, y, how, batch_size=batch_size, limits=limits, order=order, snapshots=snapshots
+    )
+    whole = run(runner_class(), images, how, batch_size=batch_size, labels=labels, snapshots=snapshots)
     full = np.full(11, 7)
     for got, most, classes in ((limited, limits, y), (whole, full, y if labels else None)):
         assert_equal(got, expected(BowlRunner(), images, classes, how, limits=most))
@@ -206,9 +208,9 @@ def test_missing_labels_are_what_the_model_predicts(labels) -> None:
     assert not changed.all()
 
 
-@pytest.mark.parametrize("kind", [BowlRunner, LaggingRunner])
+@pytest.mark.parametrize("runner_class", [BowlRunner, LaggingRunner])
 @pytest.mark.parametrize("recovers", [True, False])
-def test_snapshots_where_gradients_overflow_on_the_way(kind, recovers) -> None:
+def test_snapshots_where_gradients_overflow_on_the_way(runner_class, recovers) -> None:
     """Above a class logit of 3 gradients are not finite in low precision, or in none: a snapshot is what fewer steps give."""
 
     def broken(runner):
@@ -225,7 +227,7 @@ def test_snapshots_where_gradients_overflow_on_the_way(kind, recovers) -> None:
         return Overflowing()
 
     images, how, y = starts(), settings(PGD(9, 0.1)), np.zeros(6, np.int64)
-    got = run(broken(kind), images, how, batch_size=4, snapshots=(1, 4, 5, 8))
+    got = run(broken(runner_class), images, how, batch_size=4, snapshots=(1, 4, 5, 8))
     assert_equal(got, expected(broken(BowlRunner), images, y, how))
     assert (got.records["retried"] if recovers else got.records["failed"]).any()
     for step, taken in got.snapshots.items():

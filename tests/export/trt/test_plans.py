@@ -17,11 +17,10 @@ from jboost.cli.doctor_cuda import cuda_rows
 from jboost.engine.backends import registry
 from jboost.engine.backends.onnx.cpu import OnnxRunner
 from jboost.engine.backends.request import RunRequest
-from jboost.engine.backends.trt import probe
-from jboost.engine.backends.trt import variant as flavour
+from jboost.engine.backends.trt import probe, variant
 from jboost.engine.backends.trt.check import Reference, check_forward, check_gradient
 from jboost.engine.backends.trt.plans import artefact_name, check_name, machine_key, read_key
-from jboost.engine.backends.trt.variant import INSTALL, Flavour, load_flavour, new_log
+from jboost.engine.backends.trt.variant import INSTALL, Variant, load_variant, new_log
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError, FailureError
 from jboost.engine.system import gpu
@@ -42,9 +41,9 @@ MACHINES = ("sm_86", "sm_89", "sm_120")
 
 
 @pytest.fixture(scope="module")
-def rtx() -> Flavour:
+def rtx() -> Variant:
     pytest.importorskip("tensorrt_rtx")
-    return load_flavour("tensorrt_rtx")
+    return load_variant("tensorrt_rtx")
 
 
 @pytest.fixture(scope="module")
@@ -190,8 +189,8 @@ def machine(monkeypatch):
                 raise found[name]
             return found[name]
 
-        monkeypatch.setattr(flavour.importlib.util, "find_spec", find_spec)
-        monkeypatch.setattr(flavour.importlib, "import_module", import_module)
+        monkeypatch.setattr(variant.importlib.util, "find_spec", find_spec)
+        monkeypatch.setattr(variant.importlib, "import_module", import_module)
 
     return be
 
@@ -276,12 +275,12 @@ def test_what_cannot_be_built_here(machine, driver, modules, names, complaint) -
 def test_targets(machine) -> None:
     machine(ONE, tensorrt=TRT, tensorrt_rtx=RTX)
     (target,) = find_targets()
-    assert (str(target.flavour), target.machine, target.gpu) == ("TensorRT 10.9.0", "nvidia-h200-sm_90", H200)
+    assert (str(target.variant), target.machine, target.gpu) == ("TensorRT 10.9.0", "nvidia-h200-sm_90", H200)
     with pytest.raises(BadInputError, match="has 1 GPU"):
         find_targets(device="cuda:1")
     machine(ONE, tensorrt=STUB, tensorrt_rtx=package("1.8", "SM86", "SM90"))
     (target,) = find_targets()
-    assert (target.flavour.name, target.machine, target.gpu) == ("tensorrt_rtx", "sm_90", H200)
+    assert (target.variant.name, target.machine, target.gpu) == ("tensorrt_rtx", "sm_90", H200)
     other, here = find_targets(("sm_86", "sm_90"))
     assert (other.machine, other.gpu, here.machine, here.gpu) == ("sm_86", None, "sm_90", H200)
 
@@ -346,7 +345,7 @@ def test_a_builder_that_does_not_start(tmp_path) -> None:
     with pytest.raises(
         FailureError, match=r"TensorRT 10 cannot start to build g.onnx on this GPU .CUDA init.* 35 please"
     ):
-        build_plan(tmp_path / "g.onnx", Flavour("tensorrt", "10", Refusing), capability=None, batch=1)
+        build_plan(tmp_path / "g.onnx", Variant("tensorrt", "10", Refusing), capability=None, batch=1)
 
 
 def test_doctor_knows_nvidias_software(jboost) -> None:

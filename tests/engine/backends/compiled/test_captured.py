@@ -32,8 +32,8 @@ class Plain(NumpyRunner):
 
 
 class Captured(Plain):
-    def flight(self, kind, controls, count, shape):
-        return CapturedFlight(self, kind, controls, count, shape)
+    def flight(self, update_kind, controls, count, shape):
+        return CapturedFlight(self, update_kind, controls, count, shape)
 
 
 @pytest.mark.parametrize("update", [PGD(9, 0.1), PGD(9, 0.3, eps=0.5), SGLD(9, 0.01, noise=0.05)], ids=repr)

@@ -208,14 +208,14 @@ def test_a_wrong_step_is_found(tmp_path) -> None:
         verify_step(path, "pgd-linf", BATCH, (3, 16, 16), "cpu")
 
 
-@pytest.mark.parametrize("kind", ["pgd-l2", "pgd-linf", "sgld"])
-def test_a_step_leaves_alone_whom_it_should(kind) -> None:
+@pytest.mark.parametrize("update_kind", ["pgd-l2", "pgd-linf", "sgld"])
+def test_a_step_leaves_alone_whom_it_should(update_kind) -> None:
     """Eager torch and numpy agree too; empty slots, finished images and those that wait for float32 keep their rows."""
     for seed in range(4):
         arrays = [np.asarray(a) for a in example(16, (3, 5, 5), seed)]
         state, gradient, controls, in_float32 = unflatten(arrays)
-        after = advance(kind, state, gradient, controls, in_float32)
-        eager = advance(kind, *unflatten([torch.from_numpy(a) for a in arrays]))
+        after = advance(update_kind, state, gradient, controls, in_float32)
+        eager = advance(update_kind, *unflatten([torch.from_numpy(a) for a in arrays]))
         for name in CHANGED:
             np.testing.assert_allclose(getattr(after, name), getattr(eager, name).numpy(), rtol=1e-5, atol=2e-6)
         idle = ~(state.moving & (state.waiting == in_float32))

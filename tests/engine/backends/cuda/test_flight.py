@@ -308,7 +308,7 @@ def test_another_batch_than_the_networks_is_refused(emulator) -> None:
 
 def test_an_update_without_a_kernel_is_refused(emulator) -> None:
     with HostRunner(HostDevice(emulator), Bowl(), 4) as runner:
-        for ask in (runner.check_update, lambda kind: runner.flight(kind, PGD().controls(), 4, SHAPE)):
+        for ask in (runner.check_update, lambda update_kind: runner.flight(update_kind, PGD().controls(), 4, SHAPE)):
             with pytest.raises(BadInputError, match=r"no-such has no CUDA kernel.* use --engine compile or eager"):
                 ask("no-such")
 

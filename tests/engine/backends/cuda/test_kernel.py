@@ -64,45 +64,45 @@ def test_normals_agree_with_numpy(device) -> None:
     np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", MOVES)
+@pytest.mark.parametrize("update_kind", MOVES)
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 5, 7), (1, 1, 1), (3, 31, 33)])
-def test_a_step_is_numpys(device, kind, shape) -> None:
+def test_a_step_is_numpys(device, update_kind, shape) -> None:
     for seed in range(4):  # with and without a ball, ordinary and in float32
         arrays = example(24, shape, seed)
         if shape == (1, 1, 1) and seed % 2:
             arrays[-2 - 3] = np.float32(0.2)  # a radius that one pixel can leave
         state, gradient, controls, in_float32 = unflatten(arrays)
         assert_same(
-            step(device, kind, state, gradient, controls, in_float32),
-            advance(kind, state, gradient, controls, in_float32),
+            step(device, update_kind, state, gradient, controls, in_float32),
+            advance(update_kind, state, gradient, controls, in_float32),
         )
 
 
-@pytest.mark.parametrize("kind", MOVES)
-def test_a_whole_block_of_threads_and_any_order_of_them(emulator, kind) -> None:
+@pytest.mark.parametrize("update_kind", MOVES)
+def test_a_whole_block_of_threads_and_any_order_of_them(emulator, update_kind) -> None:
     """The block size of a device, whose sums have the device's own order; and no order of threads changes a bit."""
     state, gradient, controls, in_float32 = unflatten(example(6, (3, 13, 16), 1))
-    want = advance(kind, state, gradient, controls, in_float32)
+    want = advance(update_kind, state, gradient, controls, in_float32)
     first = None
     for order in range(4):
         device = HostDevice(emulator, threads=kernels.THREADS, order=order)
-        got = step(device, kind, state, gradient, controls, in_float32)
+        got = step(device, update_kind, state, gradient, controls, in_float32)
         assert_same(got, want)
         first = first or got
         for name in CHANGED:
             np.testing.assert_array_equal(getattr(got, name), getattr(first, name), err_msg=name)
 
 
-@pytest.mark.parametrize("kind", ["pgd-l2", "pgd-linf"])
+@pytest.mark.parametrize("update_kind", ["pgd-l2", "pgd-linf"])
 @pytest.mark.parametrize("scale", [0.0, 1e-38, 1e-25, 1e25, 1e37])
-def test_gradients_of_any_size(device, kind, scale) -> None:
+def test_gradients_of_any_size(device, update_kind, scale) -> None:
     """Squares neither overflow nor vanish, and a zero gradient moves nothing."""
     state, gradient, _, _ = unflatten(example(8, (3, 6, 6), 2))
     grad = np.clip(np.nan_to_num(gradient.grad), -1, 1) * np.float32(scale)
     state = state._replace(moving=np.ones(8, bool), waiting=np.zeros(8, bool))
     controls, gradient = PGD(5, 0.3, eps=0.4).controls(), gradient._replace(grad=grad)
-    want = advance(kind, state, gradient, controls, False)
-    assert_same(step(device, kind, state, gradient, controls, False), want)
+    want = advance(update_kind, state, gradient, controls, False)
+    assert_same(step(device, update_kind, state, gradient, controls, False), want)
     assert (np.abs(want.x - state.x).max() > 0) or scale <= 1e-38
 
 
@@ -145,10 +145,10 @@ def situations(draw):
 @hypothesis_settings(max_examples=60, deadline=None)
 @given(situation=situations(), threads=st.sampled_from([1, 2, 7, 32]), order=st.integers(0, 3), data=st.data())
 def test_rows_are_independent_and_stay_where_they_may(emulator, situation, threads, order, data) -> None:
-    kind, state, gradient, controls, in_float32 = situation
+    update_kind, state, gradient, controls, in_float32 = situation
     device = HostDevice(emulator, threads=threads, order=order)
-    after = step(device, kind, state, gradient, controls, in_float32)
-    assert_same(after, advance(kind, state, gradient, controls, in_float32))
+    after = step(device, update_kind, state, gradient, controls, in_float32)
+    assert_same(after, advance(update_kind, state, gradient, controls, in_float32))
 
     still = ~(state.moving & (state.waiting == in_float32))
     for name in CHANGED:
@@ -156,17 +156,17 @@ def test_rows_are_independent_and_stay_where_they_may(emulator, situation, threa
 
     row = data.draw(st.integers(0, len(state.x) - 1))
     alone = step(
-        device, kind, State(*(a[row : row + 1] for a in state)), Gradient(*(a[row : row + 1] for a in gradient)), controls,
+        device, update_kind, State(*(a[row : row + 1] for a in state)), Gradient(*(a[row : row + 1] for a in gradient)), controls,
         in_float32,
     )  # fmt: skip
     for name in CHANGED:
         np.testing.assert_array_equal(getattr(alone, name)[0], getattr(after, name)[row], err_msg=name)
 
-    if kind != "sgld":
+    if update_kind != "sgld":
         assert after.x.min() >= 0
         assert after.x.max() <= 1
         moved = after.x.astype(np.float64) - state.x0
-        far = np.sqrt((moved**2).sum((1, 2, 3))) if kind == "pgd-l2" else np.abs(moved).max((1, 2, 3))
+        far = np.sqrt((moved**2).sum((1, 2, 3))) if update_kind == "pgd-l2" else np.abs(moved).max((1, 2, 3))
         assert (far[~still] <= controls.radius + 1e-6).all()
 
 

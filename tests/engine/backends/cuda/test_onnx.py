@@ -64,8 +64,8 @@ class Binding:
     def __init__(self):
         self.tensors = {}
 
-    def _bind(self, name, kind, number, dtype, shape, address):
-        assert (kind, number) == ("cuda", 1)
+    def _bind(self, name, device_kind, number, dtype, shape, address):
+        assert (device_kind, number) == ("cuda", 1)
         self.tensors[name] = (address, dtype, shape)
 
     bind_input = bind_output = _bind

@@ -22,7 +22,7 @@ from jboost.engine.backends.trt import plans, runner
 from jboost.engine.backends.trt.network import FORWARD, GRADIENT, TensorRTNetwork, network_run
 from jboost.engine.backends.trt.plans import PlanKey, artefact_name, forward_name, key_name, why_unusable
 from jboost.engine.backends.trt.runner import TrtRunner
-from jboost.engine.backends.trt.variant import load_flavour
+from jboost.engine.backends.trt.variant import load_variant
 from jboost.engine.bundle import Bundle, artefact_of
 from jboost.engine.errors import BadInputError, FailureError
 from jboost.engine.system import gpu
@@ -189,50 +189,50 @@ def change(tensor, place, value):
         (lambda e: e.tensors.pop("loss"), "has class_logit, grad, predicted, x, y instead of"),
         (change("grad", 1, DataType.HALF), "grad is HALF instead of FLOAT"),
         (change("y", 1, DataType.INT32), "y is INT32 instead of INT64"),
-        (change("x", 0, TensorIOMode.OUTPUT), "x is no input"),
-        (change("loss", 0, TensorIOMode.INPUT), "loss is no output"),
+        (change("x", 0, TensorIOMode.OUTPUT), "x is not an input"),
+        (change("loss", 0, TensorIOMode.INPUT), "loss is not an output"),
         (change("x", 2, (BATCH, 3, 8, 8)), r"x has shape \(4, 3, 8, 8\) instead of \(4, 3, 16, 16\)"),
         (change("predicted", 2, (7,)), r"predicted has shape \(7,\)"),
         (change("y", 3, TensorLocation.HOST), "y is not on the device"),
-        (change("x", 4, TensorFormat.HWC8), "x is not laid out in order"),
+        (change("x", 4, TensorFormat.HWC8), "x is not in linear format"),
     ],
 )
 def test_inputs_and_outputs_must_be_those_of_a_gradient_graph(planned, world, spoil, complaint, monkeypatch) -> None:
-    flavour = load_flavour("tensorrt_rtx")
-    deserialize = flavour.trt.Runtime.deserialize_cuda_engine
+    variant = load_variant("tensorrt_rtx")
+    deserialize = variant.trt.Runtime.deserialize_cuda_engine
 
     def spoiled(self, plan):
         engine = deserialize(self, plan)
         spoil(engine)
         return engine
 
-    monkeypatch.setattr(flavour.trt.Runtime, "deserialize_cuda_engine", spoiled)
+    monkeypatch.setattr(variant.trt.Runtime, "deserialize_cuda_engine", spoiled)
     plan = (planned / "trt/joint.fp32.plan").read_bytes()
     with pytest.raises(BadInputError, match=complaint):
-        TensorRTNetwork(plan, flavour, GRADIENT, batch_size=BATCH, shape=(3, SIZE, SIZE), name="joint.plan")
+        TensorRTNetwork(plan, variant, GRADIENT, batch_size=BATCH, shape=(3, SIZE, SIZE), name="joint.plan")
 
 
 def test_what_tensorrt_refuses_is_told_in_a_line(planned, world) -> None:
-    flavour = load_flavour("tensorrt_rtx")
+    variant = load_variant("tensorrt_rtx")
     options = {"batch_size": BATCH, "shape": (3, SIZE, SIZE), "name": "joint.plan"}
     with pytest.raises(BadInputError, match=r"cannot load joint.plan \(Error Code 1: Serialization \(magic tag"):
-        TensorRTNetwork(b"garbage", flavour, GRADIENT, **options)
+        TensorRTNetwork(b"garbage", variant, GRADIENT, **options)
     plan = (planned / "trt/joint.fp32.plan").read_bytes()
-    network = TensorRTNetwork(plan, flavour, GRADIENT, **options)
-    with pytest.raises(FailureError, match="no tensor x can lie at 0x101"):
+    network = TensorRTNetwork(plan, variant, GRADIENT, **options)
+    with pytest.raises(FailureError, match="tensor x cannot be placed at 0x101"):
         network.bind(x=0x101)
     network._context.execute_async_v3 = lambda stream: False
     with pytest.raises(FailureError, match=r"TensorRT cannot run joint\.plan"):
         network.enqueue(1)
     world.dynamic, world.largest_batch = True, 2
     with pytest.raises(BadInputError, match="-b 4"):
-        TensorRTNetwork(plan, flavour, GRADIENT, **options)
+        TensorRTNetwork(plan, variant, GRADIENT, **options)
 
 
 def test_a_network_as_a_function(planned, world, images, labels) -> None:
     plan = (planned / "trt/forward.fp16.plan").read_bytes()
     options = {"batch_size": BATCH, "shape": (3, SIZE, SIZE), "name": "forward.plan"}
-    network = TensorRTNetwork(plan, load_flavour("tensorrt_rtx"), FORWARD, **options)
+    network = TensorRTNetwork(plan, load_variant("tensorrt_rtx"), FORWARD, **options)
     x = images[:BATCH].transpose(0, 3, 1, 2).astype(np.float32) / 255
     with network_run(world.device, network, FORWARD, (3, SIZE, SIZE)) as run:
         class_logit, predicted = run(x, labels[:BATCH])
