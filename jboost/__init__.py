@@ -6,7 +6,7 @@
     result = booster.boost(images, labels, jboost.PGD(steps=35, step_size=0.1), objective="joint")
     result.images  # uint8 [N, H, W, C]
 
-Importing this needs numpy at most: every backend is loaded when it is first used.
+Importing jboost loads neither numpy nor a backend; each is loaded on first use.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ def load(
     dtype: str = "fp32",
     batch_size: int | None = None,
 ) -> Booster:
-    """Open a bundle for boosting. The arguments are those of `Booster`.
+    """Open a bundle for boosting. It takes the arguments of `Booster`.
 
     Raises:
-        BadInputError: no such bundle, engine, device or dtype.
+        BadInputError: see `Booster`.
     """
     from .booster import Booster
 

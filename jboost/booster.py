@@ -1,4 +1,4 @@
-"""The Python API: a bundle, loaded for one engine, that boosts arrays and files."""
+"""The Python API: a bundle opened for one engine, which boosts arrays and files."""
 
 from __future__ import annotations
 
@@ -48,13 +48,14 @@ from jboost.opening import open_runner
 
 @dataclass(frozen=True)
 class Boosted:
-    """What boosting gave.
+    """Result of boosting.
 
     Attributes:
         images: uint8 [N, H, W, C], in the input's order.
         summary: the run in numbers.
-        records: structured [N]: steps taken, realness before and after, ... per image (see `jboost.engine.results.summary.RECORD`).
-        snapshots: by number of steps: uint8 [N, H, W, C], the images as so many steps left them.
+        records: structured [N], one per image: steps taken, realness before and after, ...; see
+            `jboost.engine.results.summary.RECORD`.
+        snapshots: by step count, the images after that many steps: uint8 [N, H, W, C].
     """
 
     images: np.ndarray[Any, np.dtype[np.uint8]]
@@ -64,19 +65,21 @@ class Boosted:
 
 
 class Booster:
-    """A bundle, opened for one engine. Made by `jboost.load`; a context manager that frees the device's memory.
+    """A bundle opened for one engine. `jboost.load` makes one; as a context manager it frees the device's memory.
 
     Args:
         bundle: the bundle's folder.
-        engine: ``"compile"``, ``"eager"``, ``"onnx"``, ``"trt"``, or ``"auto"`` for the fastest of these that runs here and that
-            the bundle has the graph for, by the times of its export or a trial of two seconds; what it picks, and why, goes to
-            the logger ``"jboost"``. ``"compile"`` compiles what the bundle lacks and keeps it in the cache.
+        engine: ``"compile"``, ``"eager"``, ``"onnx"``, ``"trt"`` or ``"auto"``. ``"auto"`` picks the fastest engine that
+            runs here and that the bundle has the graph for, by the times measured at export or in a trial of two
+            seconds. It logs the choice and the reason to ``"jboost"``. ``"compile"`` compiles what the bundle lacks and
+            keeps it in the cache.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
-        dtype: of the network, ``"fp32"``, ``"fp16"`` or ``"bf16"``; the iterate is always float32.
-        batch_size: images in flight; None for 32 on a CPU and 256 on a GPU. It does not change the results.
+        dtype: precision of the network: ``"fp32"``, ``"fp16"`` or ``"bf16"``. The iterate is always float32.
+        batch_size: images in flight; None: that of the compiled package or TensorRT plan, else 32 on a CPU and 256 on a
+            GPU. It does not change the results.
 
     Raises:
-        BadInputError: no such bundle, engine, device or dtype.
+        BadInputError: no such bundle, engine or dtype, or `batch_size` is below 1. The first run checks `device`.
     """
 
     def __init__(
@@ -119,7 +122,7 @@ class Booster:
         seed: int = 0,
         preset: Preset | None = None,
     ) -> Settings:
-        """Settle what a run does: l0 from the bundle unless given, and the defaults that follow from it."""
+        """Resolve the settings of a run: l0 from the bundle unless given, and the defaults that depend on l0."""
         l0 = self.bundle.config.l0 if l0 is None else l0
         return resolve_settings(
             update or PGD(), objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=preset
@@ -142,21 +145,21 @@ class Booster:
 
         Args:
             images: uint8 [N, H, W, C] in [0, 255]; the bundle's resolution and channels.
-            labels: integers [N], each image's class; None takes the model's prediction (algorithm 1).
+            labels: integers [N], each image's class; None: the model's prediction (algorithm 1).
             update: `PGD` (the default: 15 steps of 0.1), `SGLD`, or another registered update.
-            objective: ``"logit"``, ``"ce"``, ``"bce"``, ``"ce-bce"``, ``"joint"`` or ``"energy"``; the default is ``"joint"`` where
-                l0 is known, else ``"bce"``.
-            l0: mean realness of real images, instead of the bundle's.
-            early_stop: leave an image alone once its realness reaches l0; by default on for ``"joint"``.
-            seed: of SGLD's noise.
-            snapshots: numbers of steps, of which the result also has the images as a run of so many steps would give them.
+            objective: ``"logit"``, ``"ce"``, ``"bce"``, ``"ce-bce"``, ``"joint"`` or ``"energy"``; None: ``"joint"``
+                if l0 is known, else ``"bce"``.
+            l0: mean realness of real images; None: the bundle's.
+            early_stop: whether an image stops once its realness reaches l0; None: on for ``"joint"``.
+            seed: seed of SGLD's noise.
+            snapshots: step counts; for each, the result also has the images that a run of that many steps would give.
             on_progress: called with the number of images finished and the mean realness.
 
         Returns:
-            The images, in order, and the run's figures.
+            The images in the input's order, and the run's figures.
 
         Raises:
-            BadInputError: images, labels or options that cannot be used.
+            BadInputError: the images, labels or options cannot be used.
         """
         images = np.asarray(images)
         check_images("images", images.shape, images.dtype)
@@ -189,17 +192,17 @@ class Booster:
         run_file: Path | None = None,
         on_progress: ProgressCallback | None = None,
     ) -> Summary:
-        """Boost a sample set into a file of its own; memory does not grow with the set.
+        """Boost a sample set into a new file; memory does not grow with the set.
 
-        Results are kept in ``OUT.partial`` while the run lasts; `out` appears complete or not at all.
+        While the run lasts, its results are in ``OUT.partial``. `out` is written atomically at the end.
 
         Args:
-            samples: the input, see `jboost.engine.samples.open_samples`.
-            out: where to; the suffix says the kind.
-            settings: from `settings`.
-            resume: go on with what a killed run left.
-            snapshots: numbers of steps; the set as a run of so many steps would give it goes to the file `snapshot_output` names.
-            run_file: where to keep what happened to each image, see `jboost.engine.results.run_file.write_run`.
+            samples: the input; see `jboost.engine.samples.open_samples`.
+            out: the output; its suffix determines the format.
+            settings: made by `settings`.
+            resume: continue a killed run.
+            snapshots: step counts; `snapshot_output` names the file for the set that a run of that many steps would give.
+            run_file: file for the per-image records; see `jboost.engine.results.run_file.write_run`.
             on_progress: called with the number of images finished and the mean realness.
 
         Returns:
@@ -215,15 +218,15 @@ class Booster:
         snapshots = check_snapshots(snapshots, settings.update.steps)
         files = {step: snapshot_output(out, step) for step in snapshots}
         size = int(np.prod(samples.shape))
-        # Twice: the partial results, and the output made of them at the end.
+        # Room for two sets: the partial results, and the output written from them at the end.
         sets = (1 if partial_folder(out).exists() else 2) * size + samples.shape[0] * RECORD.itemsize
         if run_file is not None and run_file.resolve() in {p.resolve() for p in (samples.path, out, *files.values())}:
             raise BadInputError(f"--run {run_file} is the input or an output of this run; name another file")
         for path in (out, *files.values()):
             check_output(path, samples, bytes_needed=(1 + len(files)) * sets)
-        # An engine that was picked by a trial stays with a run that it began: another one may differ by a grey level.
+        # A resumed run keeps the engine that a trial picked: another engine may differ by a grey level.
         begun = unfinished_engine(out) if resume and self._engine is None else None
-        # Whatever is wrong with the bundle or the device shows before anything is written.
+        # Errors of the bundle or the device must be raised before anything is written.
         runner = self._open_runner(settings, samples.shape[1], find_engine(begun) if begun else self._engine)
         runner.check_update(settings.update.kind)
         identity = run_identity(
@@ -237,7 +240,7 @@ class Booster:
             )
             for step, taken in store.snapshots.items():
                 write_samples(files[step], samples.shape, taken.batches(), labels=labels, source=samples)
-            # Last: where the output is, everything is.
+            # After the snapshots: if the output exists, so do they.
             write_samples(out, samples.shape, store.batches(), labels=labels, source=samples)
             summary = self._summary(
                 runner, settings, store, labelled=labels is not None, finished=finished, batch_size=batch_size,
@@ -278,7 +281,7 @@ class Booster:
         store: Store,
         on_progress: ProgressCallback | None,
     ) -> tuple[int, int]:
-        """Boost what is not done yet; returns the number of images finished and the batch size used."""
+        """Boost the remaining images; returns the number of images finished and the batch size used."""
         batch_size = runner.batch_size
         if batch_size is None:
             batch_size = self._batch_size or default_batch(runner.device)
@@ -288,11 +291,11 @@ class Booster:
                 runner, read, labels, store, settings, shape=shape, batch_size=batch_size, on_progress=on_progress
             )
         except Exception as e:
-            # torch's, by its name: an engine without torch must not import it to ask.
+            # Match torch's class by name: an engine without torch must not import it for this check.
             if type(e).__name__ != "OutOfMemoryError":
                 raise
             raise FailureError(
-                f"out of GPU memory with {batch_size} images in flight; go on with a smaller batch: --resume -b "
+                f"out of GPU memory with {batch_size} images in flight; continue with a smaller batch: --resume -b "
                 f"{max(1, batch_size // 2)}"
             ) from e
         return done, batch_size

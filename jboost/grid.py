@@ -1,4 +1,4 @@
-"""A picture of images in labelled rows and columns: before over after."""
+"""Draw images in labelled rows and columns, such as before above after."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def draw_grid(
     """Draw images in rows.
 
     Args:
-        rows: each a name and images uint8 [n, H, W, C], C = 1 or 3; n and H, W alike in all rows.
-        columns: a name for each column, or none.
-        cell: least size of an image in the picture, in pixels; small images are enlarged by a whole factor, pixels kept square.
+        rows: a name and images uint8 [n, H, W, C], C = 1 or 3, for each row; n, H and W are the same in all rows.
+        columns: a name for each column; empty: no names.
+        cell: least length of an image's longer side, in pixels; smaller images are enlarged by a whole factor.
 
     Returns:
         The picture, RGB.
@@ -48,7 +48,10 @@ def draw_grid(
 
 
 def pick_evenly(labels: np.ndarray[Any, Any] | None, count: int, most: int = 12) -> np.ndarray[Any, Any]:
-    """At most `most` ascending positions out of `count`: the first image of each class in turn, or evenly spread."""
+    """Pick at most `most` of `count` positions, in ascending order.
+
+    With 2 to `most` classes these are the first image of each class, otherwise evenly spread images.
+    """
     if labels is not None:
         _, first = np.unique(labels, return_index=True)
         if 1 < len(first) <= most:

@@ -1,4 +1,4 @@
-"""Opening an engine for a run: the one that was asked for, or the fastest; compiles what the compile engine lacks."""
+"""Open the requested or the fastest engine for a run. The compile engine compiles what the bundle lacks."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _log = logging.getLogger("jboost")
 
 
 def open_runner(bundle: Bundle, request: RunRequest, engine: Engine | None) -> Runner:
-    """A runner for `request`.
+    """Open a runner for `request`.
 
     Args:
         bundle: an opened bundle.
-        request: what the run asks for.
-        engine: the engine that was asked for; None for the fastest, whose name and reason go to the logger ``"jboost"``.
+        request: the requirements of the run.
+        engine: the requested engine; None: the fastest. The choice and the reason are logged to ``"jboost"``.
 
     Raises:
-        BadInputError: no engine, or not this one, can serve the request; the message says why, and what to type.
-        FailureError: a package was compiled and does not match autograd.
+        BadInputError: `engine` (None: every engine) cannot serve the request; the message says why and what to type.
+        FailureError: a package cannot be compiled or does not match autograd.
     """
     if engine is None:
         runner, choice = pick_engine(bundle, request)
@@ -36,7 +36,7 @@ def open_runner(bundle: Bundle, request: RunRequest, engine: Engine | None) -> R
 
 
 def _compile_and_open(bundle: Bundle, request: RunRequest) -> Runner:
-    """The compile engine with what the bundle does not hold: compiled now, or by an earlier run."""
+    """Open the compile engine with packages that the bundle lacks, compiled now or by an earlier run."""
     from jboost.engine.backends.compiled.runner import CompiledRunner
     from jboost.engine.backends.torch_device import find_device
     from jboost.export.compiled.first_use import compile_on_first_use

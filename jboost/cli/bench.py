@@ -1,4 +1,4 @@
-"""``jboost bench``: the throughput of every engine against eager PyTorch."""
+"""``jboost bench``: throughput of every engine against eager PyTorch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .json_output import STDOUT, write_json
 from .options import Debug, check_side_outputs, console, split_names
 from .tables import print_results
 
-_WHAT, _OUTPUT = "What is measured", "Output"
+_WHAT, _OUTPUT = "Measurement", "Output"
 
 
 def bench(
@@ -21,10 +21,10 @@ def bench(
     engine: Annotated[
         str | None,
         typer.Option(
-            help="Engines, e.g. eager,onnx.", show_default="all that can run the bundle", rich_help_panel=_WHAT
+            help="Engines to time, e.g. eager,onnx.", show_default="all that can run the bundle", rich_help_panel=_WHAT
         ),
     ] = None,
-    dtype: Annotated[str | None, options.dtypes(_WHAT, default="fp32 and those of the bundle's graphs")] = None,
+    dtype: Annotated[str | None, options.dtypes(_WHAT, default="fp32 and the dtypes of the bundle's graphs")] = None,
     objective: Annotated[str | None, options.objective(_WHAT)] = None,
     resolution: Annotated[
         int | None, typer.Option(help="Image size in pixels.", show_default="the bundle's first", rich_help_panel=_WHAT)
@@ -41,12 +41,12 @@ def bench(
         str,
         typer.Option(help="Preset whose step count converts ms/image-step to images/s.", rich_help_panel=_WHAT),
     ] = "ct1",
-    rounds: Annotated[int, typer.Option(help="Timed turns per contestant.", rich_help_panel=_WHAT)] = 9,
+    rounds: Annotated[int, typer.Option(help="Timed turns for each engine and baseline.", rich_help_panel=_WHAT)] = 9,
     torch_compile: Annotated[
         bool,
         typer.Option(
             "--torch-compile/--no-torch-compile",
-            help="Also compare with plain torch.compile, which takes about a minute to compile.",
+            help="Also time plain torch.compile; it takes about a minute to compile.",
             rich_help_panel=_WHAT,
         ),
     ] = True,
@@ -54,23 +54,21 @@ def bench(
         bool,
         typer.Option(
             "--first-batch/--no-first-batch",
-            help="Measure seconds and memory to the first batch, each in its own process.",
+            help="Measure time and memory to the first batch, each in a fresh process.",
             rich_help_panel=_WHAT,
         ),
     ] = True,
     json_file: Annotated[str | None, options.json_file(_OUTPUT)] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the times as PNG.", rich_help_panel=_OUTPUT)] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the times to this PNG file.", rich_help_panel=_OUTPUT)] = None,
     debug: Debug = False,
 ) -> None:
-    """Time every engine against eager PyTorch autograd and torch.compile, taking turns in one process.
+    """Time every engine against eager PyTorch and torch.compile, taking turns in one process.
 
     Example: jboost bench --engine compile,onnx --dtype fp32 --plot bench.png
     """
     _check(threads, json_file, plot)
     if threads is not None:
-        os.environ["OMP_NUM_THREADS"] = str(
-            threads
-        )  # before torch is imported, and for the processes of the first batches
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch is imported; the first-batch processes inherit it
     from jboost.bench.measure import make_plan, run_plan
     from jboost.bench.result import head_rows, notes, table_rows
 
@@ -98,7 +96,7 @@ def bench(
 
 
 def _check(threads: int | None, json_file: str | None, plot: Path | None) -> None:
-    """Whatever is wrong with the options shows before minutes of work."""
+    """Refuse bad options now, before minutes of work."""
     from jboost.engine.backends.registry import ENGINES
     from jboost.engine.errors import BadInputError
 
@@ -111,7 +109,7 @@ def _check(threads: int | None, json_file: str | None, plot: Path | None) -> Non
         check_matplotlib()
     torch = ENGINES["eager"].probe()
     if not torch.available:
-        raise BadInputError(f"bench compares with eager PyTorch, and {torch.why}; {torch.remedy}")
+        raise BadInputError(f"bench compares with eager PyTorch, but {torch.why}; {torch.remedy}")
 
 
 def _write(result: dict[str, Any], json_file: str | None, plot: Path | None) -> None:

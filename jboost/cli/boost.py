@@ -1,4 +1,4 @@
-"""``jboost boost``: samples in, boosted samples out."""
+"""``jboost boost``: boost a sample set."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def boost(
     samples: Annotated[
         Path,
         typer.Argument(
-            help="npz (arr_0 uint8 [N,H,W,C], arr_1 labels), or a folder or zip of PNGs.", show_default=False
+            help="Images: npz (arr_0 uint8 [N,H,W,C], arr_1 labels), or a folder or zip of PNGs.", show_default=False
         ),
     ],
     output: Annotated[
@@ -43,7 +43,7 @@ def boost(
         typer.Option(
             "-o",
             "--output",
-            help="Output: .npz, .zip or a folder.",
+            help="Output: .npz file, .zip file or folder.",
             show_default="SAMPLES.boosted.npz",
             rich_help_panel=_OUTPUT,
         ),
@@ -52,7 +52,7 @@ def boost(
     engine: Annotated[
         str,
         typer.Option(
-            help="auto (the fastest), eager, compile (compiles what the bundle lacks, once), onnx or trt.",
+            help="Engine: auto (the fastest), eager, compile (compiles once what the bundle lacks), onnx or trt.",
             rich_help_panel=_ENGINE,
         ),
     ] = "auto",
@@ -62,7 +62,7 @@ def boost(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Defaults by generator (table 5): ct1, ct2, cd1, cd2, adm, biggan, iddpm; or released-sgld.",
+            help="Defaults for a generator (table 5): ct1, ct2, cd1, cd2, adm, biggan or iddpm; or released-sgld.",
             rich_help_panel=_METHOD,
         ),
     ] = None,
@@ -72,7 +72,7 @@ def boost(
         bool | None,
         typer.Option(
             "--early-stop/--no-early-stop",
-            help="Leave an image alone once its realness reaches l0.",
+            help="Stop an image once its realness reaches l0.",
             show_default="on for joint",
             rich_help_panel=_METHOD,
         ),
@@ -83,29 +83,29 @@ def boost(
             "--l0", help="Mean realness of real images (eq. 13).", show_default="the bundle's", rich_help_panel=_METHOD
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of sgld's noise.", rich_help_panel=_METHOD)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of sgld's noise.", rich_help_panel=_METHOD)] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Resume a killed run.", rich_help_panel=_OUTPUT)] = False,
     grid: Annotated[
-        Path | None, typer.Option(help="Draw some images before and after, as PNG.", rich_help_panel=_OUTPUT)
+        Path | None, typer.Option(help="Draw some images before and after to this PNG file.", rich_help_panel=_OUTPUT)
     ] = None,
     snapshots: Annotated[
         str | None,
         typer.Option(
-            help="Also write the set after these numbers of steps, e.g. 1,5,10, as OUTPUT.step5.npz.",
+            help="Also write the set after each of these step counts, e.g. 1,5,10; named like OUTPUT.step5.npz.",
             rich_help_panel=_OUTPUT,
         ),
     ] = None,
     run_file: Annotated[
         Path | None,
         typer.Option(
-            "--run", help="Record what happened to each image, for `jboost report`: .npz.", rich_help_panel=_OUTPUT
+            "--run", help="Write per-image records to this .npz file for `jboost report`.", rich_help_panel=_OUTPUT
         ),
     ] = None,
     json_file: Annotated[str | None, options.json_file(_OUTPUT)] = None,
     debug: Debug = False,
     **values: float | str | None,
 ) -> None:
-    """Move each image a few gradient steps towards looking real.
+    """Make images look more real: move each a few gradient steps through the joint model.
 
     Example: jboost boost samples.npz --preset ct1 --grid before_after.png
     """
@@ -129,12 +129,12 @@ def boost(
 
 
 def boost_command() -> Callable[..., None]:
-    """`boost` with the options of every registered update."""
+    """Return `boost` with the options of every registered update."""
     return with_update_options(boost, after="objective", panel=_METHOD)
 
 
 class _ToConsole(logging.Handler):
-    """Shows what the engine logs, above the progress bar."""
+    """Prints log messages above the progress bar."""
 
     def __init__(self, notes: Console):
         super().__init__()
@@ -168,7 +168,7 @@ def _run(
             f"{images.path} has no labels: each image's class is the model's prediction (algorithm 1)", style="dim"
         )
     elif images.labels is not None and ignores_labels(settings.objective):
-        notes.print(f"objective {settings.objective} does not use the labels; they are carried through", style="dim")
+        notes.print(f"objective {settings.objective} does not use the labels; the output keeps them", style="dim")
     columns = (
         TextColumn("boosting"),
         BarColumn(),

@@ -1,4 +1,4 @@
-"""``jboost doctor``: which engines run here, what the others lack, and what of NVIDIA's software is here."""
+"""``jboost doctor``: the engines that run here, what the others lack, and the NVIDIA software found."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def doctor(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """List every engine: available or not, why, and what to install; and what a GPU needs.
+    """List which engines run here and why, what to install for the others, and what a GPU needs.
 
     Example: jboost doctor
     """
@@ -27,7 +27,7 @@ def doctor(
     engines = {name: engine.probe() for name, engine in ENGINES.items()}
     packages = installed("jboost", "torch", "numpy", "onnx", "onnxruntime-gpu", "onnxruntime")
     machine = {"python": platform.python_version(), "platform": platform.platform(), "gpu": find_gpu()}
-    cuda = cuda_facts()  # after torch, whose cuDNN is the one that counts
+    cuda = cuda_facts()  # after torch, so that the version found is that of the cuDNN torch loaded
     if as_json:
         found = {"engines": {name: asdict(found) for name, found in engines.items()}, "packages": packages}
         print_json(found | machine | {"cuda": cuda})

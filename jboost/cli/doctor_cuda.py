@@ -1,4 +1,4 @@
-"""What of NVIDIA's software is on this machine, and what to type to get the rest."""
+"""NVIDIA software on this machine, and the commands that install the rest."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from jboost.engine.system.gpu import find_driver
 
 @dataclass(frozen=True)
 class Part:
-    """Something that an engine needs on a GPU.
+    """A piece of software that an engine needs on a GPU.
 
     Attributes:
-        found: its version, and what else is to be said of it; None where it is missing or does not work.
-        needed_by: for what.
-        remedy: what to type where it is missing.
-        why: why it does not work, where it is there and does not.
+        found: version and further details; None if it is missing or does not work.
+        needed_by: the engines and commands that need it.
+        remedy: the command or page that installs it.
+        why: the reason, if it is installed and does not work.
     """
 
     found: str | None
@@ -33,7 +33,7 @@ class Part:
 
 
 def cuda_facts() -> dict[str, Any]:
-    """Driver, GPUs and the parts that engines need, as JSON values."""
+    """Find the driver, the GPUs and the parts that engines need; returns JSON values."""
     driver = find_driver()
     return {
         "driver": driver.version,
@@ -45,9 +45,9 @@ def cuda_facts() -> dict[str, Any]:
 
 
 def cuda_rows(facts: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """What `cuda_facts` found, as a table."""
+    """Return the result of `cuda_facts` as rows: name, what is here, needed by, what to do."""
     newest = facts["driver_cuda"]
-    driver = newest and f"{facts['driver'] or 'of unknown version'}, runs CUDA {newest}"
+    driver = newest and f"{facts['driver'] or 'unknown version'}, runs CUDA {newest}"
     rows = [
         ("driver", driver or "missing", "every engine on a GPU", "" if driver else "install it: nvidia.com/drivers")
     ]
@@ -68,7 +68,7 @@ def _parts(driver_cuda: str | None) -> dict[str, Part]:
     return {
         "PyTorch": _torch(driver_cuda),
         "cuDNN": Part(_cudnn(), "compile, eager, onnx", "pip install nvidia-cudnn-cu13"),
-        "nvcc": Part(_nvcc(), "onnx and trt, unless cuda-python brings NVRTC", "apt-get install nvidia-cuda-toolkit"),
+        "nvcc": Part(_nvcc(), "onnx and trt, unless cuda-python provides NVRTC", "apt-get install nvidia-cuda-toolkit"),
         "TensorRT": _tensorrt("tensorrt", "trt"),
         "TensorRT-RTX": _tensorrt("tensorrt_rtx", "trt on RTX cards, export --format trt --gpu"),
         "pycuda": Part(_version("pycuda"), "onnx, trt", "pip install pycuda"),
@@ -86,13 +86,13 @@ def _torch(driver_cuda: str | None) -> Part:
     needed_by, remedy = "compile, eager", "install a build for CUDA: pytorch.org/get-started/locally"
     try:
         import torch
-    except Exception as e:  # a shared library that it lacks, as much as the package itself
+    except Exception as e:  # the package or one of its shared libraries is missing
         return Part(None, needed_by, remedy, None if isinstance(e, ModuleNotFoundError) else str(e))
     built_for = torch.version.cuda
     if built_for is None:
-        return Part(None, needed_by, remedy, f"{torch.__version__}, which is built without CUDA")
+        return Part(None, needed_by, remedy, f"{torch.__version__}, built without CUDA")
     if driver_cuda is not None and int(built_for.split(".")[0]) > int(driver_cuda.split(".")[0]):
-        why = f"{torch.__version__}, built for CUDA {built_for}, for which the driver is too old"
+        why = f"{torch.__version__}, built for CUDA {built_for}, but the driver is too old for it"
         return Part(None, needed_by, "update the driver: nvidia.com/drivers", why)
     return Part(f"{torch.__version__}, built for CUDA {built_for}", needed_by, remedy)
 
@@ -106,17 +106,17 @@ def _tensorrt(module: str, needed_by: str) -> Part:
 
 
 def _onnxruntime() -> Part:
-    needed_by, remedy = "onnx; on a GPU its CUDAExecutionProvider", "pip install onnxruntime-gpu"
+    needed_by, remedy = "onnx; on a GPU with its CUDAExecutionProvider", "pip install onnxruntime-gpu"
     try:
         import onnxruntime
-    except Exception as e:  # a shared library that it lacks, as much as the package itself
+    except Exception as e:  # the package or one of its shared libraries is missing
         return Part(None, needed_by, remedy, None if isinstance(e, ModuleNotFoundError) else str(e))
     providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
     return Part(f"{onnxruntime.__version__}, built for {providers}", needed_by, remedy)
 
 
 def _cudnn() -> str | None:
-    """The version of the library that is loaded, or would be; else of NVIDIA's package."""
+    """Version of the library that the loader finds; else of NVIDIA's package."""
     try:
         number: int = ctypes.CDLL("libcudnn.so.9").cudnnGetVersion()
     except (OSError, AttributeError):
@@ -130,4 +130,4 @@ def _nvcc() -> str | None:
         return None
     said = subprocess.run([path, "--version"], capture_output=True, text=True).stdout
     release = re.search(r"release ([\d.]+)", said)
-    return f"{release[1] if release else 'of unknown version'} at {path}"
+    return f"{release[1] if release else 'unknown version'} at {path}"

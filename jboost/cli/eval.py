@@ -1,4 +1,4 @@
-"""``jboost eval``: sample sets against a reference, in the numbers of the field."""
+"""``jboost eval``: measure sample sets against a reference with the usual metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .options import Debug, check_side_outputs, split_names
 from .progress import Bars
 from .tables import print_results
 
-_WHAT, _OUTPUT = "What is measured", "Output"
+_WHAT, _OUTPUT = "Measurement", "Output"
 
 
 def evaluate_sets(
@@ -21,14 +21,14 @@ def evaluate_sets(
         Path,
         typer.Argument(
             metavar="REF",
-            help="Real images: npz, a folder or zip of PNGs, what --save-features wrote, or an npz with mu and sigma.",
+            help="Real images (npz, or a folder or zip of PNGs), a file from --save-features, or an npz with mu and sigma.",
             show_default=False,
         ),
     ],
     samples: Annotated[
         list[Path],
         typer.Argument(
-            metavar="SAMPLES", help="Sets to measure; changes are relative to the first.", show_default=False
+            metavar="SAMPLES", help="Sample sets to measure; changes are relative to the first.", show_default=False
         ),
     ],
     features: Annotated[str | None, options.features(_WHAT)] = None,
@@ -39,12 +39,12 @@ def evaluate_sets(
     batch_size: Annotated[int | None, options.batch_size(_WHAT, default=options.FEATURE_BATCH)] = None,
     save_features: Annotated[
         Path | None,
-        typer.Option(help="Write REF's features as npz, to pass as REF next time.", rich_help_panel=_OUTPUT),
+        typer.Option(help="Write REF's features to this npz file; pass it as REF next time.", rich_help_panel=_OUTPUT),
     ] = None,
     json_file: Annotated[str | None, options.json_file(_OUTPUT)] = None,
     debug: Debug = False,
 ) -> None:
-    """Measure FID, sFID, KID, Inception Score, precision, recall, density and coverage.
+    """Measure FID, sFID, KID, Inception Score, precision, recall, density and coverage of sample sets.
 
     Example: jboost eval ref.npz samples.npz samples.boosted.npz --features pt_inception-2015-12-05-6726825d.pth
     """

@@ -1,4 +1,4 @@
-"""``jboost export``: from a checkpoint to a verified bundle."""
+"""``jboost export``: turn a checkpoint into a verified bundle."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def export(
         Path,
         typer.Option(
             "--ckpt",
-            help="Checkpoint: the paper's, torchvision's, Madry-lab's, RobustBench's, safetensors, or our trainer's.",
+            help="Checkpoint from the paper, torchvision, Madry-lab, RobustBench, TRADES or `jboost train`, or safetensors.",
             show_default=False,
         ),
     ],
@@ -47,7 +47,7 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="Gradient graphs to write: onnx, compile, trt, several with commas, or none.",
+            help="Gradient graphs to write: onnx, compile or trt, several with commas, or none.",
             rich_help_panel=_GRAPHS,
         ),
     ] = "onnx",
@@ -59,7 +59,7 @@ def export(
             "-b",
             "--batch-size",
             help="Batch size of compiled packages and TensorRT plans; ONNX graphs take any.",
-            show_default="32 for a CPU, 256 for a GPU",
+            show_default="32 on a CPU, 256 on a GPU",
             rich_help_panel=_GRAPHS,
         ),
     ] = None,
@@ -70,21 +70,23 @@ def export(
     gpu: Annotated[
         list[str] | None,
         typer.Option(
-            help="GPUs to build TensorRT plans for, e.g. sm_86,sm_120; needs TensorRT-RTX, but no GPU.",
-            show_default="the GPU at hand",
+            help="GPUs to build TensorRT plans for, e.g. sm_86,sm_120; needs TensorRT-RTX but no GPU.",
+            show_default="this machine's GPU",
             rich_help_panel=_GRAPHS,
         ),
     ] = None,
     opset: Annotated[int | None, typer.Option(help="ONNX opset.", show_default="20", rich_help_panel=_GRAPHS)] = None,
     real: Annotated[
         Path | None,
-        typer.Option(help="Labelled real images, to compute l0 (eq. 13) from.", rich_help_panel=_MODEL),
+        typer.Option(help="Labelled real images to compute l0 (eq. 13) from.", rich_help_panel=_MODEL),
     ] = None,
     atol: Annotated[float | None, options.atol(_CHECK)] = None,
     rtol: Annotated[float | None, options.rtol(_CHECK)] = None,
     debug: Debug = False,
 ) -> None:
-    """Write a bundle: weights, the forward program, gradient graphs, and a manifest with hashes and verification figures.
+    """Turn a checkpoint into a bundle: weights, verified graphs and a manifest.
+
+    The graphs are the forward program and the gradient graphs. The manifest holds hashes and verification figures.
 
     Example: jboost export --ckpt joint.pt -o bundle --real real.npz
     """
@@ -92,7 +94,7 @@ def export(
 
     notes = console(stderr=True)
     with notes.status("") as status:
-        on_stage = notes.print if debug else status.update  # for who looks for what goes wrong, a line each
+        on_stage = notes.print if debug else status.update  # with --debug each stage keeps its line
         made = export_bundle(
             ckpt,
             output,

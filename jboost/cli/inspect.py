@@ -1,4 +1,4 @@
-"""``jboost inspect``: what a file is."""
+"""``jboost inspect``: describe a sample set, a bundle or a checkpoint."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A sample set, a bundle or a checkpoint.", show_default=False)],
+    path: Annotated[Path, typer.Argument(help="Sample set, bundle or checkpoint.", show_default=False)],
     arch: Annotated[str | None, options.arch()] = None,
     num_classes: Annotated[int | None, options.num_classes()] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Say what a file is: count, size, dtype, labels, architecture, hashes.
+    """Describe a sample set, a bundle or a checkpoint: counts, sizes, dtype, labels, architecture, hashes.
 
     Example: jboost inspect samples.npz
     """
@@ -36,10 +36,10 @@ def inspect(
 
 
 def describe(path: Path, *, arch: str | None = None, num_classes: int | None = None) -> tuple[str, dict[str, Any]]:
-    """What kind of file `path` is ("samples", "bundle" or "checkpoint") and the facts about it.
+    """Return the kind of `path` ("samples", "bundle" or "checkpoint") and the facts about it.
 
     Raises:
-        BadInputError: none of these, damaged, or a bundle that does not match its hashes.
+        BadInputError: the file is none of these or damaged, or a bundle's files do not match their hashes.
     """
     from jboost.engine.bundle import Bundle, is_bundle
     from jboost.engine.errors import BadInputError
@@ -58,7 +58,7 @@ def describe(path: Path, *, arch: str | None = None, num_classes: int | None = N
 
 
 def _looks_like_samples(path: Path) -> bool:
-    # torch's checkpoints are zip files too, with a data.pkl inside.
+    # torch checkpoints are zip files too, but contain a data.pkl.
     if path.suffix.lower() in (".npz", ".npy"):
         return True
     if not zipfile.is_zipfile(path):
@@ -115,7 +115,7 @@ def _describe_checkpoint(path: Path, arch: str | None, num_classes: int | None) 
 
 
 def bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
-    """The facts about a bundle, as (name, text)."""
+    """Return the facts about a bundle as rows (name, text)."""
     config = bundle.config
     rows = [
         ("architecture", config.architecture),
@@ -141,14 +141,14 @@ def bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
     return rows
 
 
-# The figure that is shown of an artefact: the first of these that it has.
+# Errors recorded for an artefact, by key: the first one present is shown.
 _FIGURES = {"grad_worst": "gradient error", "logits_worst": "logit error", "worst": "error of a step"}
 
 
 def artefact_rows(bundle: Bundle) -> list[tuple[str, str, str, str]]:
-    """Name in the manifest, file, size and worst error of each of a bundle's files."""
+    """Return a row for each of a bundle's files: name in the manifest, file, size, worst error and remarks."""
     rows = []
-    # Several graphs may share a file of weights, which is listed once.
+    # Several graphs may share a weights file: list it once.
     files = {a.file: (name, a) for name, a in reversed(bundle.config.artefacts.items())}
     for name, a in reversed(files.values()):
         said = [f"{what} {a.errors[key]:.1e}" for key, what in _FIGURES.items() if key in a.errors][:1]

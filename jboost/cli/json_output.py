@@ -8,22 +8,22 @@ from typing import Any
 
 from jboost.engine.system.replacing import replacing
 
-#: What a user gives instead of a file.
+#: Given instead of a file name, it means stdout.
 STDOUT = "-"
 
 
 def print_json(content: Mapping[str, Any], *, indent: int | None = 2) -> None:
-    """Print `content` on stdout; without `indent` on one line."""
+    """Print `content` on stdout; on one line if `indent` is None."""
     print(json.dumps(content, indent=indent))
 
 
 def write_json(content: Mapping[str, Any], file: str | None, *, stdout_indent: int | None = 2) -> None:
-    """Write `content` as indented JSON where ``--json`` says.
+    """Write `content` as JSON to the destination that ``--json`` names; a file is indented.
 
     Args:
-        content: what to write.
-        file: a path; ``"-"`` for stdout; None to write nothing.
-        stdout_indent: the indent on stdout; None for one line.
+        content: JSON values by key.
+        file: a path; ``"-"``: stdout; None: write nothing.
+        stdout_indent: indent on stdout; None: one line.
 
     Raises:
         OSError: the file cannot be written.

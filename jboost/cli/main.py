@@ -1,4 +1,4 @@
-"""``jboost``: the entry point, and how errors reach the user."""
+"""Entry point of ``jboost``: the commands, error messages and exit codes."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def _options(
 
 
 def make_app() -> typer.Typer:
-    """The commands. `boost` has the options of the updates that are registered by now."""
+    """Build the command line. `boost` gets an option for each field of the updates registered so far."""
     app = typer.Typer(
         name="jboost",
         help="Make generated images look more real: compiled gradient steps through a robust joint classifier-discriminator.",
-        epilog="First: jboost export --ckpt joint.pt, then: jboost boost samples.npz",
+        epilog="Start with: jboost export --ckpt joint.pt, then: jboost boost samples.npz",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
@@ -65,13 +65,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run(argv: list[str] | None) -> int:
-    # Typer's own handling of its usage errors (exit code 2) is kept; ours adds the errors of the work itself.
+    # Typer handles usage errors (exit code 2); the clauses below handle all others.
     try:
         make_app()(args=argv)
     except SystemExit as e:
         return e.code if isinstance(e.code, int) else 0 if e.code is None else 1
     except KeyboardInterrupt:
-        return _fail("interrupted; boost and train go on where they were with --resume", 130)
+        return _fail("interrupted; boost and train continue with --resume", 130)
     except BrokenPipeError:
         return 1
     except Exception as e:
@@ -82,7 +82,7 @@ def _run(argv: list[str] | None) -> int:
         if isinstance(e, JboostError):
             return _fail(str(e), e.exit_code)
         return _fail(
-            f"{type(e).__name__}: {one_line(e)}; this is a bug or a broken installation: see it with --debug", 1
+            f"{type(e).__name__}: {one_line(e)}; this is a bug or a broken installation; --debug shows the traceback", 1
         )
     return 0
 

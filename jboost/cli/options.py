@@ -1,4 +1,4 @@
-"""What the commands share: options, parsing of lists, checks of paths, and the two consoles."""
+"""Shared by the commands: options, list parsing, path checks, and the consoles for stdout and stderr."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .json_output import STDOUT
 if TYPE_CHECKING:
     from rich.console import Console
 
-#: Set by --debug, read where errors are shown.
+#: Set by --debug; read by the error reporting.
 debug_wanted = False
 
 
@@ -24,11 +24,11 @@ def _set_debug(value: bool) -> None:
 
 
 Debug = Annotated[
-    bool, typer.Option("--debug", callback=_set_debug, help="Show the traceback of an error.", rich_help_panel="Other")
+    bool, typer.Option("--debug", callback=_set_debug, help="Show the traceback of errors.", rich_help_panel="Other")
 ]
 
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 class _Shared:
@@ -38,54 +38,54 @@ class _Shared:
         self._help, self._names, self._default = help, names, default
 
     def __call__(self, panel: str | None = None, *, default: str | None = None) -> Any:
-        """The option in a panel of the command's help.
+        """Return the option, placed in a panel of the command's help.
 
         Args:
-            panel: its title; None for the first panel.
-            default: what the help shows as the default, instead of the option's own.
+            panel: title of the panel; None: the first panel.
+            default: default shown in the help; None: the option's own.
         """
         shown = self._default if default is None else default
         return typer.Option(*self._names, help=self._help, show_default=shown, rich_help_panel=panel)
 
 
-_BY_OBJECTIVE = "joint where l0 is known, else bce"
+_BY_OBJECTIVE = "joint if l0 is known, else bce"
 
 bundle = _Shared("Folder that `jboost export` wrote.")
-device = _Shared("auto, cpu, cuda or cuda:N.")
+device = _Shared("Device: auto, cpu, cuda or cuda:N.")
 dtype = _Shared("Network precision: fp32, fp16 or bf16. The iterate is always float32.")
 dtypes = _Shared("Network precisions: fp32, fp16 or bf16, several with commas.")
-objective = _Shared("logit, ce, bce, ce-bce, joint or energy.", default=_BY_OBJECTIVE)
-objectives = _Shared("Objectives, several with commas, e.g. joint,logit.", default=_BY_OBJECTIVE)
-batch_size = _Shared("Images in a batch.", "-b", "--batch-size")
+objective = _Shared("Objective: logit, ce, bce, ce-bce, joint or energy.", default=_BY_OBJECTIVE)
+objectives = _Shared("Objectives to write graphs for, several with commas, e.g. joint,logit.", default=_BY_OBJECTIVE)
+batch_size = _Shared("Images per batch.", "-b", "--batch-size")
 arch = _Shared("Architecture, e.g. resnet50 or package.module:factory.", default="read from the weights")
 num_classes = _Shared("Number of classes.", default="read from the weights")
-atol = _Shared("Largest allowed error of a logit.", default="by dtype")
-rtol = _Shared("Largest allowed relative L2 error of an image's gradient.", default="by dtype")
-json_file = _Shared("Write the results as JSON; - is stdout.", "--json")
-metrics = _Shared("fid,sfid,kid,is,precision,recall,density,coverage.", default="all")
-bootstrap = _Shared("Bootstrap resamples behind the intervals; 0 for none.")
+atol = _Shared("Largest error allowed for a logit.", default="by dtype")
+rtol = _Shared("Largest relative L2 error allowed for an image's gradient.", default="by dtype")
+json_file = _Shared("Write the results to this JSON file; - is stdout.", "--json")
+metrics = _Shared("Metrics, several with commas: fid,sfid,kid,is,precision,recall,density,coverage.", default="all")
+bootstrap = _Shared("Bootstrap resamples for the intervals; 0 for none.")
 bootstrap_seed = _Shared("Seed of the bootstrap.", "--seed")
 features = _Shared(
     "Feature extractor: Inception's weights (pt_inception-2015-12-05-6726825d.pth), an .onnx, TorchScript or .pt2 file, "
-    "package.module:factory, or a bundle's folder."
+    "package.module:factory, or a bundle folder."
 )
 
-#: Shown as the default of ``-b`` where an engine runs a bundle.
+#: Default shown for ``-b`` in commands that run a bundle.
 ENGINE_BATCH = "the package's; else 32 on a CPU, 256 on a GPU"
-#: Shown as the default of ``-b`` where features are extracted.
+#: Default shown for ``-b`` in commands that extract features.
 FEATURE_BATCH = "16 on a CPU, 128 on a GPU"
 
 
 def split_names(text: str | None) -> tuple[str, ...] | None:
-    """``"eager,onnx"`` as ("eager", "onnx"); None for None."""
+    """Split ``"eager,onnx"`` into ("eager", "onnx"); None stays None."""
     return None if text is None else tuple(text.split(","))
 
 
 def split_numbers(text: str | None, option: str) -> tuple[int, ...] | None:
-    """``"64,128"`` as (64, 128); None for None.
+    """Split ``"64,128"`` into (64, 128); None stays None.
 
     Raises:
-        BadInputError: not whole numbers.
+        BadInputError: `text` has a part that is not a whole number.
     """
     if text is None:
         return None
@@ -94,30 +94,31 @@ def split_numbers(text: str | None, option: str) -> tuple[int, ...] | None:
     except ValueError:
         from jboost.engine.errors import BadInputError
 
-        raise BadInputError(f"{option} takes whole numbers with commas between, e.g. 64,128; got {text!r}") from None
+        raise BadInputError(f"{option} takes whole numbers separated by commas, e.g. 64,128; got {text!r}") from None
 
 
 def check_side_outputs(json_file: str | None, pictures: Mapping[str, Path | None]) -> None:
-    """See that what is written beside the work can be, before the work.
+    """Check, before the work starts, that the files beside the main output can be written.
 
     Args:
-        json_file: of ``--json``; ``"-"`` is stdout.
-        pictures: by option.
+        json_file: value of ``--json``; ``"-"`` is stdout; None: not given.
+        pictures: paths by option; None: not given.
 
     Raises:
-        BadInputError: a path that is a folder, or whose folder does not exist.
+        BadInputError: a path is a folder, or its folder does not exist.
     """
     from jboost.engine.errors import BadInputError
 
     for option, path in {**pictures, "--json": Path(json_file) if json_file not in (None, STDOUT) else None}.items():
         if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
             raise BadInputError(
-                f"{option} {path} cannot be written: it is a folder, or its folder does not exist; name a file in one that does"
+                f"{option} {path} cannot be written: it is a folder, or its folder does not exist; "
+                "name a file in a folder that exists"
             )
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Where remarks and progress go; plain where it is not a terminal."""
+    """Return a console for notes and progress on stdout or stderr; lines are wrapped only in a terminal."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout

@@ -1,4 +1,4 @@
-"""Progress bars of work in several parts."""
+"""Progress bars for work in several parts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .options import console
 
 
 class Bars:
-    """A progress bar for each part of the work; none where nobody watches."""
+    """A progress bar for each part of the work; shown only if stderr is a terminal."""
 
     def __init__(self) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -33,7 +33,7 @@ class Bars:
         self._bar.stop()
 
     def show(self, what: str, done: int, total: int) -> None:
-        """Move the bar called `what`, which is there from its first call on."""
+        """Move the bar named `what` to `done` of `total`; the first call creates it."""
         if what not in self._tasks:
             self._tasks[what] = self._bar.add_task(what, total=total, rate="")
         task = self._tasks[what]

@@ -1,4 +1,4 @@
-"""``jboost report``: a finished run as one HTML page."""
+"""``jboost report``: write a finished run as one HTML page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from . import options
 from .options import Debug, split_names
 
-_SETS, _METRICS = "Where the sets are", "Metrics"
+_SETS, _METRICS = "Sample sets", "Metrics"
 
 
 def report(
@@ -21,14 +21,14 @@ def report(
     images: Annotated[
         int,
         typer.Option(
-            help="Images to draw, 4 to 400: half over all classes, a quarter changed most, a quarter changed least."
+            help="Images to draw, 4 to 400: half spread over all classes, a quarter changed most, a quarter changed least."
         ),
     ] = 24,
     reference: Annotated[
         Path | None,
         typer.Option(
             "--ref",
-            help="Real images or their statistics, as for `jboost eval`: measures input, snapshots and output.",
+            help="Real images or their statistics, as for `jboost eval`; input, snapshots and output are measured against them.",
             rich_help_panel=_METRICS,
         ),
     ] = None,
@@ -40,17 +40,19 @@ def report(
     batch_size: Annotated[int | None, options.batch_size(_METRICS, default=options.FEATURE_BATCH)] = None,
     samples: Annotated[
         Path | None,
-        typer.Option(help="The run's input.", show_default="where it was", rich_help_panel=_SETS),
+        typer.Option(help="The run's input.", show_default="the path recorded in RUN", rich_help_panel=_SETS),
     ] = None,
     boosted: Annotated[
         Path | None,
-        typer.Option(help="The run's output.", show_default="where it was", rich_help_panel=_SETS),
+        typer.Option(help="The run's output.", show_default="the path recorded in RUN", rich_help_panel=_SETS),
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Draw a run as one HTML page: settings, curves, histograms, images before and after, metrics.
+    """Write a run as one HTML page: settings, curves, histograms, images before and after, metrics.
 
-    Example: jboost boost samples.npz --run run.npz --snapshots 1,5,10, then: jboost report run.npz -o report.html
+    First record the run: jboost boost samples.npz --run run.npz --snapshots 1,5,10
+
+    Example: jboost report run.npz -o report.html
     """
     from jboost.engine.errors import BadInputError
     from jboost.report import write_report

@@ -1,4 +1,4 @@
-"""Plain aligned columns, the same in a terminal, a log and a pipe: nothing is wrapped, cut or padded at the end of a line."""
+"""Plain aligned columns, the same in a terminal, a log and a pipe: lines are not wrapped, cut or padded at the end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .options import console
 
 
 def print_columns(rows: Sequence[Sequence[str]], *, stderr: bool = False) -> None:
-    """Print `rows`, equally long, with each column but the last padded to its widest entry."""
+    """Print rows of equal length; each column except the last is padded to its widest cell."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     for row in rows:
         cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)] + [row[-1]]
@@ -19,7 +19,7 @@ def print_columns(rows: Sequence[Sequence[str]], *, stderr: bool = False) -> Non
 def print_results(
     head: Sequence[Sequence[str]], table: Sequence[Sequence[str]], notes: Iterable[str], *, stderr: bool
 ) -> None:
-    """Print what was measured and how, an empty line, the figures, and notes on them."""
+    """Print `head` (the settings), an empty line, `table` (the figures), and `notes` on them."""
     print_columns(head, stderr=stderr)
     print_columns([("",)], stderr=stderr)
     print_columns(table, stderr=stderr)

@@ -1,4 +1,4 @@
-"""``jboost train``: from real and generated images to a robust joint classifier-discriminator."""
+"""``jboost train``: train a robust joint classifier-discriminator on real and generated images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def _group(panel: str) -> Any:
-    """Options of one panel: ``option(help, default as shown)``, and further names of the flag."""
+    """Return a maker of options for one panel: ``option(help, default shown, *names of the flag)``."""
 
     def option(help: str, default: str | bool = False, *names: str) -> Any:
         return typer.Option(*names, help=help, show_default=default, rich_help_panel=panel)
@@ -37,33 +37,36 @@ def _group(panel: str) -> Any:
 
 
 _data, _model, _loss, _attack = _group("Data"), _group("Model"), _group("Loss"), _group("Attacks")
-_optimizer, _machine, _watch = _group("Optimizer"), _group("Machine"), _group("Watching")
+_optimizer, _machine, _watch = _group("Optimizer"), _group("Machine"), _group("Monitoring")
 
 
 def train(
-    real: Annotated[str | None, _data("Labelled real images: class folders, npz, downsampled ImageNet, IDX.")] = None,
-    generated: Annotated[list[str] | None, _data("Labelled samples of a generator; repeat for several.")] = None,
+    real: Annotated[str | None, _data("Labelled real images: class folders, npz, downsampled ImageNet or IDX.")] = None,
+    generated: Annotated[
+        list[str] | None, _data("Labelled generated images; repeat the option for several sets.")
+    ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Run folder to write.")] = Path("runs/joint"),
     preset: Annotated[
-        str | None, typer.Option(help="Defaults: paper-rn50, paper-wrn50-2, digits, fashion-mnist.", show_default=False)
+        str | None,
+        typer.Option(help="Named defaults: paper-rn50, paper-wrn50-2, digits or fashion-mnist.", show_default=False),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="TOML or JSON with values by name; flags win over it.", show_default=False)
+        Path | None, typer.Option(help="TOML or JSON file of option values; flags override it.", show_default=False)
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in the folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in the output folder.")] = False,
     generated_weights: Annotated[
         str | None, _data("Sampling weights of the generated sets, e.g. 2,1.", "by size")
     ] = None,
     resolution: Annotated[int | None, _data("Image size in pixels.", "the real images'")] = None,
-    channels: Annotated[int | None, _data("1 or 3.", "the real images'")] = None,
+    channels: Annotated[int | None, _data("Image channels: 1 or 3.", "the real images'")] = None,
     flip: Annotated[bool | None, _data("Mirror images at random.", "off", "--flip/--no-flip")] = None,
     crop_padding: Annotated[int | None, _data("Shift images at random by up to this many pixels.", "0")] = None,
     held_out: Annotated[
-        int | None, _data("Real and as many generated images held out for validation; 0 for none.", "500")
+        int | None, _data("Real images held out for validation, and as many generated ones; 0 for none.", "500")
     ] = None,
-    validation_real: Annotated[str | None, _data("Set to take real validation images from.", "--real")] = None,
+    validation_real: Annotated[str | None, _data("Set that supplies the real validation images.", "--real")] = None,
     validation_generated: Annotated[
-        str | None, _data("Set to take generated validation images from.", "--generated")
+        str | None, _data("Set that supplies the generated validation images.", "--generated")
     ] = None,
     check_images: Annotated[
         bool | None, _data("Decode every image before training.", "on", "--check-images/--no-check-images")
@@ -88,7 +91,9 @@ def train(
     reset_head: Annotated[
         bool | None, _model("Reinitialise the last layer.", "if classes differ", "--reset-head/--no-reset-head")
     ] = None,
-    batch_norm: Annotated[str | None, _model("train, or frozen to keep the statistics of --init.", "train")] = None,
+    batch_norm: Annotated[
+        str | None, _model("BatchNorm mode: train, or frozen to keep the statistics of --init.", "train")
+    ] = None,
     score: Annotated[
         str | None, _loss("Discriminator score: logit, or energy (dual adversarial training).", "logit")
     ] = None,
@@ -110,59 +115,71 @@ def train(
     clean_ce_generated: Annotated[
         float | None, _loss("Weight of the CE of generated images that are not attacked.", "0")
     ] = None,
-    ema: Annotated[float | None, _loss("Keep an average of the weights with this decay, e.g. 0.999.", "off")] = None,
-    real_steps: Annotated[int | None, _attack("Steps on real images.", "4")] = None,
-    real_step_size: Annotated[float | None, _attack("Length of a step on real images.", "0.25")] = None,
+    ema: Annotated[
+        float | None, _loss("Keep a moving average of the weights with this decay, e.g. 0.999.", "off")
+    ] = None,
+    real_steps: Annotated[int | None, _attack("Attack steps on real images.", "4")] = None,
+    real_step_size: Annotated[float | None, _attack("Length of an attack step on real images.", "0.25")] = None,
     real_eps: Annotated[float | None, _attack("Radius of the ball around a real image.", "1")] = None,
-    generated_steps: Annotated[int | None, _attack("Steps on generated images at the start.", "1")] = None,
-    generated_step_size: Annotated[float | None, _attack("Length of a step on generated images.", "0.1")] = None,
+    generated_steps: Annotated[int | None, _attack("Attack steps on generated images at the start.", "1")] = None,
+    generated_step_size: Annotated[
+        float | None, _attack("Length of an attack step on generated images.", "0.1")
+    ] = None,
     generated_eps: Annotated[float | None, _attack("Radius of the ball around a generated image.", "10")] = None,
     grow_every: Annotated[
-        int | None, _attack("Iterations after which the attack on generated images gains a step.", "1000")
+        int | None, _attack("Iterations between increments of the attack steps on generated images.", "1000")
     ] = None,
     iterations: Annotated[int | None, _optimizer("Optimizer steps.", "10000")] = None,
     batch_size: Annotated[
         int | None,
-        _optimizer("Real images per step in total, and as many generated ones.", "64", "-b", "--batch-size"),
+        _optimizer("Real images per step over all processes, and as many generated ones.", "64", "-b", "--batch-size"),
     ] = None,
-    accumulate: Annotated[int | None, _optimizer("Batches to split each step's images into.", "1")] = None,
-    optimizer: Annotated[str | None, _optimizer("adamw or sgd.", "adamw")] = None,
+    accumulate: Annotated[int | None, _optimizer("Gradient accumulation: batches per step and process.", "1")] = None,
+    optimizer: Annotated[str | None, _optimizer("Optimizer: adamw or sgd.", "adamw")] = None,
     learning_rate: Annotated[
-        float | None, _optimizer("Largest learning rate.", "0.001", "--learning-rate", "--lr")
+        float | None, _optimizer("Peak learning rate.", "0.001", "--learning-rate", "--lr")
     ] = None,
     momentum: Annotated[float | None, _optimizer("Momentum of sgd.", "0.9")] = None,
-    weight_decay: Annotated[float | None, _optimizer("Weight decay of the optimizer.", "0.0001")] = None,
+    weight_decay: Annotated[float | None, _optimizer("Weight decay.", "0.0001")] = None,
     schedule: Annotated[str | None, _optimizer("Learning-rate schedule: cosine, step or constant.", "cosine")] = None,
     warmup: Annotated[int | None, _optimizer("Iterations over which the learning rate rises.", "0")] = None,
     milestones: Annotated[
-        str | None, _optimizer("step: iterations at which the learning rate falls, e.g. 300,450.", "none")
+        str | None, _optimizer("Iterations at which the step schedule lowers the learning rate, e.g. 300,450.", "none")
     ] = None,
-    gamma: Annotated[float | None, _optimizer("step: factor by which it falls.", "0.1")] = None,
-    clip: Annotated[float | None, _optimizer("Largest gradient norm.", "off")] = None,
-    dtype: Annotated[str | None, _machine("Mixed precision: fp32, bf16 or fp16.", "fp32")] = None,
+    gamma: Annotated[
+        float | None, _optimizer("Factor applied to the learning rate at each of the --milestones.", "0.1")
+    ] = None,
+    clip: Annotated[float | None, _optimizer("Clip the gradient to this norm.", "off")] = None,
+    dtype: Annotated[str | None, _machine("Network precision: fp32, bf16 or fp16 (mixed precision).", "fp32")] = None,
     compile: Annotated[
-        bool | None, _machine("Attack through the compiled gradient.", "off", "--compile/--no-compile")
+        bool | None, _machine("Compile the gradient that the attacks use.", "off", "--compile/--no-compile")
     ] = None,
-    device: Annotated[str | None, _machine("auto, cpu or cuda.", "auto")] = None,
+    device: Annotated[str | None, _machine("Device: auto, cpu or cuda.", "auto")] = None,
     deterministic: Annotated[
-        bool | None, _machine("Deterministic kernels on a GPU.", "on", "--deterministic/--no-deterministic")
+        bool | None, _machine("Use deterministic kernels on a GPU.", "on", "--deterministic/--no-deterministic")
     ] = None,
-    seed: Annotated[int | None, _machine("Seed of the weights, the order and the augmentation.", "0")] = None,
+    seed: Annotated[
+        int | None, _machine("Seed of the initial weights, the image order and the augmentation.", "0")
+    ] = None,
     log_every: Annotated[int | None, _watch("Iterations between lines of log.jsonl.", "10")] = None,
     validate_every: Annotated[
         int | None, _watch("Iterations between validations, grids and checkpoints.", "500")
     ] = None,
-    save_every: Annotated[int | None, _watch("Iterations between states to resume from.", "500")] = None,
-    log_with: Annotated[str | None, _watch("tensorboard, wandb, both with a comma, or none.", "tensorboard")] = None,
-    boost_steps: Annotated[int | None, _watch("Steps of the boosting in validation.", "15")] = None,
-    boost_step_size: Annotated[float | None, _watch("Length of such a step.", "0.1")] = None,
+    save_every: Annotated[int | None, _watch("Iterations between saved states for --resume.", "500")] = None,
+    log_with: Annotated[
+        str | None, _watch("Trackers: tensorboard, wandb, both with a comma, or none.", "tensorboard")
+    ] = None,
+    boost_steps: Annotated[int | None, _watch("Boosting steps in validation.", "15")] = None,
+    boost_step_size: Annotated[float | None, _watch("Length of a boosting step in validation.", "0.1")] = None,
     debug: Debug = False,
 ) -> None:
     """Train a joint model by adversarial training (equations 7 to 10).
 
     Example: jboost train --real train/ --generated samples.npz -o runs/joint --preset paper-rn50 --init robust.pt
 
-    Then: jboost export --ckpt runs/joint/last.safetensors. Many GPUs: accelerate launch --multi-gpu $(which jboost) train ...
+    Then: jboost export --ckpt runs/joint/last.safetensors
+
+    On several GPUs: accelerate launch --multi-gpu $(which jboost) train ...
     """
     flags = {name: value for name, value in locals().items() if name not in _NOT_FIELDS}
     flags["generated_weights"] = _floats(generated_weights, "--generated-weights")
@@ -170,7 +187,7 @@ def train(
     _run(flags, output, config, preset, resume=resume)
 
 
-# Images whose features are taken at a time.
+# Images per batch of the feature extractor.
 _FEATURE_BATCH = 64
 
 _NOT_FIELDS = frozenset({"output", "preset", "config", "resume", "debug"})
@@ -184,7 +201,7 @@ def _floats(text: str | None, option: str) -> tuple[float, ...] | None:
     except ValueError:
         from jboost.engine.errors import BadInputError
 
-        raise BadInputError(f"{option} takes numbers with commas between, e.g. 2,1; got {text!r}") from None
+        raise BadInputError(f"{option} takes numbers separated by commas, e.g. 2,1; got {text!r}") from None
 
 
 def _run(flags: Mapping[str, Any], out: Path, file: Path | None, preset: str | None, *, resume: bool) -> None:
@@ -204,10 +221,12 @@ def _run(flags: Mapping[str, Any], out: Path, file: Path | None, preset: str | N
 
     stored = read_stored(out)
     if stored is not None and not resume:
-        raise BadInputError(f"{out} holds a run; go on with --resume, choose another -o, or drop it with: rm -r {out}")
+        raise BadInputError(
+            f"{out} holds a run; continue it with --resume, choose another -o, or delete it with: rm -r {out}"
+        )
     config = resolve_config(flags, file=file, preset=preset, stored=None if stored is None else stored.model_dump())
     notes = console(stderr=True)
-    notes.quiet = os.environ.get("RANK", "0") != "0"  # one of many processes speaks
+    notes.quiet = os.environ.get("RANK", "0") != "0"  # only the first process prints notes
 
     def say(note: str) -> None:
         notes.print(note, style="dim")
@@ -240,7 +259,7 @@ def _load(config: TrainConfig, notes: Console) -> tuple[JointModel, ModelInfo]:
 
 
 def _frechet(spec: str, device: str) -> Frechet:
-    """The Fréchet distance between two sets of images in the features that `spec` names."""
+    """Return a function: Fréchet distance between two sets of images, by the feature extractor `spec`."""
     import torch
 
     from jboost.evaluation.extractors.open import open_extractor
@@ -259,7 +278,7 @@ def _frechet(spec: str, device: str) -> Frechet:
 
 
 class _Bar:
-    """The progress bar, and the pictures of validations."""
+    """The progress bar, and the notes and grids of validations."""
 
     def __init__(self, config: TrainConfig, out: Path, notes: Console):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

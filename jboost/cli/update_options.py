@@ -1,4 +1,4 @@
-"""The options of `jboost boost` that come from the registry of updates: ``--update``, and one for each field of each update."""
+"""Options of `jboost boost` taken from the registry of updates: ``--update``, and one for each field of each update."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import typer
 
 
 def with_update_options(command: Callable[..., None], *, after: str, panel: str) -> Callable[..., None]:
-    """A command in the form that Typer reads: ``update`` has a help text, and the registered updates' fields are options.
+    """Return `command` with a help text for ``update`` and an option for each field of the registered updates.
 
-    This reads the registry when it is called, not when the command is defined.
+    The registry is read when this function is called, not when `command` is defined.
 
     Args:
-        command: takes ``update``, and an update's fields as keyword arguments; None for what is not given.
-        after: name of the parameter that the options follow in the help.
-        panel: of the help that they stand in.
+        command: takes ``update`` and the fields of updates as keyword arguments; None: not given.
+        after: name of the parameter after which the help lists the options.
+        panel: panel of the help for the options.
     """
     from jboost.engine.method.settings import DEFAULT_UPDATE
     from jboost.engine.method.updates import UPDATES
@@ -38,7 +38,7 @@ def with_update_options(command: Callable[..., None], *, after: str, panel: str)
             continue
         if parameter.name == "update":
             known = f"{', '.join(first)} or {last}" if first else last
-            parameters.append(option("update", str, f"{known}.", DEFAULT_UPDATE))
+            parameters.append(option("update", str, f"Update: {known}.", DEFAULT_UPDATE))
         else:
             parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
         if parameter.name == after:
@@ -53,7 +53,7 @@ def with_update_options(command: Callable[..., None], *, after: str, panel: str)
 
 
 def _described(name: str) -> tuple[type, str, str]:
-    """Type, help and default of a field of the registered updates, each said once where several agree."""
+    """Return a field's type, help and default for the registered updates; text that updates share appears once."""
     from jboost.engine.method.updates import UPDATES, owners
 
     having = owners(name)

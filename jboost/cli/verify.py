@@ -1,4 +1,4 @@
-"""``jboost verify``: a bundle's graphs against eager autograd, on this machine."""
+"""``jboost verify``: compare a bundle's graphs with eager autograd on this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def verify(
     rtol: Annotated[float | None, options.rtol()] = None,
     debug: Debug = False,
 ) -> None:
-    """Check a bundle's hashes and compare each of its graphs with eager autograd; exit code 1 if one is off.
+    """Check a bundle's hashes and compare each graph with eager autograd; exit code 1 if a graph differs.
 
     Example: jboost verify bundle
     """
@@ -37,6 +37,6 @@ def verify(
     print_columns([("artefact", *columns), *rows])
     foreign = [a for a in opened.config.artefacts.values() if a.target is not None and a.file not in figures]
     for artefact in foreign:
-        print(f"{artefact.file}: not run, it is for {artefact.target}")
+        print(f"{artefact.file}: not run; it is built for {artefact.target}")
     graphs = "all graphs match autograd" if not foreign else "all graphs that run here match autograd"
     print(f"{bundle}: all files match their hashes, {graphs}")

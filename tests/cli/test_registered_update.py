@@ -157,7 +157,7 @@ def test_the_command_line_offers_it(
     tamed, command, bundle, checkpoint, samples, images, labels, tmp_path, monkeypatch
 ) -> None:
     shown = " ".join(command("boost", "--help").stdout.split())
-    assert "pgd, sgld or tamed. [default: (pgd)]" in shown
+    assert "Update: pgd, sgld or tamed. [default: (pgd)]" in shown
     assert "--temperature <float> tamed: temperature of the noise. [default: (0)]" in shown
     assert "pgd: length of a step; sgld, tamed: factor of the gradient. [default: (0.1; 0.002; 0.004)]" in shown
     assert "--steps <int> Steps an image takes at most. [default: (15)]" in shown
