@@ -1,1 +1,1 @@
-"""The engines: eager, and a folder each for compile, onnx and trt, and for the CUDA loop without torch."""
+"""The engines: one folder each for eager, compile, onnx and trt, and one for the CUDA loop without torch."""

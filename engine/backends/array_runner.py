@@ -1,4 +1,4 @@
-"""The base of the runners whose arrays follow the array API (numpy, torch): the images in flight are such arrays."""
+"""The base of the runners that keep the images in flight as array-API arrays (numpy, torch)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Numpy = np.ndarray[Any, Any]
 
 
 class ArrayRunner(ABC):
-    """A runner that computes gradient and update on arrays of its own."""
+    """A runner that computes gradient and update on its own arrays."""
 
     @abstractmethod
     def put(self, array: Numpy) -> Array:
@@ -30,14 +30,14 @@ class ArrayRunner(ABC):
 
     @abstractmethod
     def gradient(self, x: Array, y: Array, *, in_float32: bool = False) -> Gradient:
-        """One forward and backward pass; `in_float32` runs it in float32 whatever the runner's dtype."""
+        """One forward and backward pass. With `in_float32`, it runs in float32 whatever the runner's dtype."""
 
     @abstractmethod
     def evaluate(self, x: Array, y: Array) -> Evaluation:
         """One forward pass: `x` float32 [B, C, H, W] in [0, 1], `y` int64 [B]."""
 
     def check_update(self, update_kind: str) -> None:  # noqa: B027
-        """Do nothing: `advance` takes every registered update."""
+        """Do nothing: `advance` supports every registered update."""
 
     def step(self, update_kind: str, state: State, controls: Controls, *, in_float32: bool = False) -> State:
         """Gradient and update, operator by operator; see `jboost.engine.method.step.advance`."""
@@ -59,7 +59,7 @@ class ArrayFlight:
 
     Args:
         runner: computes the steps.
-        update_kind: a key of `jboost.engine.method.updates.MOVES`.
+        update_kind: the update kind, a key of `jboost.engine.method.updates.MOVES`.
         controls: as numpy arrays.
         count: B, the number of rows.
         shape: (C, H, W) of an image.
@@ -72,7 +72,7 @@ class ArrayFlight:
     ):
         self._runner, self._update_kind = runner, update_kind
         self._controls = Controls(*map(runner.put, controls))
-        # Copies: rows are written in place when an image enters.
+        # Copies, because rows are written in place when an image enters.
         self.state = State(*(runner.put(a.copy()) for a in empty_state(count, shape)))
 
     def admit(self, rows: Numpy, images: Numpy, y: Numpy, index: Numpy, limit: Numpy) -> None:
@@ -97,7 +97,7 @@ class ArrayFlight:
         self.state = self._runner.step(self._update_kind, self.state, self._controls, in_float32=True)
 
     def status(self, *, fresh: bool) -> RowStatus:
-        """The status after the last step, `fresh` or not."""
+        """The status after the last step, whether `fresh` or not."""
         return RowStatus(**self._get({f.name: getattr(self.state, f.name) for f in fields(RowStatus)}))
 
     def collect(self, rows: Numpy) -> Finished:
@@ -105,7 +105,7 @@ class ArrayFlight:
         where = self._put(rows)
         s = State(*(array[where] for array in self.state))
         xp = namespace(s.x)
-        # An image that never moved comes back unchanged, to the bit.
+        # An image that never moved is returned bit for bit.
         untouched = s.failed | (s.steps == 0)
         images = to_uint8(xp.where(per_image(untouched, s.x), s.x0, s.x))
         facts = {f.name: getattr(s, f.name) for f in fields(Finished) if f.name in State._fields}
@@ -122,7 +122,7 @@ class ArrayFlight:
 
 
 def empty_state(count: int, shape: tuple[int, int, int]) -> State:
-    """`count` rows without images, which do not move, as numpy arrays that may share memory."""
+    """`count` empty rows, none of them moving, as numpy arrays that may share memory."""
     images, integers, flags = (count, *shape), np.zeros(count, np.int64), np.zeros(count, np.bool_)
     reals = np.zeros(count, np.float32)
     return State(
@@ -140,7 +140,7 @@ def to_float(images: Any) -> Any:
 
 
 def to_uint8(x: Any) -> Any:
-    """float32 [N, C, H, W] -> uint8 [N, H, W, C], clamped to [0, 1] (algorithm 3's last line) and rounded to nearest."""
+    """float32 [N, C, H, W] -> uint8 [N, H, W, C]: clamp to [0, 1] (algorithm 3's last line), round to nearest."""
     xp = namespace(x)
     levels = xp.round(xp.clip(x, 0.0, 1.0) * 255.0)
     return xp.permute_dims(xp.astype(levels, xp.uint8), (0, 2, 3, 1))

@@ -1,4 +1,4 @@
-"""What an engine is to the rest: whether it can run here, whether it can serve a run, and how it is opened."""
+"""The interface of an engine: whether it can run on this machine, whether it can serve a run, and how to open it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from .request import RunRequest
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether an engine can run on this machine: `why` says what was found or what is missing, `remedy` what to type."""
+    """Whether an engine can run on this machine.
+
+    Attributes:
+        available: whether it can.
+        why: what was found, or what is missing.
+        remedy: what to type if something is missing.
+    """
 
     available: bool
     why: str
@@ -23,11 +29,11 @@ class Availability:
 
 
 class Engine(ABC):
-    """One way to run a bundle. Its module imports no backend; its methods import theirs when they are called.
+    """One way to run a bundle. Its module imports no backend; each method imports its backend when it is called.
 
     Attributes:
-        name: on the command line.
-        about: what it is, in a few words.
+        name: the name on the command line.
+        about: a short description.
     """
 
     name: str
@@ -41,16 +47,16 @@ class Engine(ABC):
         """Why the engine cannot serve `request` from `bundle`, with what to type; None if it can.
 
         Raises:
-            BadInputError: this machine has no such device.
+            BadInputError: this machine does not have the device.
         """
         return None
 
     @abstractmethod
     def open(self, bundle: Bundle, request: RunRequest) -> Runner:
-        """A runner for a request that `why_unusable` has passed; it is not checked again.
+        """A runner for a request that `why_unusable` accepted; `open` does not check it again.
 
         Raises:
-            BadInputError: a file of the bundle is missing, changed or unreadable.
+            BadInputError: a bundle file is missing, changed or unreadable.
         """
 
 

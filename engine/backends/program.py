@@ -1,4 +1,4 @@
-"""Reading ``forward.pt2``: the forward pass as a torch.export program, which needs no model code."""
+"""Reading ``forward.pt2``: the forward pass as a torch.export program, which runs without the model's code."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ def load_program(path: Path, device: str) -> torch.nn.Module:
     """The forward pass stored in `path`, on `device`: float32 [B, C, H, W] in [0, 1] -> logits [B, num_classes].
 
     Raises:
-        BadInputError: not a torch.export program, or one that carries pickled objects.
+        BadInputError: `path` is not a torch.export program, or it contains pickled objects.
     """
     _refuse_pickles(path)
     try:
         with warnings.catch_warnings():
-            # torch 2.11 says so of what it reads itself, and nobody writes to it.
+            # torch 2.11 warns about a buffer that it reads itself; nothing writes to it.
             warnings.filterwarnings("ignore", "The given buffer is not writable")
             program = torch.export.load(path)
     except Exception as e:  # torch.export.load raises whatever its parser meets
         raise BadInputError(
-            f"{path} cannot be read by torch {torch.__version__} ({type(e).__name__}: {first_line(e)}); export the bundle again "
-            "with this version of torch"
+            f"torch {torch.__version__} cannot read {path} ({type(e).__name__}: {first_line(e)}); export the bundle "
+            "again with this version of torch"
         ) from e
     return program.module().to(device).requires_grad_(False)
 
 
 def _refuse_pickles(path: Path) -> None:
-    """Refuse an archive in which torch.export.load would unpickle anything but plain tensors.
+    """Refuse an archive if torch.export.load would unpickle anything except plain tensors from it.
 
     torch 2.13 loads sample inputs, tensor subclasses and script objects with ``weights_only=False``.
     """
@@ -49,7 +49,7 @@ def _refuse_pickles(path: Path) -> None:
                     raise pickle.UnpicklingError(f"{entry} asks for pickle")
     except pickle.UnpicklingError as e:
         raise BadInputError(
-            f"{path} holds pickled objects, which jboost never runs ({first_line(e)}); export it again"
+            f"{path} contains pickled objects, which jboost never loads ({first_line(e)}); export it again"
         ) from e
     except (zipfile.BadZipFile, ValueError, RuntimeError, EOFError) as e:
         raise BadInputError(f"{path} is not a torch.export program ({first_line(e)}); export the bundle again") from e

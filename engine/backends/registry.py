@@ -1,4 +1,4 @@
-"""The engines by name, and the choice of one: the one that was asked for, or the fastest."""
+"""The engines by name, and how one is chosen: the requested one, or the fastest."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ _DEFAULT_BATCH = {"cpu": 32, "cuda": 256}
 
 
 def default_batch(device: str) -> int:
-    """Images in flight unless told otherwise, on the device called `device`: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``."""
+    """The default number of images in flight on `device`: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``."""
     return _DEFAULT_BATCH[device_kind(device)]
 
 
-#: All engines; ``--engine auto`` picks the fastest of those that can run here and that the bundle serves.
+#: All engines. ``--engine auto`` picks the fastest one that can run on this machine and that the bundle supports.
 ENGINES: dict[str, Engine] = {
     engine.name: engine for engine in (TrtEngine(), CompileEngine(), EagerEngine(), OnnxEngine())
 }
 
 
 def installed(*distributions: str) -> dict[str, str | None]:
-    """Version of each installed distribution; None for those that are not."""
+    """Version of each distribution; None for one that is not installed."""
     return {name: installed_version(name) for name in distributions}
 
 
 def find_engine(name: str) -> Engine | None:
-    """The engine called `name`; None for ``"auto"``, which is settled when the bundle and the run are known.
+    """The engine called `name`; None for ``"auto"``, which is resolved when the bundle and the run are known.
 
     Raises:
-        BadInputError: unknown, or not available on this machine.
+        BadInputError: the engine is unknown, or not available on this machine.
     """
     if name == "auto":
         return None
@@ -57,7 +57,7 @@ def open_engine(engine: Engine, bundle: Bundle, request: RunRequest) -> Runner:
     """A runner of `engine` for `request`.
 
     Raises:
-        BadInputError: the engine cannot serve the request from this bundle; the message says why, and what to type.
+        BadInputError: the engine cannot serve the request from this bundle; the message says why and what to type.
     """
     why = engine.why_unusable(bundle, request)
     if why is not None:
@@ -66,16 +66,17 @@ def open_engine(engine: Engine, bundle: Bundle, request: RunRequest) -> Runner:
 
 
 def pick_engine(bundle: Bundle, request: RunRequest) -> tuple[Runner, str]:
-    """The fastest engine for a request, opened, and a text that says what was picked and why.
+    """The fastest engine for a request, opened, and a text that says which engine was picked and why.
 
-    Times are those that the bundle was exported with, if that was on this machine; otherwise each engine gets a short trial.
+    The times come from the bundle if its export timed all candidates on this machine; otherwise each candidate gets a
+    short trial.
 
     Args:
         bundle: an opened bundle.
-        request: what is asked for; its batch size, where there is one, rules out packages of another.
+        request: what to compute; its batch size, if set, rules out packages with another batch size.
 
     Raises:
-        BadInputError: no engine can run here.
+        BadInputError: no engine can run on this machine.
     """
     passed_over: list[str] = []
     candidates: list[Engine] = []
@@ -124,23 +125,24 @@ def time_engines(
     batch_size: int,
     on_failure: Callable[[str, Exception], None],
 ) -> tuple[dict[str, Runner], dict[str, float]]:
-    """Open engines for a request, and time them against each other.
+    """Open engines for a request and time them against each other.
 
     Args:
         bundle: an opened bundle.
-        engines: those that can run here and whose `why_unusable` has passed the request.
-        request: what is asked for.
+        engines: engines that can run on this machine and whose `why_unusable` accepted the request.
+        request: what to compute.
         batch_size: images in flight, for runners that take any number.
-        on_failure: told of an engine that cannot be opened, or fails in its trial.
+        on_failure: called with the name and the error of an engine that cannot be opened or fails in its trial.
 
     Returns:
-        The runners that were opened, which the caller closes, and milliseconds an image-step of those that did not fail; by name.
+        Two dicts by engine name: the opened runners, which the caller closes, and the milliseconds per image-step of
+        each runner that did not fail.
     """
     runners: dict[str, Runner] = {}
     for engine in engines:
         try:
             runners[engine.name] = engine.open(bundle, request)
-        except Exception as e:  # a backend's own; the others can still be used
+        except Exception as e:  # a backend raises its own types; the other engines can still be used
             on_failure(engine.name, e)
     config, size = bundle.config, request.resolution
     times = time_runners(
@@ -151,7 +153,7 @@ def time_engines(
 
 
 def _known_times(bundle: Bundle, request: RunRequest) -> dict[str, float]:
-    """Milliseconds an image-step by engine, measured on this machine when the bundle was exported."""
+    """Milliseconds per image-step by engine, if the bundle was exported on this machine."""
     wanted = request.dtype, request.resolution
     timings = [t for t in bundle.config.timings if (t.dtype, t.resolution) == wanted]
     here = machine_name() if timings else ""

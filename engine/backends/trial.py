@@ -1,4 +1,4 @@
-"""Timing engines against each other, for the choice that ``--engine auto`` makes."""
+"""Timing engines against each other, for ``--engine auto``."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from jboost.engine.loop.flight import Flight, Numpy
 from jboost.engine.loop.runner import Runner
 from jboost.engine.method.updates import PGD
 
-#: Seconds that a choice may take, loading apart.
+#: Seconds that a choice may take, without loading.
 BUDGET = 2.0
 _ROUNDS = 9  # enough for a median
 
 
 def endless_flight(runner: Runner, images: Numpy, y: Numpy) -> Flight:
-    """A flight whose images never land, to time steps with.
+    """A flight whose images never finish, for timing steps.
 
     Args:
-        runner: any.
+        runner: any runner.
         images: uint8 [B, H, W, C].
         y: int64 [B], classes.
     """
@@ -41,18 +41,19 @@ def time_runners(
     budget: float = BUDGET,
     on_failure: Callable[[str, Exception], None] | None = None,
 ) -> dict[str, float]:
-    """Milliseconds an image-step of each runner: the median of alternating turns, after one turn each that does not count.
+    """Milliseconds per image-step of each runner: the median of alternating turns, after one warm-up turn each.
 
-    A turn is what a run repeats: the steps between two statuses, and a fresh status, which waits for the device. A
-    runner whose first turn alone takes longer than the budget gets no other: that turn is its time.
+    A turn is what a run repeats: the steps between two statuses, and a fresh status, which waits for the device. If a
+    runner's first turn alone takes longer than the budget, the runner gets no other turn: that turn is its time.
 
     Args:
-        runners: by name. One whose batch is fixed is timed at that.
+        runners: by name. A runner with a fixed batch size is timed at that size.
         shape: (C, H, W).
-        num_classes: labels are drawn from them.
-        batch_size: images in flight, for the others.
-        budget: seconds in all; every runner is timed once at least and nine times at most.
-        on_failure: told of a runner that fails, which then has no time; without, what it raises is raised.
+        num_classes: the number of classes; labels are drawn from them.
+        batch_size: images in flight, for the other runners.
+        budget: seconds in total; every runner is timed at least once and at most nine times.
+        on_failure: called with the name and the error of a runner that fails, which then has no time. Without it, the
+            error is raised.
     """
     rng = np.random.default_rng(0)
     channels, height, width = shape
@@ -73,7 +74,7 @@ def time_runners(
         try:
             flight = endless_flight(runner, images, rng.integers(0, num_classes, count))
             first, ms = turn(flight, count)
-        except Exception as e:  # a backend's own; the others can still be used
+        except Exception as e:  # a backend raises its own types; the other engines can still be used
             if on_failure is None:
                 raise
             on_failure(name, e)

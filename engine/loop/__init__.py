@@ -1,1 +1,1 @@
-"""Running a set: slots, flights, reading ahead and writing behind."""
+"""Running a sample set: slots, flights, reading ahead and writing behind."""

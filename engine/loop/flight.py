@@ -1,4 +1,4 @@
-"""The contract between the slots and what holds the images in flight: a backend's arrays or a device's buffers."""
+"""The contract between the slots and a flight, which holds the images in flight: in arrays or in device buffers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Numpy = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class RowStatus:
-    """What the host sees of the rows, as numpy arrays with one entry a row. It may be older than the last step queued.
+    """The host's view of the rows: numpy arrays with one entry per row. It may be older than the last step queued.
 
     Attributes:
         index: int64 [B], the image that each row held, so a stale status is never attributed to another image.
-        moving: bool [B], takes part in the next step.
-        waiting: bool [B], its gradient was not finite and must be computed again in float32.
+        moving: bool [B], the row takes part in the next step.
+        waiting: bool [B], the row's gradient was not finite and must be computed again in float32.
         steps: int64 [B], steps taken.
         limit: int64 [B], the maximum number of steps.
         class_logit: float32 [B], f_c where the gradient was last computed.
@@ -33,17 +33,17 @@ class RowStatus:
 
 @dataclass(frozen=True)
 class Finished:
-    """Images copied out of their rows, because they have finished or a snapshot is due, as numpy arrays.
+    """Images copied out of their rows because they have finished or a snapshot is due, as numpy arrays.
 
     Attributes:
-        images: uint8 [n, H, W, C], rounded to nearest; an image that never moved is the input's bytes.
-        index: int64 [n], their positions in the set.
-        y: int64 [n], their classes.
+        images: uint8 [n, H, W, C], rounded to nearest; an image that never moved equals the input byte for byte.
+        index: int64 [n], positions in the set.
+        y: int64 [n], classes.
         steps: int64 [n], steps taken.
-        stopped: bool [n], ended early because their realness reached l0.
+        stopped: bool [n], the image ended early because its realness reached l0.
         failed: bool [n], the gradient was not finite even in float32; the image is the input.
         retried: bool [n], a gradient was not finite and was computed again in float32.
-        before_logit: float32 [n], f_c at the input; NaN where no gradient was needed (no steps).
+        before_logit: float32 [n], f_c at the input; NaN if no gradient was computed (no steps).
         before_predicted: int64 [n], the predicted class at the input.
         moved: float32 [n], L2 distance between the input and the rounded output, in units of the image's range [0, 1].
     """
@@ -65,10 +65,10 @@ class Finished:
 
 
 class Flight(Protocol):
-    """B rows, each held by an image from its first to its last step. A row that is not moving never changes.
+    """B rows; an image holds its row from its first to its last step. A row that is not moving never changes.
 
     Attributes:
-        status_every: steps to queue between two calls of `status`: 1 where a status costs nothing, as on a CPU.
+        status_every: steps to queue between two calls of `status`; 1 if a status costs nothing, as on a CPU.
     """
 
     status_every: int
@@ -79,7 +79,7 @@ class Flight(Protocol):
         Args:
             rows: int64 [n], each once.
             images: uint8 [n, H, W, C].
-            y, index, limit: int64 [n], class, position in the set, maximum number of steps.
+            y, index, limit: int64 [n]: class, position in the set, maximum number of steps.
         """
         ...
 
@@ -95,7 +95,8 @@ class Flight(Protocol):
         """The status of the rows.
 
         Args:
-            fresh: wait for the device and return the status after the last step queued; else it may be an earlier one.
+            fresh: wait for the device and return the status after the last step queued; if False, the status may be an
+                earlier one.
         """
         ...
 

@@ -1,7 +1,7 @@
-"""Reading ahead and writing behind: two threads, so that the device does not wait for the disk.
+"""Reading ahead and writing behind in two threads, so the device does not wait for the disk.
 
-Both queues are bounded, so memory is bounded by the batch. Decoding, file access, numpy's copies and the backends release Python's
-global lock, so the threads do overlap.
+Both queues are bounded, so memory depends on the batch size, not on the set. Decoding, file access, numpy's copies and
+the backends release Python's global lock, so the threads overlap.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ Numpy = np.ndarray[Any, Any]
 Reader = Callable[[Numpy], Numpy]
 
 _AHEAD = 2  # chunks read ahead
-_BEHIND = 4  # results that wait to be written
+_BEHIND = 4  # batches of results that wait to be written
 _END = None
 
 
 class ReadAhead:
-    """Chunks of a sample set, read by a thread while earlier ones are in use. A context manager and an iterator.
+    """Chunks of a sample set, which a thread reads while earlier chunks are in use. A context manager and an iterator.
 
     Args:
-        read: gives the images; called by the thread alone.
-        indices: int64 [n], ascending: which images.
-        chunk: how many at a time.
+        read: reads the images; only the thread calls it.
+        indices: int64 [n], ascending, the images to read.
+        chunk: images per chunk.
     """
 
     def __init__(self, read: Reader, indices: Numpy, chunk: int):
@@ -46,7 +46,7 @@ class ReadAhead:
 
     def __exit__(self, *exc: object) -> None:
         self._stop.set()
-        while self._thread.is_alive():  # it may be waiting for room
+        while self._thread.is_alive():  # it may be waiting for room in the queue
             _drain(self._queue)
             self._thread.join(0.01)
 
@@ -57,14 +57,14 @@ class ReadAhead:
                     return
                 self._queue.put((indices, self._read(indices)))
             self._queue.put(_END)
-        except BaseException as e:  # raised again where the chunk was wanted
+        except BaseException as e:  # the iterator raises it again in the caller's thread
             self._queue.put(e)
 
     def __iter__(self) -> Iterator[tuple[Numpy, Numpy]]:
         """(indices, images) in order.
 
         Raises:
-            Exception: whatever reading raised.
+            Exception: any error from reading.
         """
         while (item := self._queue.get()) is not _END:
             if isinstance(item, BaseException):
@@ -73,10 +73,10 @@ class ReadAhead:
 
 
 class WriteBehind:
-    """Puts results into a store from a thread. A context manager: leaving it without an error waits until all are written.
+    """Puts results into a store from a thread. A context manager: leaving it waits until all results are written.
 
     Args:
-        store: takes the results; used by the thread alone until the end.
+        store: receives the results; until the end, only the thread uses it.
     """
 
     def __init__(self, store: Store):
@@ -90,7 +90,7 @@ class WriteBehind:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._queue.put(_END)  # what was handed in before an error is finished work: it is written too
+        self._queue.put(_END)  # results that were handed in before an error are finished work and are written too
         self._thread.join()
         if self._error is not None and exc[0] is None:
             raise self._error
@@ -101,7 +101,7 @@ class WriteBehind:
         See `jboost.engine.results.store.Store.put`.
 
         Raises:
-            Exception: what writing earlier ones raised.
+            Exception: an error from writing earlier results.
         """
         if self._error is not None:
             raise self._error

@@ -1,7 +1,7 @@
 """The loop as the paper prints it: one image at a time, in numpy.
 
-No engine runs it. The real loop, `jboost.engine.loop.run`, gives the same images; the tests compare the two, bit for
-bit where an image's gradient does not depend on its batch.
+No engine runs it. The real loop, `jboost.engine.loop.run`, gives the same images. The tests compare the two, bit for
+bit if an image's gradient does not depend on its batch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Running a whole set through the slots: images enter as others leave, and results are written as they finish."""
+"""Running a whole set through the slots: images enter as others leave, and results are written as images finish."""
 
 from __future__ import annotations
 
@@ -55,20 +55,20 @@ def run_set(
 
     Args:
         runner: the engine, bound to a bundle and an objective.
-        read: gives the images; called from another thread.
+        read: reads the images; called from another thread.
         labels: int64 [N], or None to take c = argmax f(x0), as in algorithm 1.
-        store: takes the results, from another thread. Its records say which images are done; its snapshots, after how
-            many steps to take snapshots.
+        store: receives the results, from another thread. Its records say which images are done; the keys of its
+            snapshots say after how many steps to take snapshots.
         settings: the update, early stopping and the seed.
         shape: (H, W, C) of an image.
-        batch_size: the number of slots; empty slots are carried along, so shapes stay fixed.
+        batch_size: the number of slots; empty slots are computed too, so shapes stay fixed.
         on_progress: called at the end of each turn.
 
     Returns:
         The number of images this call finished.
 
     Raises:
-        Exception: whatever reading, computing or writing raised.
+        Exception: any error from reading, computing or writing.
     """
     todo = np.flatnonzero(~store.records["done"])
     if not len(todo):
@@ -116,13 +116,13 @@ class _Waiting:
         self._now: tuple[Numpy, Numpy, Numpy] | None = None
 
     def more(self) -> bool:
-        """Whether any image waits; reads on if necessary."""
+        """Whether any image waits; reads the next chunk if necessary."""
         if self._now is None or not len(self._now[0]):
             self._now = next(self._chunks, None)
         return self._now is not None
 
     def take(self, most: int) -> tuple[Numpy, Numpy, Numpy]:
-        """At most `most` of them: images uint8 [n, H, W, C], classes [n], positions in the set [n]."""
+        """At most `most` waiting images uint8 [n, H, W, C], their classes [n] and their positions in the set [n]."""
         assert self._now is not None
         images, y, index = (a[:most] for a in self._now)
         self._now = tuple(a[most:] for a in self._now)  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""The contract between the loop and a backend: what an engine has to implement."""
+"""The contract between the loop and a backend: the interface that every engine implements."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Evaluation(NamedTuple):
 
 
 class Runner(Protocol):
-    """A bundle and an objective on one backend. A context manager: leaving it frees the device's memory.
+    """A bundle and an objective on one backend. A context manager: leaving it frees the device memory.
 
     Attributes:
-        name: the engine's, as in ``--engine``.
+        name: the engine's name, as in ``--engine``.
         device: a device string.
-        dtype: the network's: ``"fp32"``, ``"fp16"`` or ``"bf16"``.
-        batch_size: the number of images that every call takes; None if any number will do.
+        dtype: the network's dtype: ``"fp32"``, ``"fp16"`` or ``"bf16"``.
+        batch_size: the number of images that every call takes; None if any number works.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Runner(Protocol):
         ...
 
     def check_update(self, update_kind: str) -> None:
-        """See that there is a step for a kind of update, before a run begins.
+        """Check that there is a step for an update kind, before a run begins.
 
         Raises:
             BadInputError: there is none.
@@ -53,12 +53,12 @@ class Runner(Protocol):
         ...
 
     def flight(self, update_kind: str, controls: Controls, count: int, shape: tuple[int, int, int]) -> Flight:
-        """Empty rows for images in flight, which `step` moves as `update_kind` and `controls` say.
+        """Empty rows for images in flight, which the flight's `step` moves by `update_kind` and `controls`.
 
         Args:
-            update_kind: a key of `jboost.engine.method.updates.MOVES`.
+            update_kind: the update kind, a key of `jboost.engine.method.updates.MOVES`.
             controls: as numpy arrays.
-            count: the number of rows; `batch_size`, if that is fixed.
+            count: the number of rows; equal to `batch_size` if that is fixed.
             shape: (C, H, W) of an image.
         """
         ...

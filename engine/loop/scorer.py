@@ -1,4 +1,4 @@
-"""Scoring the results: one forward pass over the rounded images, which are what the user gets, in full batches."""
+"""Scoring the results: one forward pass over the rounded images, as the user gets them, in full batches."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _RESULT = 0  # in place of a snapshot's number of steps, which is at least 1
 class Scorer:
     """Scores images that have finished, makes their records and hands both on.
 
-    An image's result is handed on after its snapshots, so a stored result implies that its snapshots are stored.
+    The scorer hands on an image's result after its snapshots, so a stored result implies that its snapshots are stored.
 
     Args:
         runner: the engine.
-        batch_size: images a forward pass.
-        behind: takes the results and their records.
+        batch_size: images per forward pass.
+        behind: receives the results and their records.
 
     Attributes:
         count: images that have finished so far, handed on or not.
@@ -38,9 +38,9 @@ class Scorer:
         self.count = 0
 
     def add(self, finished: Finished, step: int | None = None) -> None:
-        """Take images that have finished, or a snapshot after `step` steps. An image that did not move is known already."""
+        """Take images that have finished, or a snapshot after `step` steps. Images that never moved need no scoring."""
         records = self._records(finished)
-        # An image whose gradient failed has not moved either, but its snapshots may have.
+        # A failed image is its input again, but its snapshots may have moved: its result is handed on after them.
         unknown = (finished.steps > 0) | finished.failed | np.isnan(finished.before_logit)
         if step is None:
             self.count += len(records)
@@ -55,7 +55,7 @@ class Scorer:
             self._score()
 
     def flush(self) -> None:
-        """Score what is left."""
+        """Score the remaining images."""
         if self._waiting:
             self._score()
 
@@ -67,7 +67,7 @@ class Scorer:
         after = score(self._runner, images, y, self._size)
         records["realness_after"] = realness(after.class_logit)
         records["correct_after"] = after.predicted == y
-        unseen = np.isnan(records["realness_before"])  # no step was asked for: the image is its own "before"
+        unseen = np.isnan(records["realness_before"])  # a run of no steps: the values "before" equal those "after"
         for name in ("realness", "correct"):
             records[f"{name}_before"][unseen] = records[f"{name}_after"][unseen]
         for step in np.unique(steps)[::-1]:  # results last

@@ -1,11 +1,11 @@
 """Continuous batching: B slots, each held by an image from its first to its last step.
 
-Finished images leave and waiting ones enter without stopping the rest, as in servers of language models. Early stopping
-then saves time in proportion to the steps it saves, and images with different numbers of steps can share a run. The
-number of slots is fixed for a run; an empty slot does not move.
+Finished images leave and waiting images enter while the rest continue, as in LLM serving. Early stopping then saves
+time in proportion to the steps it saves, and images with different numbers of steps can share a run. The number of
+slots is fixed for a run; an empty slot does not move.
 
-This is the host's side: which image holds which slot, and when to read the row status. The images are on the device, in
-a `Flight`.
+This module is the host's side: it decides which image holds which slot and when to read the row status. The images are
+on the device, in a `Flight`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Slots:
         self.flight = runner.flight(settings.update.kind, controls, count, shape)
         self._steps = settings.update.steps
         self._index = np.full(count, _EMPTY, np.int64)
-        self._left = np.zeros(count, np.int64)  # steps until the image in the slot is finished at the latest
+        self._left = np.zeros(count, np.int64)  # steps after which the image in the slot is finished at the latest
         self._status: RowStatus | None = None
         self._marks = np.array([*snapshots, _NEVER], np.int64)
         self._next = np.zeros(count, np.int64)  # position in `_marks` of the slot's next snapshot
@@ -73,8 +73,8 @@ class Slots:
         Args:
             images: uint8 [n, H, W, C].
             y: int64 [n], their classes.
-            index: int64 [n], their positions in the set, each of which a run sees once.
-            limit: int64 [n], the maximum number of steps of each; None for the update's own number for all.
+            index: int64 [n], their positions in the set; a run sees each position once.
+            limit: int64 [n], the maximum number of steps of each image; None for the update's number.
         """
         if limit is None:
             limit = np.full(len(index), self._steps, np.int64)
@@ -98,11 +98,11 @@ class Slots:
     def harvest(self) -> Finished | None:
         """Take out the images that have finished; None if the status shows none.
 
-        If gradients were not finite, one retry step first computes them in float32 for all waiting images; it moves no
-        other image.
+        If gradients were not finite, a retry step first computes them in float32 for all waiting images. The retry
+        moves no other image.
         """
         held = self.held
-        # Some image is due at its last step or a snapshot, unless it waited for a float32 retry on the way.
+        # Some image is due at its last step or a snapshot, unless it has waited for a float32 retry since it entered.
         fresh = bool(((self._left[held] <= 0) | (self._queued[held] >= self._marks[self._next[held]])).any())
         status = self.flight.status(fresh=fresh)
         if (status.waiting & self._current(status)).any():
@@ -122,7 +122,7 @@ class Slots:
         return finished
 
     def snapshots(self) -> list[tuple[int, Finished]]:
-        """The snapshots that `harvest` took since the last call: a number of steps, and images after so many steps."""
+        """The snapshots that `harvest` took since the last call: (number of steps, images after that many steps)."""
         taken, self._taken = self._taken, []
         return taken
 
@@ -141,9 +141,9 @@ class Slots:
         return same
 
     def under_way(self) -> tuple[float, float]:
-        """The images in flight, as a fractional number of finished ones, and their mean realness (NaN if none).
+        """The progress of the images in flight, as a fractional number of finished images, and their mean realness.
 
-        Both are those of the last row status.
+        Both come from the last row status. The realness is NaN if that status shows none of these images.
         """
         status = self._status
         if status is None or not (known := self._current(status)).any():

@@ -1,1 +1,1 @@
-"""What a step is: arrays, objectives, updates, noise, the step itself, and the settings of a run."""
+"""The method: arrays, objectives, updates, noise, the step, and the settings of a run."""

@@ -1,4 +1,4 @@
-"""The one place that asks which array library an array belongs to."""
+"""The one module that finds out which array library an array belongs to."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-# A numpy array, a torch tensor, a cupy array: whatever the array API standard describes.
+# Any array of the array API standard: a numpy array, a torch tensor, a cupy array.
 Array = Any
 
 
 def namespace(*arrays: Array) -> Any:
     """The array-API namespace of `arrays`.
 
-    numpy 2 conforms to the standard by itself, so that a machine with numpy alone needs nothing else; every other library goes
-    through array-api-compat.
+    numpy 2 conforms to the standard by itself, so a machine with only numpy needs no other package. Every other library
+    goes through array-api-compat.
     """
     if all(isinstance(a, np.ndarray) for a in arrays):
         return np

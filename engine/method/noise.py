@@ -1,13 +1,14 @@
 """Counter-based noise: the same numbers in every engine, whatever the batch, the order or the device.
 
-Philox 4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011) turns a 128-bit counter and a
-64-bit key into four 32-bit words. Here
+Philox 4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011) turns a 128-bit
+counter and a 64-bit key into four 32-bit words. Here
 
     key     = (seed low, seed high)
     counter = (block, step, image index low, image index high)
 
-and block b yields elements 4b .. 4b+3 of the image in [C, H, W] order. The arithmetic uses int64 and only operators of the array
-API: torch has no unsigned 32-bit multiplication, and an int64 one of two 32-bit numbers would overflow.
+and block b yields elements 4b .. 4b+3 of the image in [C, H, W] order. The arithmetic uses int64 and only operators of
+the array API. torch has no unsigned 32-bit multiplication, and the int64 product of two 32-bit numbers would overflow,
+so multiplications are split.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def philox(
 
     Args:
         counter: four int64 arrays that broadcast together, values in [0, 2^32).
-        key: two integers in [0, 2^32), or int64 arrays of such.
+        key: two integers in [0, 2^32), or int64 arrays of such integers.
 
     Returns:
         Four int64 arrays, values in [0, 2^32).
@@ -53,9 +54,9 @@ def philox(
 
 
 def _box_muller(a: Array, b: Array, float32: Any) -> tuple[Array, Array]:
-    """Two standard normals (float32) from two 32-bit words each, of which the upper 24 bits are exact in float32."""
+    """Two standard normals (float32) from two 32-bit words; it uses each word's upper 24 bits, exact in float32."""
     xp = namespace(a, b)
-    u = xp.astype((a >> 8) + 1, float32) * 2.0**-24  # (0, 1]: the logarithm is finite
+    u = xp.astype((a >> 8) + 1, float32) * 2.0**-24  # (0, 1], so the logarithm is finite
     v = xp.astype(b >> 8, float32) * 2.0**-24  # [0, 1)
     radius = xp.sqrt(-2.0 * xp.log(u))
     angle = (2.0 * math.pi) * v
@@ -63,7 +64,7 @@ def _box_muller(a: Array, b: Array, float32: Any) -> tuple[Array, Array]:
 
 
 def split_seed(seed: int) -> tuple[int, int]:
-    """A seed in [0, 2^64) as the generator's key: its lower and upper 32 bits."""
+    """The generator's key for a seed in [0, 2^64): the seed's lower and upper 32 bits."""
     return seed & _MASK32, (seed >> 32) & _MASK32
 
 

@@ -1,6 +1,6 @@
-"""What a step minimises: one number an image, from its logits, its label and l0. Never averaged over the batch.
+"""The objectives that a step minimises: one number per image, from its logits, its label and l0. Never a batch mean.
 
-Equation numbers are those of Golan, Ganz, Elad, "Enhancing Consistency-Based Image Generation via Adversarially-Trained
+Equation numbers refer to Golan, Ganz, Elad, "Enhancing Consistency-Based Image Generation via Adversarially-Trained
 Classification and Energy-Based Discrimination", NeurIPS 2024 (arXiv 2405.16260).
 """
 
@@ -60,8 +60,8 @@ def _ce_bce(logits: Array, labels: Array, l0: float) -> Array:
 
 
 def _joint(logits: Array, labels: Array, l0: float) -> Array:
-    # The paper prints a minus before the square. Its text ("minimizing the distance between l_BCE and l0") and its use need the
-    # plus, with which alone the descent approaches l0.
+    # The paper prints a minus before the square. Its text ("minimizing the distance between l_BCE and l0") and its use
+    # need a plus: only with a plus does the descent approach l0.
     return cross_entropy(logits, labels) + 0.5 * (realness(class_logit(logits, labels)) - l0) ** 2
 
 
@@ -81,7 +81,7 @@ OBJECTIVES: dict[str, Objective] = {
     "energy": _energy,  # eq. 6
 }
 
-#: Objectives that pay no heed to the label.
+#: Objectives that ignore the label.
 LABEL_FREE = frozenset({"energy"})
 
 #: Objectives that need l0, the mean realness of real images (eq. 13).
@@ -89,10 +89,10 @@ NEEDS_L0 = frozenset({"joint"})
 
 
 def resolve_objective(name: str | None, l0: float | None) -> str:
-    """The objective to use: `name` checked, or the default, ``joint`` where l0 is known and ``bce`` where it is not.
+    """The objective to use: `name` after a check, or the default: ``joint`` if l0 is known, ``bce`` if not.
 
     Raises:
-        BadInputError: unknown name, or an objective that needs l0 without one.
+        BadInputError: l0 is not finite, the name is unknown, or the objective needs l0 and l0 is None.
     """
     if l0 is not None and not math.isfinite(l0):
         raise BadInputError(f"l0 is {l0}; it is the mean realness of real images (eq. 13), a finite number")
@@ -102,7 +102,8 @@ def resolve_objective(name: str | None, l0: float | None) -> str:
         raise BadInputError(f"unknown objective {name!r}; choose one of {', '.join(OBJECTIVES)}")
     if name in NEEDS_L0 and l0 is None:
         raise BadInputError(
-            f"objective {name!r} needs l0, the mean realness of real images, which is not known; give labelled real images to the "
-            "export: jboost export --ckpt FILE --real REAL_SAMPLES, or a value to the run: jboost boost --l0 V"
+            f"objective {name!r} needs l0, the mean realness of real images, which is not known; give labelled real "
+            "images to the export: jboost export --ckpt FILE --real REAL_SAMPLES, or a value to the run: "
+            "jboost boost --l0 V"
         )
     return name

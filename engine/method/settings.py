@@ -1,6 +1,6 @@
-"""Named settings with the paper's values (table 5: number of steps x step size), and the resolution of what a run does.
+"""Presets with the paper's values (table 5: number of steps x step size), and the resolution of a run's settings.
 
-A preset only gives defaults: whatever the user states wins.
+A preset only gives defaults: the user's own values take precedence.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class Preset:
     """Defaults for a generator.
 
     Attributes:
-        steps, step_size, noise: of the update; None for its own default.
-        update: its name.
+        steps, step_size, noise: values of the update's fields; None for the update's own default.
+        update: the update's name.
         objective, early_stop: None for the run's own defaults.
-        about: what the values are for.
-        options: the update's other fields.
+        about: the generator that the values are for.
+        options: values of the update's other fields.
     """
 
     steps: int
@@ -38,7 +38,7 @@ class Preset:
 
     @property
     def values(self) -> dict[str, Any]:
-        """What it says of the update's fields."""
+        """The preset's values for the update's fields."""
         stated = {"steps": self.steps, "step_size": self.step_size, "noise": self.noise, **self.options}
         return {name: value for name, value in stated.items() if value is not None}
 
@@ -68,13 +68,13 @@ PRESETS: dict[str, Preset] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run does to each image; with the bundle and the input it determines the output.
+    """The settings of a run; together with the bundle and the input they determine the output.
 
     Attributes:
         update: how the iterate moves.
-        objective: name of what a step minimises.
+        objective: name of the objective that a step minimises.
         l0: mean realness of real images (eq. 13), if known.
-        early_stop: leave an image alone once its realness has reached l0.
+        early_stop: whether an image stops once its realness has reached l0.
         seed: the noise's seed.
     """
 
@@ -102,18 +102,18 @@ def make_update(preset: Preset | None = None, *, update: str | None = None, **st
     """The update from stated values, then the preset's, then the update's own defaults.
 
     Args:
-        preset: gives the update and its values where nothing is stated.
+        preset: gives the update and the values that are not stated.
         update: name of a registered update.
-        stated: values of its fields, such as ``steps`` and ``step_size``; None for one that is not stated.
+        stated: values of the update's fields, such as ``steps`` and ``step_size``; None if not stated.
 
     Raises:
-        BadInputError: unknown update, a value out of range, or an option of another update.
-        TypeError: an option of no update.
+        BadInputError: the update is unknown, a value is out of range, or a field belongs to another update.
+        TypeError: no update has such a field.
     """
     name = update or (preset.update if preset else DEFAULT_UPDATE)
     given: dict[str, Any] = {}
     if preset is not None:
-        # A preset for another update keeps its meaning only in the number of steps: step sizes are not comparable.
+        # From a preset for another update only the number of steps applies: step sizes are not comparable.
         given = preset.values if preset.update == name else {"steps": preset.steps}
     given |= {option: value for option, value in stated.items() if value is not None}
     made = find_update(name)
@@ -127,7 +127,7 @@ def make_update(preset: Preset | None = None, *, update: str | None = None, **st
 
 
 def _belongs(option: str, name: str) -> str:
-    """What to do about an option of other updates than `name`."""
+    """The error message for an option that belongs to other updates than `name`."""
     others = owners(option)
     whose = " and ".join(other.__name__ for other in others.values())
     switch = " or ".join(f"--update {other}" for other in others)
@@ -144,10 +144,11 @@ def resolve_settings(
     seed: int,
     preset: Preset | None = None,
 ) -> Settings:
-    """Settle the objective and early stopping (default: on for objectives that aim at l0).
+    """Resolve the objective and early stopping (default: on for objectives that need l0).
 
     Raises:
-        BadInputError: unknown objective, early stopping or an objective that needs l0 without one, a seed out of range.
+        BadInputError: the objective is unknown, the objective or early stopping needs l0 and l0 is None, l0 is not
+            finite, or the seed is out of range.
     """
     objective = resolve_objective(objective or (preset.objective if preset else None), l0)
     if early_stop is None:
@@ -163,5 +164,5 @@ def resolve_settings(
 
 
 def ignores_labels(objective: str) -> bool:
-    """Whether the objective pays no heed to the label."""
+    """Whether the objective ignores the label."""
     return objective in LABEL_FREE

@@ -1,7 +1,7 @@
 """One step of algorithms 1 to 3 for the images in flight, given the gradient: one unit that never waits for the host.
 
-Written against the array API: eager PyTorch, numpy and Inductor run the same lines. An image's row depends on that image alone:
-nothing below mixes rows.
+The code uses the array API: eager PyTorch, numpy and Inductor run the same lines. A row depends on its own image alone:
+no line mixes rows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .updates import MOVES, Controls
 
 
 class Gradient(NamedTuple):
-    """The objective's input gradient and what fell out on the way.
+    """The objective's input gradient and the results of the forward pass.
 
     Attributes:
         grad: float32 [B, C, H, W], the gradient of the sum of `loss` with respect to the input.
@@ -30,21 +30,21 @@ class Gradient(NamedTuple):
 
 
 class State(NamedTuple):
-    """The slots: row i of every array is what slot i's image is at.
+    """The state of the slots: row i of every array belongs to the image in slot i.
 
     Attributes:
         x, x0: float32 [B, C, H, W], the iterate and the input in [0, 1].
         y: int64 [B], the class.
         index: int64 [B], the image's position in its set, which keys its noise.
-        limit: int64 [B], the most steps it may take.
+        limit: int64 [B], the maximum number of steps.
         steps: int64 [B], steps taken.
-        moving: bool [B], whether it takes part in the next step; False: finished, or an empty slot.
-        stopped: bool [B], ended because its realness reached the threshold.
-        failed: bool [B], ended because its gradient was not finite.
-        waiting: bool [B], its gradient was not finite and is to be computed again in float32 before it moves.
-        retried: bool [B], it has waited so.
+        moving: bool [B], the image takes part in the next step; False if it has finished or the slot is empty.
+        stopped: bool [B], the image ended because its realness reached the threshold.
+        failed: bool [B], the image ended because its gradient was not finite.
+        waiting: bool [B], the gradient was not finite and must be computed again in float32 before the image moves.
+        retried: bool [B], the image has waited for a float32 retry.
         class_logit: float32 [B], f_c where the gradient was last computed.
-        before_logit: float32 [B], f_c at the input; NaN until it is known.
+        before_logit: float32 [B], f_c at the input; NaN until known.
         before_predicted: int64 [B], the predicted class at the input.
     """
 
@@ -64,7 +64,7 @@ class State(NamedTuple):
     before_predicted: Array
 
 
-#: What a step changes, in the order in which a compiled step returns it.
+#: The fields that a step changes, in the order in which a compiled step returns them.
 CHANGED = (
     "x", "steps", "moving", "stopped", "failed", "waiting", "retried", "class_logit", "before_logit", "before_predicted",
 )  # fmt: skip
@@ -74,13 +74,13 @@ def advance(update_kind: str, state: State, gradient: Gradient, controls: Contro
     """The state after one step.
 
     Args:
-        update_kind: a key of `MOVES`.
+        update_kind: the update kind, a key of `MOVES`.
         state: the slots.
-        gradient: of the objective at ``state.x``.
-        controls: step size and the like.
-        in_float32: bool, or 0-d. False: an ordinary step, for the moving images that do not wait; an image whose
-            gradient is not finite is set waiting. True: a step with gradients in float32, for the waiting images; an
-            image whose gradient is not finite has failed.
+        gradient: the objective's gradient at ``state.x``.
+        controls: the step size and the run's other numbers.
+        in_float32: bool, or a 0-d bool array. False: an ordinary step for the moving images that do not wait; an image
+            whose gradient is not finite starts waiting. True: a step with float32 gradients for the waiting images; an
+            image whose gradient is not finite fails.
     """
     xp = namespace(state.x)
     here = state.moving & (state.waiting == in_float32)
@@ -89,11 +89,11 @@ def advance(update_kind: str, state: State, gradient: Gradient, controls: Contro
     here = here & ~waiting
 
     first = here & (state.steps == 0)
-    # An infinite threshold is none, even for a class logit that has overflowed.
+    # An infinite threshold never stops an image, even if its class logit has overflowed.
     stopped = here & (realness(gradient.class_logit) >= controls.threshold) & (controls.threshold < xp.inf)
     failed = here & ~finite & ~stopped
     go = here & ~stopped & ~failed
-    # Zeros for what is not finite: nobody moves by it, and numpy need not warn of it.
+    # Zeros in place of a gradient that is not finite: no image moves by it, and numpy does not warn about it.
     grad = xp.where(per_image(finite, gradient.grad), gradient.grad, xp.zeros_like(gradient.grad))
     moved = MOVES[update_kind](state.x, state.x0, grad, state.index, state.steps, controls)
     steps = state.steps + xp.astype(go, state.steps.dtype)

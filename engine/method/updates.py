@@ -1,9 +1,9 @@
-"""How the iterate moves, given the gradient: PGD (algorithms 1 and 2), SGLD (algorithm 3), and whatever else is registered.
+"""How the iterate moves, given the gradient: PGD (algorithms 1 and 2), SGLD (algorithm 3) and other registered updates.
 
-Written against the array API: numpy, torch and the compiler run the same lines. The iterate is float32.
+The code uses the array API: numpy, torch and the compiler run the same lines. The iterate is float32.
 
-To add an update, write its move and a frozen dataclass derived from `Update`, and register the class: see `register`. The command
-line, presets, summaries, reports and export read the registry.
+To add an update, write its move and a frozen dataclass derived from `Update`, and register the class; see `register`.
+The command line, presets, summaries, reports and export read the registry.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from jboost.engine.errors import BadInputError
 from .arrays import Array, namespace, per_image
 from .noise import normal, split_seed
 
-# Below this a gradient is zero: dividing by it would turn rounding into direction.
+# A smaller gradient counts as zero: dividing by it would turn rounding errors into a direction.
 _TINY = 1e-30
 
 
 def l2_norm(v: Array) -> Array:
-    """Euclidean norm of each image: [B, ...] -> [B]. Scaled by the largest entry, so that squares neither overflow nor vanish."""
+    """Euclidean norm per image: [B, ...] -> [B]. Scaled by the largest entry: squares neither overflow nor vanish."""
     xp = namespace(v)
     flat = xp.reshape(v, (v.shape[0], -1))
     top = xp.max(xp.abs(flat), axis=1)
@@ -36,7 +36,7 @@ def l2_norm(v: Array) -> Array:
 
 
 def project_l2(x: Array, x0: Array, radius: float | Array) -> Array:
-    """The point of the L2 ball of `radius` around `x0` that is nearest to `x`, image by image."""
+    """The point nearest to `x` in the L2 ball of `radius` around `x0`, per image."""
     xp = namespace(x, x0)
     moved = x - x0
     norm = l2_norm(moved)
@@ -45,11 +45,11 @@ def project_l2(x: Array, x0: Array, radius: float | Array) -> Array:
 
 
 class Controls(NamedTuple):
-    """What a run's step depends on besides the images, as arrays: one compiled step serves every step size, radius and seed.
+    """The numbers that a step depends on, as arrays, so one compiled step serves every step size, radius and seed.
 
     Attributes:
         step_size: float32, length of a step or factor of the gradient.
-        radius: float32, of the ball around the input; infinity for none.
+        radius: float32, radius of the ball around the input; infinity for no ball.
         noise: float32, standard deviation of a step's noise.
         threshold: float32, the realness at which an image stops; infinity for no early stopping.
         key: int64 [2], the seed's lower and upper 32 bits.
@@ -72,7 +72,7 @@ def _descend_l2(x: Array, x0: Array, grad: Array, index: Array, step: Array, how
     norm = l2_norm(grad)
     direction = grad / per_image(xp.where(norm > _TINY, norm, xp.ones_like(norm)), grad)
     x = xp.clip(x - how.step_size * direction, 0.0, 1.0)
-    # x0 lies in the cube, and the ball's points between x0 and x do too: projecting last breaks neither constraint.
+    # x0 and x lie in the cube, so every point between them does too: projecting last breaks neither constraint.
     return project_l2(x, x0, how.radius)
 
 
@@ -91,13 +91,13 @@ def _langevin(x: Array, x0: Array, grad: Array, index: Array, step: Array, how: 
     return x - how.step_size * grad + how.noise * noise
 
 
-#: How the iterate moves, by the kind of update. `register` fills it.
+#: How the iterate moves, by update kind. `register` fills it.
 MOVES: dict[str, Move] = {}
 
-#: The updates by their names on the command line, the default first. `register` fills it.
+#: The updates by name on the command line, the default first. `register` fills it.
 UPDATES: dict[str, type[Update]] = {}
 
-#: What no field of an update may be called: attributes of `Update`, and what `jboost boost` and a summary use for something else.
+#: Names that an update's field must not have: `Update`, `jboost boost` or a summary uses them for something else.
 RESERVED = frozenset({
     "name", "kind", "moves", "options", "strengths", "controls", "move",
     "samples", "output", "bundle", "engine", "dtype", "device", "batch_size", "preset", "update", "objective", "early_stop",
@@ -109,14 +109,15 @@ RESERVED = frozenset({
 
 @dataclass(frozen=True)
 class Option:
-    """What a field of an update is, for its command-line option, its check and a report.
+    """The description of an update's field, for its command-line option, its check and a report.
 
     Attributes:
-        help: what the value is, in lower case and without a full stop. It may be empty where `choices` say enough.
-        least: the smallest number allowed; None for no limit. A number must be finite in any case.
+        help: the help text, in lower case and without a full stop. It may be empty if `choices` say enough.
+        least: the smallest number allowed; None for no limit. A number must always be finite.
         exclusive: whether `least` itself is too small.
         choices: the words allowed; empty for a number.
-        shown: how a report writes a value, as a format string such as ``"within {:g}"``; empty for the field's name and the value.
+        shown: how a report writes a value, as a format string such as ``"within {:g}"``; if empty, a report writes the
+            field's name and the value.
     """
 
     help: str = ""
@@ -145,12 +146,12 @@ class Strengths(NamedTuple):
 class Update:
     """One way to move the iterate: the base of `PGD`, `SGLD` and every other registered update.
 
-    An update is a frozen dataclass, so that its values can be compared and stored. `register` says what it must define.
+    An update is a frozen dataclass, so its values can be compared and stored. `register` lists what it must define.
 
     Attributes:
         name: the name on the command line; `register` sets it.
         options: the fields by name; `register` sets it.
-        moves: how the iterate moves, by kind of update. A kind is compiled, and has a CUDA kernel, of its own.
+        moves: how the iterate moves, by update kind. Each kind has its own compiled step and its own CUDA kernel.
         steps: number of steps.
         step_size: length of a step or factor of the gradient.
     """
@@ -167,20 +168,20 @@ class Update:
 
     @property
     def kind(self) -> str:
-        """The key of `moves` that these values ask for. An update with several kinds overrides this."""
+        """The key of `moves` for these values. An update with several kinds overrides this."""
         (kind,) = self.moves
         return kind
 
     def strengths(self) -> Strengths:
-        """The numbers that the move gets. An update that uses a radius or noise overrides this."""
+        """The numbers for the move. An update that uses a radius or noise overrides this."""
         return Strengths(self.step_size)
 
     def controls(self, *, threshold: float = math.inf, seed: int = 0) -> Controls:
         """This update's values as numpy arrays.
 
         Args:
-            threshold: the realness at which an image stops.
-            seed: of the noise, in [0, 2^64).
+            threshold: the realness at which an image stops; infinity for no early stopping.
+            seed: the noise's seed, in [0, 2^64).
         """
         step_size, ball, noise, stop = (np.array(v, np.float32) for v in (*self.strengths(), threshold))
         return Controls(step_size, ball, noise, stop, np.array(split_seed(seed), np.int64))
@@ -191,7 +192,7 @@ class Update:
         Args:
             x, x0, grad: float32 [B, C, H, W].
             index, step: int64 [B], each image's position in its set and number of steps taken; they key the noise.
-            seed: of the noise.
+            seed: the noise's seed.
         """
         asarray = namespace(x).asarray
         controls = Controls(*(asarray(v, device=x.device) for v in self.controls(seed=seed)))
@@ -202,16 +203,16 @@ _Registered = TypeVar("_Registered", bound=Update)
 
 
 def register(name: str) -> Callable[[type[_Registered]], type[_Registered]]:
-    """A class decorator that makes an update known to everything that offers, runs, exports or reports updates.
+    """A class decorator that registers an update for the command line, the runs, the export and the reports.
 
-    The class derives from `Update` and is a frozen dataclass. Each field has a default and, in `Annotated`, an `Option`; ``steps``
-    and ``step_size`` are among the fields. `moves` gives a function for each kind. The class overrides `Update.kind` and
-    `Update.strengths` where it has several kinds, a radius or noise::
+    The class derives from `Update` and is a frozen dataclass. Each field has a default and, in `Annotated`, an
+    `Option`; ``steps`` and ``step_size`` are among the fields. `moves` gives a function for each kind. The class
+    overrides `Update.kind` if it has several kinds, and `Update.strengths` if it uses a radius or noise::
 
         @register("signed")
         @dataclass(frozen=True)
         class SignedLangevin(Update):
-            steps: Annotated[int, Option("steps an image takes at most", least=0)] = 15
+            steps: Annotated[int, Option("maximum number of steps per image", least=0)] = 15
             step_size: Annotated[float, Option("change of a pixel in a step", least=0, exclusive=True)] = 0.01
             temperature: Annotated[float, Option("temperature of the noise", least=0)] = 0.0
             moves: ClassVar = {"signed": move}
@@ -219,11 +220,11 @@ def register(name: str) -> Callable[[type[_Registered]], type[_Registered]]:
             def strengths(self) -> Strengths:
                 return Strengths(self.step_size, noise=math.sqrt(2 * self.step_size * self.temperature))
 
-    ``onnx`` and ``trt`` on a GPU need a CUDA kernel for each kind, called ``jboost_step_`` and the kind, with underscores for
-    hyphens, in ``jboost/engine/backends/cuda/kernels.cu``.
+    ``onnx`` and ``trt`` on a GPU need a CUDA kernel for each kind in ``jboost/engine/backends/cuda/kernels.cu``, called
+    ``jboost_step_`` and the kind, with underscores for hyphens.
 
     Args:
-        name: on the command line; lower-case words and digits with hyphens between, as are kinds.
+        name: the name on the command line: lower-case words and digits with hyphens between, as for kinds.
 
     Raises:
         ValueError: the class lacks something, or a name is taken.
@@ -232,7 +233,7 @@ def register(name: str) -> Callable[[type[_Registered]], type[_Registered]]:
     def add(update: type[_Registered]) -> type[_Registered]:
         options = _options(update)
         if not update.moves or (len(update.moves) > 1 and update.kind is Update.kind):
-            raise ValueError(f"{update.__name__} has no moves, or several and no `kind` that tells which")
+            raise ValueError(f"{update.__name__} has no moves, or several and no `kind` that chooses one")
         for word in (name, *update.moves):
             if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", word):
                 raise ValueError(
@@ -249,7 +250,7 @@ def register(name: str) -> Callable[[type[_Registered]], type[_Registered]]:
 
 
 def _options(update: type[Update]) -> dict[str, Field]:
-    """The fields of a class that is to be registered."""
+    """The fields of a class that `register` is to add."""
     hints, found = get_type_hints(update, include_extras=True), {}
     for field in fields(update):  # type: ignore[arg-type]
         hint, *extras = get_args(hints[field.name]) if get_origin(hints[field.name]) is Annotated else (None,)
@@ -257,10 +258,10 @@ def _options(update: type[Update]) -> dict[str, Field]:
         if option is None or field.default is MISSING:
             raise ValueError(f"{update.__name__}.{field.name} needs an Option in Annotated, and a default")
         if field.name in RESERVED:
-            raise ValueError(f"{update.__name__}.{field.name} needs another name: this one means something else")
+            raise ValueError(f"{update.__name__}.{field.name} needs another name: this one is reserved")
         value_type = next((t for t in get_args(hint) if t is not NoneType), hint)
         if any(other.options[field.name].type is not value_type for other in owners(field.name).values()):
-            raise ValueError(f"{update.__name__}.{field.name} has another type than in another update")
+            raise ValueError(f"{update.__name__}.{field.name} has a different type in another update")
         found[field.name] = Field(option, value_type, field.default)
     if missing := {"steps", "step_size"} - found.keys():
         raise ValueError(f"{update.__name__} has no field {', '.join(sorted(missing))}")
@@ -302,19 +303,19 @@ def _check(name: str, value: Any, field: Field) -> None:
 @register("pgd")
 @dataclass(frozen=True)
 class PGD(Update):
-    """Projected gradient descent (algorithms 1 and 2): x <- project(clamp(x - step_size * g)), g of unit length per image.
+    """Projected gradient descent (algorithms 1 and 2): x <- project(clamp(x - step_size * g)); `norm` defines g.
 
     Attributes:
         steps: number of steps, at least 0.
         step_size: length of a step: L2 for ``norm="l2"``, per pixel for ``"linf"``; the image's range is [0, 1].
-        eps: radius of the ball around the input that the iterate may not leave, in the same norm; None for no ball.
+        eps: radius of the ball around the input that contains the iterate, in the same norm; None for no ball.
         norm: ``"l2"``: g = grad / ||grad||_2; ``"linf"``: g = sign(grad).
 
     Raises:
         BadInputError: a value out of range.
     """
 
-    steps: Annotated[int, Option("steps an image takes at most", least=0)] = 15
+    steps: Annotated[int, Option("maximum number of steps per image", least=0)] = 15
     step_size: Annotated[float, Option("length of a step", least=0, exclusive=True)] = 0.1
     eps: Annotated[float | None, Option("radius of the ball around the input", least=0, shown="within {:g}")] = None
     norm: Annotated[str, Option(choices=("l2", "linf"), shown="{}")] = "l2"
@@ -333,21 +334,22 @@ class PGD(Update):
 @register("sgld")
 @dataclass(frozen=True)
 class SGLD(Update):
-    """Stochastic gradient Langevin dynamics (algorithm 3): x <- x - step_size * grad + noise * N(0, I); one clamp at the end.
+    """Stochastic gradient Langevin dynamics (algorithm 3): x <- x - step_size * grad + noise * N(0, I); one last clamp.
 
-    The paper prints algorithm 3 as descent on the class logit; its text and the released code ascend, which is descent on the
-    objective ``logit`` = -f_c.
+    The paper prints algorithm 3 as descent on the class logit. Its text and the released code ascend, which is descent
+    on the objective ``logit`` = -f_c.
 
     Attributes:
         steps: number of steps, at least 0.
-        step_size: factor of the gradient. The released script's 0.2 is 0.002 here: it averages the logit over its batch of 100.
+        step_size: factor of the gradient. The released script's 0.2 is 0.002 here: the script averages the logit over
+            its batch of 100.
         noise: standard deviation of the noise added at each step, in units of the image's range [0, 1].
 
     Raises:
         BadInputError: a value out of range.
     """
 
-    steps: Annotated[int, Option("steps an image takes at most", least=0)] = 15
+    steps: Annotated[int, Option("maximum number of steps per image", least=0)] = 15
     step_size: Annotated[float, Option("factor of the gradient", least=0, exclusive=True)] = 0.002
     noise: Annotated[float, Option("standard deviation of a step's noise", least=0)] = 1e-4
     moves: ClassVar = {"sgld": _langevin}

@@ -160,7 +160,7 @@ def test_the_command_line_offers_it(
     assert "Update: pgd, sgld or tamed. [default: (pgd)]" in shown
     assert "--temperature <float> tamed: temperature of the noise. [default: (0)]" in shown
     assert "pgd: length of a step; sgld, tamed: factor of the gradient. [default: (0.1; 0.002; 0.004)]" in shown
-    assert "--steps <int> Steps an image takes at most. [default: (15)]" in shown
+    assert "--steps <int> Maximum number of steps per image. [default: (15)]" in shown
 
     base = [
         "boost",
@@ -252,10 +252,10 @@ def test_what_cannot_be_registered() -> None:
         ({"moves": {"other/kind": None}}, "must be lower-case words"),
         ({"extra": float}, "needs an Option"),
         ({"seed": Annotated[int, Option()]}, "needs another name"),
-        ({"steps": Annotated[float, Option()]}, "another type"),
+        ({"steps": Annotated[float, Option()]}, "a different type"),
         ({"step_size": ClassVar[float]}, "has no field step_size"),
         ({"moves": {}}, "has no moves"),
-        ({"moves": {"a": None, "b": None}}, "no `kind` that tells which"),
+        ({"moves": {"a": None, "b": None}}, "no `kind` that chooses one"),
     ):
         with pytest.raises(ValueError, match=why):
             define(**change)

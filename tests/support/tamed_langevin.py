@@ -22,7 +22,7 @@ def tamed(x, x0, grad, index, step, how):
 class TamedLangevin(Update):
     """Brosse, Durmus, Moulines, Sabanis, "The tamed unadjusted Langevin algorithm", 2019: no step is longer than 1."""
 
-    steps: Annotated[int, Option("steps an image takes at most", least=0)] = 15
+    steps: Annotated[int, Option("maximum number of steps per image", least=0)] = 15
     step_size: Annotated[float, Option("factor of the gradient", least=0, exclusive=True)] = 0.004
     temperature: Annotated[float, Option("temperature of the noise", least=0)] = 0.0
     moves: ClassVar = {"tamed": tamed}

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 Numpy = np.ndarray[Any, Any]
 
-#: Steps queued between two statuses: launching is far cheaper than waiting, and an image that has stopped holds its row
-#: for at most twice as many.
+#: Steps queued between two statuses: launching is far cheaper than waiting. An image that has stopped holds its row for
+#: at most twice as many steps.
 STATUS_EVERY = 4
 
 
 @dataclass(frozen=True)
 class _Copies:
-    """Copies on the host of tensors on a device, complete once `ready` has passed."""
+    """Host copies of device tensors, complete once `ready` has passed."""
 
     tensors: dict[str, torch.Tensor]
     ready: torch.cuda.Event | None
@@ -50,8 +50,8 @@ class CapturedFlight(ArrayFlight):
     """Rows of a state at fixed addresses; see `jboost.engine.loop.flight.Flight`.
 
     Args:
-        runner: computes the steps without synchronising with the host, and allocates nothing that must outlive a step;
-            its arrays are tensors. On a CPU the steps are taken one by one, for tests.
+        runner: computes the steps on tensors, without synchronising with the host, and allocates nothing that must
+            outlive a step. On a CPU, which tests use, nothing is captured and each step runs directly.
         update_kind, controls, count, shape: as for `ArrayFlight`.
     """
 
@@ -69,7 +69,7 @@ class CapturedFlight(ArrayFlight):
         self._replay = capture(self.advance, device) if self._cuda else self.advance
 
     def advance(self, *, in_float32: bool = False) -> None:
-        """Queue one step, kernel by kernel; the graph is captured from it."""
+        """Queue one step, kernel by kernel; the capture records this."""
         after = self._runner.step(self._update_kind, self.state, self._controls, in_float32=in_float32)
         for name in CHANGED:
             getattr(self.state, name).copy_(getattr(after, name))

@@ -9,7 +9,7 @@ from jboost.engine.loop.runner import Runner
 
 
 class CompileEngine(Engine):
-    """AOTInductor's packages."""
+    """The packages that AOTInductor compiled."""
 
     name = "compile"
     about = "compiled ahead of time by AOTInductor"

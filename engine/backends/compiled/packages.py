@@ -1,4 +1,4 @@
-"""The compiled packages of a bundle: their names, what each is tied to, whether one serves a run, and how one is loaded."""
+"""The compiled packages of a bundle: their names, their target machine, whether one can serve a run, and loading."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def forward_name(dtype: str, resolution: int, device: str) -> str:
 
 
 def step_name(update_kind: str, resolution: int, device: str) -> str:
-    """The name of a compiled step in a bundle's manifest; `update_kind` is the update's."""
+    """The name of a compiled step in a bundle's manifest; `update_kind` is the update kind."""
     return f"compile/{device_kind(device)}/step/{update_kind}/{resolution}"
 
 
 def machine_target(device: str) -> str:
-    """What a package is tied to: kind of device, instruction set or compute capability, torch version.
+    """What a package is tied to: the CPU's instruction set or the GPU's compute capability and name; torch's version.
 
-    Inductor compiles for the machine it runs on, and calls into torch's libraries by their symbols.
+    Inductor compiles for the machine it runs on, and its code calls torch's libraries by their symbols.
     """
     if device_kind(device) == "cpu":
         return f"cpu {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
@@ -42,19 +42,19 @@ def machine_target(device: str) -> str:
 
 
 def runs_here(target: str, device: str) -> bool:
-    """Whether a package compiled for `target` runs on this machine's `device`, which need not be there."""
+    """Whether a package compiled for `target` runs on this machine's `device`; False for CUDA if torch finds none."""
     return (device_kind(device) == "cpu" or torch.cuda.is_available()) and target == machine_target(device)
 
 
 @dataclass(frozen=True)
 class Packages:
-    """Where the compiled packages of a run are.
+    """The compiled packages of a run.
 
     Attributes:
         gradient: (x, y) -> (grad, class_logit, loss, predicted).
         forward: (x, y) -> (class_logit, predicted).
-        step: the package for a kind of update, see `jboost.engine.method.step.advance`.
-        batch_size: images that each of them takes.
+        step: the package for an update kind, see `jboost.engine.method.step.advance`.
+        batch_size: the number of images that each package takes.
     """
 
     gradient: Path
@@ -67,7 +67,7 @@ def packages_of(bundle: Bundle, request: RunRequest, device: str) -> Packages:
     """A bundle's own packages for a request, checked against the manifest's hashes; `device` is a torch device string.
 
     Raises:
-        BadInputError: one is missing or changed.
+        BadInputError: a package is missing or changed.
     """
     dtype, resolution = request.dtype, request.resolution
     name = artefact_name(request.objective, dtype, resolution, device)
@@ -76,8 +76,8 @@ def packages_of(bundle: Bundle, request: RunRequest, device: str) -> Packages:
         step = step_name(update_kind, resolution, device)
         if step not in bundle.config.artefacts:
             raise BadInputError(
-                f"bundle {bundle.path} has no compiled step for the update {update_kind}: the export did not know it; export "
-                "the bundle again where the update is registered, or use --engine eager"
+                f"bundle {bundle.path} has no compiled step for the update {update_kind}: it was not registered at export; "
+                "export the bundle again with the update registered, or use --engine eager"
             )
         return bundle.checked_path(step)
 
@@ -90,10 +90,10 @@ def packages_of(bundle: Bundle, request: RunRequest, device: str) -> Packages:
 
 
 def why_unusable(bundle: Bundle, request: RunRequest) -> str | None:
-    """Why the bundle's package, if any, cannot serve a request; None if it can.
+    """Why the bundle cannot serve a request with a compiled package; None if it can.
 
     Raises:
-        BadInputError: no such device on this machine.
+        BadInputError: this machine does not have the device.
     """
     device, batch_size = find_device(request.device), request.batch_size
     name = artefact_name(request.objective, request.dtype, request.resolution, device)
@@ -105,27 +105,30 @@ def why_unusable(bundle: Bundle, request: RunRequest) -> str | None:
     if artefact.target != here:
         return f"the package was compiled for {artefact.target}, this machine is {here}; {rebuild}"
     if batch_size not in (None, artefact.batch_size):
-        return f"the package takes batches of {artefact.batch_size}, not {batch_size}; leave -b out, or {rebuild} -b {batch_size}"
+        return (
+            f"the package takes batches of {artefact.batch_size}, not {batch_size}; leave -b out, or {rebuild} "
+            f"-b {batch_size}"
+        )
     return None
 
 
 def load_package(path: Path, device: str) -> Callable[..., list[torch.Tensor]]:
-    """A compiled package as a function of tensors on `device`, in the order in which they were exported.
+    """A compiled package as a function of tensors on `device`, in the order of the export.
 
     Raises:
         BadInputError: torch cannot load it.
     """
     try:
-        # What torch._inductor.aoti_load_package wraps. That module brings the whole compiler in, which takes two seconds and is of
-        # no use to what is compiled already.
-        # On CUDA without its own synchronisation between threads, which a graph's capture does not allow.
+        # torch._inductor.aoti_load_package wraps AOTIModelPackageLoader. Importing torch._inductor loads the whole
+        # compiler, which takes two seconds and is not needed here. On CUDA the loader runs single-threaded: a graph
+        # capture forbids its synchronisation between threads.
         where = DeviceName.parse(device)
         cuda = where.kind == "cuda"
         index = (torch.cuda.current_device() if where.number is None else where.number) if cuda else -1
         if cuda:
             set_tf32(False)  # float32 means float32
         loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", cuda, 1, index)
-    except Exception as e:  # the loader raises RuntimeError and whatever dlopen says
+    except Exception as e:  # the loader raises RuntimeError and whatever dlopen raises
         reason = one_line(e)
         raise BadInputError(f"torch {torch.__version__} cannot load {path} ({reason}); export the bundle again") from e
 

@@ -1,4 +1,4 @@
-"""The compile engine: a bundle's gradient graph as a package that AOTInductor compiled for this kind of machine."""
+"""The compile engine's runner: runs packages that AOTInductor compiled for this kind of machine."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from .packages import Packages, load_package, packages_of
 
 
 class CompiledRunner(ArrayRunner):
-    """Runs compiled packages: two units a step, gradient and update; neither synchronises with the host.
+    """Runs compiled packages: two per step, gradient and update. Neither synchronises with the host.
 
     Args:
         bundle: an opened bundle; its packages are checked against the manifest's hashes.
-        request: what to compute; the bundle's packages serve it. float32 is float32: TF32 is off.
-        packages: to run instead of the bundle's own.
+        request: what to compute; the bundle has packages for it. float32 means float32: TF32 is off.
+        packages: run these instead of the bundle's own.
 
     Raises:
-        BadInputError: the bundle has no such package, or its file is changed or unreadable.
+        BadInputError: the bundle lacks a package, or a package's file is changed or unreadable.
     """
 
     name = "compile"
@@ -71,12 +71,12 @@ class CompiledRunner(ArrayRunner):
         return array.cpu().numpy()
 
     def flight(self, update_kind: str, controls: Controls, count: int, shape: tuple[int, int, int]) -> ArrayFlight:
-        """Rows for images in flight; on CUDA their step is one graph."""
+        """Rows for images in flight; on CUDA a step is one captured graph."""
         rows = CapturedFlight if self._cuda else ArrayFlight
         return rows(self, update_kind, controls, count, shape)
 
     def gradient(self, x: torch.Tensor, y: torch.Tensor, *, in_float32: bool = False) -> Gradient:
-        """The objective's gradient for `x` float32 [B, C, H, W], classes `y` int64 [B], B being the package's batch size."""
+        """The objective's gradient for `x` float32 [B, C, H, W], classes `y` int64 [B]; B is the package's size."""
         if in_float32 and self.dtype != "fp32":
             request = replace(self._request, device=self.device, dtype="fp32")
             self._float32 = self._float32 or EagerRunner(self._bundle, request)
@@ -87,20 +87,20 @@ class CompiledRunner(ArrayRunner):
         """Load the compiled step of an update kind.
 
         Raises:
-            BadInputError: there is none, and this runner does not compile.
+            BadInputError: the bundle has no compiled step for it, and this runner does not compile.
         """
         if update_kind not in self._steps:
             self._steps[update_kind] = load_package(self._packages.step(update_kind), self.device)
 
     def step(self, update_kind: str, state: State, controls: Controls, *, in_float32: bool = False) -> State:
-        """Gradient and update: one step of every slot, see `jboost.engine.method.step.advance`."""
+        """Gradient and update: one step of every slot; see `jboost.engine.method.step.advance`."""
         self.check_update(update_kind)
         gradient = self.gradient(state.x, state.y, in_float32=in_float32)
-        # A package reads memory as it was compiled for, whatever the strides.
+        # A package assumes the strides that it was compiled for and does not check them.
         gradient = gradient._replace(grad=gradient.grad.contiguous())
         changed = self._steps[update_kind](*state, *gradient, *controls, self._flags[in_float32])
         return state._replace(**dict(zip(CHANGED, changed, strict=True)))
 
     def evaluate(self, x: torch.Tensor, y: torch.Tensor) -> Evaluation:
-        """Class logit and prediction for `x`: a forward pass."""
+        """One forward pass: class logit and prediction for `x`."""
         return Evaluation(*self._forward(x.contiguous(), y))

@@ -1,1 +1,1 @@
-"""The CUDA side of the runners that have no Inductor: one fused kernel a step, fixed buffers, one captured graph."""
+"""The CUDA loop of the runners without Inductor: one fused kernel per step, fixed buffers, one captured graph."""

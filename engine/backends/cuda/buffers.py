@@ -9,18 +9,18 @@ from jboost.engine.method.updates import Controls
 from .device import Device, Stream
 from .layout import Layout
 
-# `Controls` of kernels.cu.
+# The struct `Controls` of kernels.cu.
 CONTROLS = np.dtype(
     [(name, np.float32) for name in ("step_size", "radius", "noise", "threshold")] + [("key", np.int64, (2,))]
 )
 _CONSTANTS = Layout({"controls": (CONTROLS, (1,)), "no": (np.uint8, (1,)), "yes": (np.uint8, (1,))})
 
-#: The index of an empty row: no image has it, so no status attributes the row to an image.
+#: The index of an empty row. No image has this index, so no status attributes the row to an image.
 NO_IMAGE = -1
 
 
 def records(count: int) -> Layout:
-    """The fields of a row other than its image: everything the host reads, in one buffer, so one copy moves it."""
+    """The fields of the rows except the images: everything the host reads, in one buffer, so one copy moves it."""
     integers, reals, flags = ((dtype, (count,)) for dtype in (np.int64, np.float32, np.bool_))
     return Layout(
         dict.fromkeys(("y", "index", "limit", "steps", "before_predicted"), integers)
@@ -30,27 +30,28 @@ def records(count: int) -> Layout:
 
 
 def staging(count: int, shape: tuple[int, int, int]) -> Layout:
-    """What is uploaded: up to `count` images uint8 of `shape` (C, H, W), and what belongs to each."""
+    """The uploaded arrays: up to `count` images uint8 of `shape` (C, H, W), and the row, y, index and limit of each."""
     channels, height, width = shape
     each = dict.fromkeys(("row", "y", "index", "limit"), (np.int64, (count,)))
     return Layout({**each, "images": (np.uint8, (count, height, width, channels))})
 
 
 class RowBuffers:
-    """B rows without images, the network's outputs and the controls.
+    """B empty rows, the network's outputs and the controls.
 
     Args:
-        device: where.
-        stream: for the copies that fill them; nothing is under way on return.
+        device: the device that holds them.
+        stream: the stream of the copies that fill them; the copies are complete on return.
         controls: as numpy arrays.
         count: B.
         shape: (C, H, W) of an image.
 
     Attributes:
-        at: the device address of every array: the fields of `jboost.engine.method.step.State`; ``grad``, ``network_class_logit``,
-            ``network_loss`` and ``network_predicted``, the network's outputs; ``controls``; the flags ``no`` and ``yes``.
+        at: the device address of every array: the fields of `jboost.engine.method.step.State`; ``grad``,
+            ``network_class_logit``, ``network_loss`` and ``network_predicted``, the network's outputs; ``controls``;
+            the flags ``no`` and ``yes``.
         records: the layout of the small arrays.
-        records_address: where they begin.
+        records_address: the address of the first small array.
         tensors: device address by tensor name, for a `Network`.
     """
 
@@ -81,6 +82,6 @@ class RowBuffers:
         stream.synchronize()
 
     def free(self) -> None:
-        """Give the device's memory back."""
+        """Free the device memory."""
         for buffer in self._buffers:
             buffer.free()

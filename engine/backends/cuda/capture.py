@@ -1,4 +1,4 @@
-"""CUDA graphs on a stream of pycuda, which has no calls for them: through NVIDIA's cuda-python."""
+"""CUDA graphs on a pycuda stream, through NVIDIA's cuda-python: pycuda itself does not support CUDA graphs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _driver() -> Any:
 
 
 def _call(function: Any, *arguments: Any) -> Any:
-    """What a driver call returns besides its status."""
+    """Make a driver call, check its status and return its other result, if any."""
     try:
         status, *results = function(*arguments)
     except RuntimeError as e:  # cuda-python looks a function up in the driver when it is first called
@@ -30,11 +30,11 @@ def _call(function: Any, *arguments: Any) -> Any:
 
 
 class CapturedGraph:
-    """Work captured on a stream, instantiated.
+    """Work captured on a stream as an instantiated CUDA graph.
 
     Args:
-        stream: a CUstream as an integer, with nothing under way.
-        work: queues the work on that stream; its context is current.
+        stream: a CUstream as an integer, with no work queued.
+        work: queues the work on that stream; the stream's context is current.
 
     Raises:
         BadInputError: cuda-python is missing.
@@ -44,7 +44,8 @@ class CapturedGraph:
     def __init__(self, stream: int, work: Callable[[], None]):
         self._driver = driver = _driver()
         handle = driver.CUstream(stream)
-        # Other threads may go on using the device. Garbage collected in between could free device memory, which ends a capture.
+        # Other threads may use the device meanwhile. Garbage collection is off because it could free device memory,
+        # which breaks a capture.
         mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         collecting = gc.isenabled()
         gc.disable()
@@ -53,7 +54,7 @@ class CapturedGraph:
             try:
                 work()
             except BaseException:
-                driver.cuStreamEndCapture(handle)  # the stream takes work again; the first error is the one to report
+                driver.cuStreamEndCapture(handle)  # so the stream takes work again; only the first error is reported
                 raise
             graph = _call(driver.cuStreamEndCapture, handle)
         finally:
@@ -63,9 +64,9 @@ class CapturedGraph:
             self._executable = _call(driver.cuGraphInstantiate, graph, 0)
         finally:
             driver.cuGraphDestroy(graph)
-        # With this object, but not at the end of the process, when the context may be gone.
+        # Destroy the graph with this object, but not at the end of the process, when the context may be gone.
         weakref.finalize(self, driver.cuGraphExecDestroy, self._executable).atexit = False
 
     def launch(self, stream: int) -> None:
-        """Queue it on a stream."""
+        """Queue the graph on a stream."""
         _call(self._driver.cuGraphLaunch, self._executable, self._driver.CUstream(stream))

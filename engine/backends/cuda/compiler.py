@@ -1,4 +1,4 @@
-"""Compiling CUDA C++ at run time, with nvcc where it and a host compiler are there, else with NVRTC."""
+"""Compiling CUDA C++ at run time: with nvcc if it and a host compiler are installed, else with NVRTC."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from .kernels import OPTIONS
 
 
 def find_nvcc() -> str | None:
-    """The path of nvcc: of CUDA_HOME or CUDA_PATH, on the PATH, or of NVIDIA's wheels; None if there is none, or no host compiler
-    for it to call."""
+    """The path of nvcc: from CUDA_HOME or CUDA_PATH, else from the PATH, else from NVIDIA's wheels.
+
+    None if there is no nvcc, or no host compiler for it.
+    """
     if not (shutil.which("g++") or shutil.which("cl")):
         return None
     homes = [Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if name in os.environ]
@@ -27,14 +29,14 @@ def find_nvcc() -> str | None:
 
 
 def compile_kernels(source: str, capability: tuple[int, int]) -> bytes:
-    """A cubin. What nvcc has compiled is kept in pycuda's cache.
+    """Compile `source` to a cubin. pycuda caches the output of nvcc.
 
     Args:
         source: CUDA C++ without includes.
-        capability: of the device, such as (9, 0).
+        capability: the device's compute capability, such as (9, 0).
 
     Raises:
-        BadInputError: there is no compiler.
+        BadInputError: no compiler is installed.
         FailureError: the source does not compile.
     """
     arch = f"sm_{capability[0]}{capability[1]}"
@@ -49,7 +51,7 @@ def _nvcc(nvcc: str, source: str, arch: str) -> bytes:
     try:
         cubin: bytes = compile_with(source, nvcc=nvcc, options=list(OPTIONS), no_extern_c=True, arch=arch)
     except CompileError as e:
-        raise FailureError(f"{nvcc} does not compile the kernels for {arch}: {one_line(e.stderr or e.msg)}") from e
+        raise FailureError(f"{nvcc} cannot compile the kernels for {arch}: {one_line(e.stderr or e.msg)}") from e
     return cubin
 
 
@@ -61,8 +63,8 @@ def _nvrtc(source: str, arch: str) -> bytes:
         error, program = nvrtc.nvrtcCreateProgram(source.encode(), b"kernels.cu", 0, [], [])
     except (ImportError, RuntimeError) as e:  # cuda.bindings finds libnvrtc when it is first called
         raise BadInputError(
-            f"no compiler for the CUDA kernels: neither nvcc with a host compiler nor NVRTC ({one_line(e)}); install one "
-            "with: pip install 'cuda-python[all]'"
+            f"no compiler for the CUDA kernels: neither nvcc with a host compiler nor NVRTC ({one_line(e)}); install "
+            "one with: pip install 'cuda-python[all]'"
         ) from e
     options = [option.encode() for option in (*OPTIONS, f"--gpu-architecture={arch}")]
     error = error if error != success else nvrtc.nvrtcCompileProgram(program, len(options), options)[0]
@@ -70,7 +72,7 @@ def _nvrtc(source: str, arch: str) -> bytes:
         _, size = nvrtc.nvrtcGetProgramLogSize(program)
         log = b" " * size
         nvrtc.nvrtcGetProgramLog(program, log)
-        raise FailureError(f"NVRTC does not compile the kernels for {arch}: {one_line(log.decode(errors='replace'))}")
+        raise FailureError(f"NVRTC cannot compile the kernels for {arch}: {one_line(log.decode(errors='replace'))}")
     _, size = nvrtc.nvrtcGetCUBINSize(program)
     cubin: bytes = b" " * size  # filled in place
     nvrtc.nvrtcGetCUBIN(program, cubin)

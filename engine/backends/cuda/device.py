@@ -1,4 +1,4 @@
-"""What the images in flight need of a CUDA device: memory, streams, events, kernels and graphs."""
+"""The interface of a CUDA device to the images in flight: memory, streams, events, kernels and graphs."""
 
 from __future__ import annotations
 
@@ -18,80 +18,80 @@ class OutOfDeviceMemoryError(BadInputError):
     def __init__(self, wanted: int, free: int):
         self.wanted, self.free = wanted, free
         super().__init__(
-            f"out of GPU memory ({mebibytes(wanted)} wanted, {mebibytes(free)} free); use a smaller batch: -b N"
+            f"out of GPU memory ({mebibytes(wanted)} needed, {mebibytes(free)} free); use a smaller batch: -b N"
         )
 
 
 def mebibytes(nbytes: int) -> str:
-    """A size for people."""
+    """A size in MiB for a message."""
     return f"{nbytes / 2**20:.0f} MiB"
 
 
 class Buffer(Protocol):
-    """Device memory; freed by `free`, or when nobody refers to it any more.
+    """Device memory; freed by `free`, or when nothing refers to it any more.
 
     Attributes:
-        address: of its first byte.
-        nbytes: its size.
+        address: the address of the first byte.
+        nbytes: the size in bytes.
     """
 
     address: int
     nbytes: int
 
     def free(self) -> None:
-        """Give it back. Waits for the work that is queued on the device."""
+        """Free the memory. Waits for the work that is queued on the device."""
         ...
 
 
 class Event(Protocol):
-    """A point in a stream. One that was never recorded counts as reached."""
+    """A point in a stream. An event that was never recorded counts as reached."""
 
     def record(self, stream: Stream) -> None:
-        """Be the point behind what is queued on `stream` now."""
+        """Set the event to the point after the work queued on `stream` so far."""
         ...
 
     def done(self) -> bool:
-        """Whether the device has got there."""
+        """Whether the device has reached the event."""
         ...
 
     def synchronize(self) -> None:
-        """Wait until the device has got there."""
+        """Wait until the device has reached the event."""
         ...
 
 
 class Stream(Protocol):
-    """A queue of work, which the device takes up in order. Streams are not ordered among each other, except by events.
+    """A queue of work that the device runs in order. Only events order one stream against another.
 
     Attributes:
-        handle: a CUstream, which is a cudaStream_t too, as an integer.
+        handle: a CUstream (equally a cudaStream_t) as an integer.
     """
 
     handle: int
 
     def wait(self, event: Event) -> None:
-        """Go on only when the device has reached the point that `event` is now."""
+        """Hold later work on this stream until the device has reached the point that `event` marks now."""
         ...
 
     def synchronize(self) -> None:
-        """Wait for all that is queued."""
+        """Wait for all queued work."""
         ...
 
 
 class Graph(Protocol):
-    """Captured work, to be queued as one."""
+    """Captured work that is queued as one unit."""
 
     def launch(self, stream: Stream) -> None:
-        """Queue it."""
+        """Queue the graph."""
         ...
 
 
 class Device(Protocol):
-    """One CUDA device, to be used from the thread that opened it.
+    """One CUDA device, usable only from the thread that opened it.
 
     Attributes:
-        name: as the driver calls it.
+        name: the driver's name for it.
         compute_capability: (major, minor).
-        total_memory: bytes.
+        total_memory: in bytes.
     """
 
     name: str
@@ -99,23 +99,23 @@ class Device(Protocol):
     total_memory: int
 
     def free_memory(self) -> int:
-        """Bytes that are free now, whoever uses the rest."""
+        """Free bytes on the device now; the use of other processes counts too."""
         ...
 
     def allocate(self, nbytes: int) -> Buffer:
-        """Device memory, all zeros.
+        """Device memory, filled with zeros.
 
         Raises:
-            OutOfDeviceMemoryError: there is no room.
+            OutOfDeviceMemoryError: the device has too little free memory.
         """
         ...
 
     def pinned(self, nbytes: int) -> Numpy:
-        """uint8 [nbytes] in page-locked host memory, which alone is copied while the host goes on."""
+        """uint8 [nbytes] in page-locked host memory; only copies from and to such memory are asynchronous."""
         ...
 
     def stream(self) -> Stream:
-        """A new stream, not ordered with the default stream either."""
+        """A new stream, not ordered against any other, including the default stream."""
         ...
 
     def event(self) -> Event:
@@ -123,22 +123,22 @@ class Device(Protocol):
         ...
 
     def upload(self, address: int, source: Numpy, stream: Stream) -> None:
-        """Queue a copy of `source`, uint8 of pinned memory, which must stay as it is until the copy is done."""
+        """Queue a copy of `source`, uint8 in pinned memory, which must not change until the copy is done."""
         ...
 
     def download(self, target: Numpy, address: int, stream: Stream) -> None:
-        """Queue a copy to `target`, uint8 of pinned memory, to be read when the copy is done."""
+        """Queue a copy to `target`, uint8 in pinned memory, which must not be read until the copy is done."""
         ...
 
     def launch(self, kernel: str, blocks: int, words: Sequence[int], stream: Stream) -> None:
-        """Queue a kernel of `kernels.cu`; `words` are the fields of its structure of arguments, addresses and counts."""
+        """Queue a kernel of `kernels.cu`; `words` are the fields of its argument struct: addresses and counts."""
         ...
 
     def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:
-        """What `work` queues on `stream`, as a graph; it is not run.
+        """The work that `work` queues on `stream`, as a graph. The work itself does not run.
 
         Raises:
-            FailureError: some of it cannot be captured.
+            FailureError: some of the work cannot be captured.
         """
         ...
 
@@ -147,5 +147,5 @@ class Device(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of the device."""
+        """Release the device."""
         ...

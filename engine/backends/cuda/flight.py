@@ -1,10 +1,14 @@
 """The images in flight in a CUDA device's buffers: a step is the network and one kernel, captured once as one graph.
 
-Order of work. There are two streams. *compute* alone touches the rows: admissions, steps, copies of the status and the
-gathering of results are queued on it in the order of the calls, so each sees what came before it and no two overlap.
-*transfers* only copies between pinned host memory and staging buffers, beside the steps; events order it against
-compute (see `Uploads` and `collect`). The host waits in `collect` and in `status`, if that is the first, a fresh one or
-the first after a retry; else the host is at most one status ahead of the device.
+Order of work: there are two streams.
+
+- *compute* alone touches the rows. Admissions, steps, copies of the status and the gathering of results are queued on
+  it in the order of the calls, so each sees the effect of the earlier ones and no two overlap.
+- *transfers* only copies between pinned host memory and staging buffers, in parallel with the steps. Events order it
+  against compute (see `Uploads` and `collect`).
+
+The host waits in `collect`, and in a `status` that is fresh, the first one, or the first one after a retry. Otherwise
+the host is at most one status ahead of the device.
 """
 
 from __future__ import annotations
@@ -27,14 +31,14 @@ from .transfers import HostCopy, Mirror, Uploads
 
 
 class DeviceFlight:
-    """See `jboost.engine.loop.flight.Flight`.
+    """Rows in device memory; see `jboost.engine.loop.flight.Flight`.
 
     Args:
-        device: where the rows are.
+        device: the device that holds the rows.
         compute, transfers: streams of the device.
         gradient: the network of an ordinary step.
-        float32: gives the network of a retry, for the same batch size.
-        update_kind: a key of `jboost.engine.method.updates.MOVES`.
+        float32: returns the network of a retry, for the same batch size.
+        update_kind: the update kind, a key of `jboost.engine.method.updates.MOVES`.
         controls: as numpy arrays.
         count: B, the number of rows.
         shape: (C, H, W) of an image.
@@ -45,7 +49,7 @@ class DeviceFlight:
         FailureError: the step cannot be captured.
     """
 
-    #: A status costs a copy of some kilobytes and a few calls; an image that has ended holds its row until a status
+    #: A status costs a copy of some kilobytes and a few calls. An image that has ended holds its row until a status
     #: shows it.
     status_every = 4
 
@@ -75,14 +79,14 @@ class DeviceFlight:
         self._host_copies = [HostCopy(device, self._rows.records, self._rows.records_address) for _ in range(2)]
         self._earlier: HostCopy | None = None
 
-        # Once outside a capture: on its first run a network may allocate memory or choose kernels, and kernels are
-        # loaded. No row is moving yet, so this changes nothing.
+        # One step outside a capture: on its first run a network may allocate memory or choose kernels, and the kernels
+        # are loaded. No row is moving yet, so the step changes nothing.
         self._ordinary_step()
         compute.synchronize()
         self._graph = device.capture(compute, self._ordinary_step) if gradient.network.capturable else None
 
     def admit(self, rows: Numpy, images: Numpy, y: Numpy, index: Numpy, limit: Numpy) -> None:
-        """Put images into rows and reset every field of these rows. Waits only if the device is two uploads behind."""
+        """Put images into rows and reset every field of these rows. Waits only if two uploads are still under way."""
         with self._uploads.send(row=rows, y=y, index=index, limit=limit, images=images) as at:
             arrived = [at[name] for name in ("row", "y", "index", "limit", "images")]
             self._device.launch(kernels.ADMIT, len(rows), [*self._state, *arrived, *self._form], self._compute)
@@ -102,7 +106,7 @@ class DeviceFlight:
         """Queue one step with gradients in float32 for the waiting rows."""
         self._float32().enqueue(self._rows.tensors, self._compute)
         self._update("yes")
-        self._earlier = None  # it shows rows as waiting that no longer are
+        self._earlier = None  # the earlier copy shows rows as waiting that no longer wait
 
     def _update(self, in_float32: str) -> None:
         at = self._rows.at
@@ -111,7 +115,7 @@ class DeviceFlight:
         self._device.launch(self._step_kernel, self._count, words, self._compute)
 
     def status(self, *, fresh: bool) -> RowStatus:
-        """The status now, waiting for it, if `fresh`; else the previous one while the copy of this one is under way."""
+        """If `fresh`, wait for the current status; else return the previous one if the copy of this one is not done."""
         seen = self._records(fresh=fresh)
         return RowStatus(**{field.name: seen[field.name].copy() for field in fields(RowStatus)})
 
@@ -119,7 +123,7 @@ class DeviceFlight:
         # The older copy's pinned memory is free: the last call waited for that copy, or for a later one.
         self._host_copies.reverse()
         newest, seen = self._host_copies[0], self._earlier
-        # On the compute stream, so that no step changes the rows half-way through the copy.
+        # On the compute stream, so that no step changes the rows during the copy.
         newest.take(self._compute)
         self._earlier = newest
         if fresh or seen is None or newest.taken.done():

@@ -1,25 +1,27 @@
-// The images in flight on a CUDA device: one step of every row, images in and images out. One block an image; an image's result depends
-// on that image alone.
+// The images in flight on a CUDA device: one step of every row, images in and images out. One block computes one image;
+// an image's result depends on that image alone.
 //
-// The numbers are those of jboost.engine.method.step, updates and noise, line by line. Compile with -fmad=false and without -use_fast_math: then
-// every addition, multiplication, division and square root is rounded as IEEE 754 says, in numpy and here, and a host compiler gives the
-// same bits. A kernel that waits for memory loses nothing by it. Fast mathematics would cost more than time: __logf and __cosf are wrong by
-// up to 1e-4 near their zeros, and the noise must agree with numpy's to 1e-6.
+// The code follows jboost.engine.method.step, updates and noise line by line and computes the same numbers. Compile
+// with -fmad=false and without -use_fast_math: then every addition, multiplication, division and square root is rounded
+// as IEEE 754 says, in numpy and here, and a host compiler gives the same bits. This costs no time, because the kernels
+// wait for memory. Fast math would cost accuracy: __logf and __cosf are wrong by up to 1e-4 near their zeros, and the
+// noise must agree with numpy's to 1e-6.
 //
-// Sums and maxima are taken in a fixed order (each thread its own entries, then a binary tree), without atomics: the same block size gives
-// the same bits on every device and in every batch.
+// Sums and maxima run in a fixed order (each thread over its own entries, then a binary tree), without atomics: the
+// same block size gives the same bits on every device and in every batch.
 //
-// No header is included, so that nvcc, NVRTC and a host compiler (with CUDA's few keywords defined) read the same text. Every kernel takes
-// one structure of 64-bit fields by value, which a launch passes as that many 64-bit words.
+// The file includes no header, so nvcc, NVRTC and a host compiler (with CUDA's few keywords defined) read the same
+// text. Every kernel takes one struct of 64-bit fields by value; a launch passes it as that many 64-bit words.
 
 typedef unsigned char uint8;
 typedef unsigned int uint32;
 typedef unsigned long long uint64;
 typedef long long int64;
 
-constexpr int MOST_THREADS = 1024;          // of a block
-constexpr float LARGEST = 3.402823466e+38f; // finite float32
-constexpr float TINY = 1e-30f;              // below it a gradient is zero: dividing by it would turn rounding into direction
+constexpr int MOST_THREADS = 1024;          // per block
+constexpr float LARGEST = 3.402823466e+38f; // the largest finite float32
+// A smaller gradient counts as zero: dividing by it would turn rounding errors into a direction.
+constexpr float TINY = 1e-30f;
 
 // The fields of jboost.engine.method.step.State, in its order: x and x0 [B, C, H, W], the others [B].
 struct Rows {
@@ -30,7 +32,7 @@ struct Rows {
   int64 *before_predicted;
 };
 
-// jboost.engine.method.updates.Controls, in device memory: a captured step serves any values.
+// jboost.engine.method.updates.Controls, in device memory, so a captured step works for any values.
 struct Controls {
   float step_size, radius, noise, threshold;
   int64 key[2];
@@ -38,16 +40,16 @@ struct Controls {
 
 struct StepArguments {
   Rows rows;
-  const float *grad, *class_logit; // the network's: [B, C, H, W], [B]
+  const float *grad, *class_logit; // the network's outputs: [B, C, H, W], [B]
   const int64 *predicted;          // [B]
   const Controls *controls;
-  const uint8 *in_float32; // 1: a step in float32, for the waiting rows; 0: an ordinary one, for the others
+  const uint8 *in_float32; // 1: a float32 step for the waiting rows; 0: an ordinary step for the other rows
   int64 size;              // C * H * W
 };
 
 struct AdmitArguments {
   Rows rows;
-  const int64 *row, *y, *index, *limit; // [n]; row: where each image goes
+  const int64 *row, *y, *index, *limit; // [n]; row: the row that each image enters
   const uint8 *images;                  // [n, H, W, C]
   int64 channels, pixels;               // C, H * W
 };
@@ -66,13 +68,13 @@ struct ToFloatArguments {
   int64 channels, pixels;
 };
 
-// ---------------------------------------------------------------------------------------------------------------- reductions
+// ---------------------------------------------------------------------------------------------------------- reductions
 
 struct Add {
   __device__ float operator()(float a, float b) const { return a + b; }
 };
 
-struct Larger { // of two; NaN if either is
+struct Larger { // the larger of two values; NaN if either is NaN
   __device__ float operator()(float a, float b) const { return a >= b || a != a ? a : b; }
 };
 
@@ -84,7 +86,7 @@ __device__ float *scratch() {
 // Combines every thread's value; all threads get the result. Every thread of the block must call it.
 template <class Combine> __device__ float reduce(float mine, Combine combine) {
   float *value = scratch();
-  __syncthreads(); // the last call's result has been read
+  __syncthreads(); // every thread has read the last call's result
   value[threadIdx.x] = mine;
   __syncthreads();
   for (uint32 left = blockDim.x; left > 1;) {
@@ -96,7 +98,8 @@ template <class Combine> __device__ float reduce(float mine, Combine combine) {
   return value[0];
 }
 
-// Euclidean norm of entry(0), ..., entry(size - 1), whose largest magnitude is `top`; squares neither overflow nor vanish.
+// Euclidean norm of entry(0), ..., entry(size - 1), whose largest magnitude is `top`. Scaling by `top` keeps the
+// squares from overflow and underflow.
 template <class Entry> __device__ float l2_norm(float top, int size, Entry entry) {
   const float scale = top > TINY ? top : 1.0f;
   float sum = 0.0f;
@@ -111,7 +114,7 @@ __device__ float clip(float v) { return fminf(fmaxf(v, 0.0f), 1.0f); }
 
 __device__ float sign(float v) { return (v > 0.0f) - (v < 0.0f); }
 
-// --------------------------------------------------------------------------------------------------------------------- noise
+// --------------------------------------------------------------------------------------------------------------- noise
 
 // Philox 4x32-10 (Salmon, Moraes, Dror, Shaw, SC 2011), in place.
 __device__ void philox(uint32 c[4], uint32 k0, uint32 k1) {
@@ -127,16 +130,16 @@ __device__ void philox(uint32 c[4], uint32 k0, uint32 k1) {
   }
 }
 
-// Two standard normals from two words, of which the upper 24 bits are exact in float32.
+// Two standard normals from two words. The upper 24 bits of each word are used, which float32 holds exactly.
 __device__ void box_muller(uint32 a, uint32 b, float *out) {
-  const float u = (float)((a >> 8) + 1) * 5.9604644775390625e-8f; // * 2^-24: (0, 1], the logarithm is finite
+  const float u = (float)((a >> 8) + 1) * 5.9604644775390625e-8f; // * 2^-24: (0, 1], so the logarithm is finite
   const float v = (float)(b >> 8) * 5.9604644775390625e-8f;       // [0, 1)
   const float radius = sqrtf(-2.0f * logf(u)), angle = 6.283185307179586f * v;
   out[0] = radius * cosf(angle);
   out[1] = radius * sinf(angle);
 }
 
-// Entries 4 * block to 4 * block + 3 of an image's noise at a step.
+// Entries 4 * block to 4 * block + 3 of an image's noise at one step.
 __device__ void normals(const int64 *key, int64 index, int64 step, uint32 block, float out[4]) {
   uint32 c[4] = {block, (uint32)step, (uint32)index, (uint32)(index >> 32)};
   philox(c, (uint32)key[0], (uint32)key[1]);
@@ -144,9 +147,9 @@ __device__ void normals(const int64 *key, int64 index, int64 step, uint32 block,
   box_muller(c[2], c[3], out + 2);
 }
 
-// --------------------------------------------------------------------------------------------------------------------- moves
+// --------------------------------------------------------------------------------------------------------------- moves
 
-// One row. A thread reads and writes the same entries of x throughout a move, so moves need no barrier of their own.
+// One row. Each thread reads and writes only its own entries of x during a move, so moves need no barrier of their own.
 struct Image {
   float *x;
   const float *x0, *grad;
@@ -166,11 +169,11 @@ struct DescendL2 { // algorithm 1
       x[i] = clip(x[i] - how.step_size * (grad[i] / length));
       top = Larger()(top, fabsf(x[i] - x0[i]));
     }
-    if (!(how.radius <= LARGEST)) return; // no ball; the same for every thread
+    if (!(how.radius <= LARGEST)) return; // no ball; every thread takes the same branch
     top = reduce(top, Larger());
     const float distance = l2_norm(top, image.size, [=](int i) { return x[i] - x0[i]; });
     if (!(distance > how.radius)) return;
-    // x0 lies in the cube, and the ball's points between x0 and x do too: projecting last breaks neither constraint.
+    // x0 and x lie in the cube, so every point between them does too: projecting last breaks neither constraint.
     const float shrink = how.radius / distance;
     for (int i = threadIdx.x; i < image.size; i += blockDim.x) x[i] = x0[i] + (x[i] - x0[i]) * shrink;
   }
@@ -196,7 +199,7 @@ struct Langevin { // algorithm 3
   }
 };
 
-// ---------------------------------------------------------------------------------------------------------------------- step
+// ---------------------------------------------------------------------------------------------------------------- step
 
 // softplus, see jboost.engine.method.objectives; NaN stays NaN.
 __device__ float realness(float z) { return (z > 0.0f ? z : 0.0f) + log1pf(expf(-fabsf(z))); }
@@ -206,9 +209,9 @@ template <class Move> __device__ void advance(const StepArguments &s, Move move)
   const Rows &rows = s.rows;
   const int row = blockIdx.x, size = (int)s.size;
   const bool in_float32 = *s.in_float32;
-  if (!rows.moving[row] || (rows.waiting[row] != 0) != in_float32) return; // the same for every thread
+  if (!rows.moving[row] || (rows.waiting[row] != 0) != in_float32) return; // every thread takes the same branch
 
-  // What thread 0 writes below is read here, before the barriers of the first reduction.
+  // Every thread reads here, before the barriers of the first reduction, what thread 0 changes below.
   const Controls how = *s.controls;
   const int64 steps = rows.steps[row], index = rows.index[row];
   const float class_logit = s.class_logit[row], *grad = s.grad + (int64)row * size;
@@ -218,7 +221,7 @@ template <class Move> __device__ void advance(const StepArguments &s, Move move)
   top = reduce(top, Larger());
   const bool finite = top <= LARGEST; // false for NaN too
   const bool wait = !finite && !in_float32;
-  // Of no account while it waits. An infinite threshold is none, even for a class logit that has overflowed.
+  // Unused while the row waits. An infinite threshold never stops an image, even if its class logit has overflowed.
   const bool stopped = how.threshold <= LARGEST && realness(class_logit) >= how.threshold;
   const bool go = finite && !stopped;
 
@@ -249,14 +252,14 @@ extern "C" __global__ void jboost_step_pgd_linf(StepArguments s) { advance(s, De
 
 extern "C" __global__ void jboost_step_sgld(StepArguments s) { advance(s, Langevin()); }
 
-// -------------------------------------------------------------------------------------------------------- images in and out
+// -------------------------------------------------------------------------------------------------- images in and out
 
-// Where entry i of [n, C, H, W] stands in [n, H, W, C]; `size` is C * H * W.
+// The position in [n, H, W, C] of entry i of image `image` in [n, C, H, W].
 __device__ int64 channels_last(int64 image, int i, int64 channels, int64 pixels) {
   return (image * pixels + i % pixels) * channels + i / pixels;
 }
 
-// Image n into row[n], all of whose fields start anew.
+// Puts image n into row[n] and resets all fields of that row.
 extern "C" __global__ void jboost_admit(AdmitArguments a) {
   const int64 n = blockIdx.x, row = a.row[n];
   const int size = (int)(a.channels * a.pixels);
@@ -275,7 +278,8 @@ extern "C" __global__ void jboost_admit(AdmitArguments a) {
   a.rows.before_predicted[row] = 0;
 }
 
-// Row row[n] rounded to nearest into image n, and how far that is from the input. A row that never moved, or failed, as it came.
+// Writes row[n], rounded to nearest, to image n, and its L2 distance from the input to moved[n]. A row that never moved
+// or that failed gives its input.
 extern "C" __global__ void jboost_collect(CollectArguments a) {
   const int64 n = blockIdx.x, row = a.row[n];
   const int size = (int)(a.channels * a.pixels);

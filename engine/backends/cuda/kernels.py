@@ -1,4 +1,4 @@
-"""The CUDA kernels by name; the source is `kernels.cu`, which says what each does and what it takes."""
+"""The CUDA kernels by name. The source, `kernels.cu`, documents each kernel and its arguments."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from importlib.resources import files
 
 from jboost.engine.errors import BadInputError
 
-#: Threads of every block. Part of the result's last bits: it fixes the order of the sums.
+#: Threads per block. The number fixes the order of the sums, so the result's last bits depend on it.
 THREADS = 512
 
 ADMIT, COLLECT, TO_FLOAT = "jboost_admit", "jboost_collect", "jboost_to_float"
 
-#: For nvcc, NVRTC and (with another spelling of the first) host compilers; `kernels.cu` says why no fused multiply-add.
+#: Compiler options for nvcc and NVRTC; host compilers spell the first one differently. `kernels.cu` says why fused
+#: multiply-add is off.
 OPTIONS = ("--fmad=false", "--std=c++17")
 
 
 def step_kernel(update_kind: str) -> str:
-    """The kernel of a step of a kind of update.
+    """The name of the step kernel for an update kind.
 
     Raises:
-        BadInputError: `kernels.cu` has none.
+        BadInputError: `kernels.cu` has no such kernel.
     """
     name = f"jboost_step_{update_kind.replace('-', '_')}"
     if f" {name}(" not in source():
         raise BadInputError(
-            f"the update {update_kind} has no CUDA kernel, which this engine needs on a GPU; use --engine compile or eager"
+            f"the update {update_kind} has no CUDA kernel, and this engine needs one on a GPU; use --engine compile or eager"
         )
     return name
 

@@ -1,4 +1,4 @@
-"""Arrays packed one after another in one buffer, so that one copy moves them all."""
+"""Arrays packed one after another in one buffer, so one copy moves them all."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 Numpy = np.ndarray[Any, Any]
-# What TensorRT asks of the address of a tensor, and more than any copy or kernel does.
+# TensorRT requires this alignment of tensor addresses; no copy or kernel requires more.
 _ALIGNMENT = 256
 
 
 class Layout:
-    """Where each array stands in a buffer.
+    """The place of each array in a buffer.
 
     Args:
-        fields: name -> (dtype, shape), in the order in which they stand.
+        fields: name -> (dtype, shape), in the order of their places.
     """
 
     def __init__(self, fields: Mapping[str, tuple[DTypeLike, tuple[int, ...]]]):
@@ -36,12 +36,12 @@ class Layout:
         return {name: base + offset for name, offset in self.offsets.items()}
 
     def end(self, name: str, count: int) -> int:
-        """Bytes from the beginning to behind the first `count` entries of `name`."""
+        """Bytes from the beginning of the buffer to the end of the first `count` entries of `name`."""
         dtype, (_, *rest) = self._fields[name]
         return self.offsets[name] + count * math.prod(rest) * np.dtype(dtype).itemsize
 
     def views(self, buffer: Numpy) -> dict[str, Numpy]:
-        """Each array in `buffer`, uint8 [nbytes]; they share its memory."""
+        """Each array as a view of `buffer`, uint8 [nbytes]."""
         views = {}
         for name, (dtype, shape) in self._fields.items():
             start = self.offsets[name]

@@ -1,4 +1,4 @@
-"""What a compiled network on a CUDA device has to be for the images in flight to run through it."""
+"""The interface of a compiled network on a CUDA device to the images in flight."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from .device import Stream
 
 
 class Network(Protocol):
-    """A gradient graph or a forward pass with a fixed batch, on buffers that others own.
+    """A gradient graph or a forward pass with a fixed batch size, on buffers that the caller owns.
 
     Attributes:
-        batch_size: number of rows of every buffer.
+        batch_size: the number of rows of every buffer.
         capturable: whether `enqueue` may be captured in a CUDA graph.
     """
 
@@ -20,11 +20,11 @@ class Network(Protocol):
     capturable: bool
 
     def bind(self, **addresses: int) -> None:
-        """Use these device addresses from the next `enqueue` on; it is called again only with others.
+        """Use these device addresses from the next `enqueue` on. Callers bind again only if the addresses change.
 
         Args:
-            addresses: by tensor name. x: float32 [B, C, H, W]; y: int64 [B]; class_logit: float32 [B]; predicted: int64 [B];
-                a gradient graph has two more: grad: float32 [B, C, H, W], loss: float32 [B].
+            addresses: by tensor name. x: float32 [B, C, H, W]; y: int64 [B]; class_logit: float32 [B]; predicted:
+                int64 [B]. A gradient graph has two more: grad: float32 [B, C, H, W]; loss: float32 [B].
         """
         ...
 
@@ -34,7 +34,7 @@ class Network(Protocol):
 
 
 class Binding:
-    """A network that is bound anew only when somebody else has used it in between."""
+    """A network that is bound again only if the addresses differ from those of its last run."""
 
     def __init__(self, network: Network):
         self.network = network

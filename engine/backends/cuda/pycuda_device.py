@@ -1,4 +1,4 @@
-"""A CUDA device through pycuda, on the primary context, which torch and every user of the runtime API share."""
+"""A CUDA device through pycuda, on the primary context, which torch and all users of the runtime API share."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from .capture import CapturedGraph
 from .compiler import compile_kernels
 from .device import Event, Numpy, OutOfDeviceMemoryError, Stream
 
-# CU_STREAM_NON_BLOCKING: not ordered with the legacy default stream, whose use would also break a capture.
+# CU_STREAM_NON_BLOCKING: not ordered against the legacy default stream. Without it, work on the default stream would
+# also break a capture.
 _NON_BLOCKING = 1
 
 
 def open_device(ordinal: int = 0) -> PycudaDevice:
-    """The CUDA device with this number; see `PycudaDevice` for what is raised."""
+    """The CUDA device with this number; raises as `PycudaDevice` does."""
     return PycudaDevice(ordinal)
 
 
@@ -37,19 +38,19 @@ def import_driver() -> Any:
         raise BadInputError(f"this engine needs pycuda ({e}); install it with: pip install pycuda cuda-python") from e
     except ImportError as e:
         raise BadInputError(
-            f"pycuda finds no NVIDIA driver ({e}); install the driver, or run on the processor: --engine compile --device cpu"
+            f"pycuda finds no NVIDIA driver ({e}); install the driver, or run on the CPU: --engine compile --device cpu"
         ) from e
     return driver
 
 
 class PycudaDevice:
-    """See `jboost.engine.backends.cuda.device.Device`.
+    """A device opened through pycuda; see `jboost.engine.backends.cuda.device.Device`.
 
     Args:
         ordinal: the number of the device.
 
     Raises:
-        BadInputError: no such device, no driver, one too old, no pycuda, or no compiler for the kernels.
+        BadInputError: pycuda, the driver, the device or a compiler for the kernels is missing; the driver is too old.
     """
 
     def __init__(self, ordinal: int = 0):
@@ -58,7 +59,7 @@ class PycudaDevice:
             cuda.init()
             count = cuda.Device.count()
         except cuda.Error as e:
-            raise BadInputError(f"no CUDA device can be used ({e}); see what the driver says: nvidia-smi") from e
+            raise BadInputError(f"no CUDA device can be used ({e}); check the driver with: nvidia-smi") from e
         if not 0 <= ordinal < count:
             raise BadInputError(f"there is no CUDA device {ordinal}; this machine has {count}, numbered from 0")
         device = cuda.Device(ordinal)
@@ -69,7 +70,7 @@ class PycudaDevice:
         self._modules: list[Any] = []
         self._context = _primary_context(ordinal)
         self._context.push()
-        atexit.register(self.close)  # pycuda aborts the process where a context is left pushed
+        atexit.register(self.close)  # pycuda aborts the process if a context is left pushed
         try:
             self.load(kernels.source())
         except BaseException:
@@ -77,15 +78,15 @@ class PycudaDevice:
             raise
 
     def load(self, source: str) -> None:
-        """Compile CUDA C++ and make its kernels known to `launch`."""
+        """Compile CUDA C++ and make its kernels available to `launch`."""
         cubin = compile_kernels(source, self.compute_capability)
         try:
             self._modules.append(self._cuda.module_from_buffer(cubin))
         except self._cuda.Error as e:
             version = self._cuda.get_driver_version()
             raise BadInputError(
-                f"the NVIDIA driver, which is of CUDA {version // 1000}.{version % 1000 // 10}, cannot load the kernels ({e}); "
-                "update the driver, or install a CUDA compiler that is no newer than it"
+                f"the NVIDIA driver (CUDA {version // 1000}.{version % 1000 // 10}) cannot load the kernels ({e}); "
+                "update the driver, or install a CUDA compiler that is no newer than the driver"
             ) from e
 
     def free_memory(self) -> int:
@@ -94,13 +95,13 @@ class PycudaDevice:
         return free
 
     def allocate(self, nbytes: int) -> _Buffer:
-        """Device memory, all zeros."""
+        """Device memory, filled with zeros."""
         try:
             allocation = self._cuda.mem_alloc(nbytes)
         except self._cuda.MemoryError as e:
             raise OutOfDeviceMemoryError(nbytes, self.free_memory()) from e
         self._cuda.memset_d8(int(allocation), 0, nbytes)
-        self._cuda.Context.synchronize()  # it was on the default stream, which ours do not wait for
+        self._cuda.Context.synchronize()  # the fill was on the default stream, and our streams do not wait for it
         return _Buffer(allocation, nbytes)
 
     def pinned(self, nbytes: int) -> Numpy:
@@ -109,7 +110,7 @@ class PycudaDevice:
             array: Numpy = self._cuda.pagelocked_empty(nbytes, np.uint8)
         except self._cuda.MemoryError as e:
             raise FailureError(
-                f"the system does not give {nbytes} bytes of page-locked memory; use a smaller batch: -b N"
+                f"the system cannot provide {nbytes} bytes of page-locked memory; use a smaller batch: -b N"
             ) from e
         return array
 
@@ -139,12 +140,12 @@ class PycudaDevice:
         for module in self._modules:
             try:
                 return module.get_function(kernel)
-            except self._cuda.LogicError:  # it is not in this one
+            except self._cuda.LogicError:  # the kernel is not in this module
                 continue
         raise KeyError(kernel)
 
     def capture(self, stream: Stream, work: Callable[[], None]) -> _Graph:
-        """What `work` queues on `stream`, as a graph."""
+        """The work that `work` queues on `stream`, as a graph."""
         return _Graph(CapturedGraph(stream.handle, work))
 
     def synchronize(self) -> None:
@@ -152,7 +153,7 @@ class PycudaDevice:
         self._cuda.Context.synchronize()
 
     def close(self) -> None:
-        """Leave the context; a second time does nothing."""
+        """Leave the context; a second call does nothing."""
         if self._context is not None:
             self._functions.clear()
             self._modules.clear()
@@ -163,11 +164,10 @@ class PycudaDevice:
 
 @cache
 def _primary_context(ordinal: int) -> Any:
-    """Retained until the end of the process, so that what pycuda has made in it can be freed until then."""
+    """The primary context, kept until the end of the process, so pycuda's objects in it can be freed until then."""
     context = import_driver().Device(ordinal).retain_primary_context()
-    atexit.register(
-        context.detach
-    )  # left to itself, pycuda would detach it as if it were no primary context, and complain
+    # By itself pycuda would detach it as an ordinary context and report an error.
+    atexit.register(context.detach)
     return context
 
 
@@ -214,6 +214,6 @@ class _Graph:
 
 
 def _of(stream: Stream) -> Any:
-    """pycuda's stream."""
+    """The pycuda stream."""
     assert isinstance(stream, _Stream)
     return stream.pycuda

@@ -27,16 +27,17 @@ Numpy = np.ndarray[Any, Any]
 class DeviceRunner:
     """A runner on networks that read and write device memory; see `jboost.engine.loop.runner.Runner`.
 
-    Its arrays are numpy's; only a flight's buffers stay on the device. All work is queued on one stream. `put`, `get`
-    and `gradient` serve measurements and tests, not the loop. A subclass sets the attributes, and frees its networks
-    before it leaves this context.
+    Its arrays are numpy arrays; only a flight's buffers stay on the device. All work is queued on one stream. `put`,
+    `get` and `gradient` serve measurements and tests, not the loop. A subclass sets the attributes, and frees its
+    networks before it leaves this context.
 
     Args:
-        device: the runner closes it on leaving.
+        device: the device; the runner closes it on leaving.
         gradient: the objective's gradient graph.
         forward: the forward pass.
-        float32: makes the gradient graph in float32, for the same batch size; called when a gradient is first not
-            finite. None if there is none, or if `gradient` is it: an image whose gradient is not finite then fails.
+        float32: makes the float32 gradient graph, for the same batch size; called when a gradient is not finite for
+            the first time. None if there is no such graph, or if `gradient` is float32 itself: an image whose gradient
+            is not finite then fails.
         compute: the stream that all networks are queued on; None for a new one.
 
     Attributes:
@@ -120,7 +121,7 @@ class DeviceRunner:
         return Evaluation(*(tensors.views[name].copy() for name in Evaluation._fields))
 
     def check_update(self, update_kind: str) -> None:
-        """See that there is a kernel for a kind of update.
+        """Check that there is a kernel for an update kind.
 
         Raises:
             BadInputError: there is none.
@@ -163,14 +164,14 @@ class DeviceRunner:
             yield
         except OutOfDeviceMemoryError as e:
             raise BadInputError(
-                f"a batch of {count} images does not fit on {self._device.name}: {mebibytes(e.wanted)} more are needed and "
-                f"{mebibytes(e.free)} of {mebibytes(self._device.total_memory)} are free; use a smaller one: "
+                f"a batch of {count} images does not fit on {self._device.name}: {mebibytes(e.wanted)} more are "
+                f"needed, {mebibytes(e.free)} of {mebibytes(self._device.total_memory)} are free; use a smaller batch: "
                 f"-b {max(1, count // 2)}"
             ) from e
 
 
 class _ForwardPass:
-    """The buffers of a forward pass. The results come first and the images last, so a short copy moves the results."""
+    """The buffers of a forward pass. The results come first and the images last, so one short copy gets them."""
 
     def __init__(self, device: Device, shape: tuple[int, ...]):
         count, height, width, channels = shape

@@ -10,10 +10,10 @@ from .layout import Layout, Numpy
 
 
 class Mirror:
-    """Arrays in device memory and their counterpart in pinned memory of the host.
+    """Arrays in device memory and their counterparts in pinned host memory.
 
     Attributes:
-        layout: of both.
+        layout: the layout of both.
         at: device addresses by name.
         views: the host's arrays by name.
     """
@@ -32,12 +32,12 @@ class Mirror:
         self._device.download(self._pinned[:nbytes], self._buffer.address, stream)
 
     def free(self) -> None:
-        """Give the device's memory back."""
+        """Free the device memory."""
         self._buffer.free()
 
 
 class Uploads:
-    """Uploads of host arrays to the device, beside the work that runs there: two mirrors, used in turn.
+    """Uploads of host arrays to the device, in parallel with the work there: two mirrors, used in turn.
 
     Two events order host, copies and work. The host fills a mirror's pinned memory after `copied`, the end of that
     mirror's last copy. The next copy, on the stream of transfers, waits for `used`, the end of the work that read the
@@ -59,7 +59,7 @@ class Uploads:
         """Queue the copies; within the context, queue the work on the compute stream that reads them.
 
         Args:
-            arrays: by the layout's names; an array shorter than its room fills the beginning.
+            arrays: by the layout's names; an array that is shorter than its place fills the beginning.
 
         Yields:
             The device address of each of the layout's arrays.
@@ -81,7 +81,7 @@ class Uploads:
             slot.used.record(self._compute)
 
     def free(self) -> None:
-        """Give the device's memory back."""
+        """Free the device memory."""
         for slot in self._slots:
             slot.mirror.free()
 
@@ -92,7 +92,7 @@ class _Slot:
 
 
 class HostCopy:
-    """A copy on the host of device memory, taken at a point of a stream.
+    """A host copy of device memory, taken at a point of a stream.
 
     Attributes:
         taken: the event after the copy; `views` must not be read before it.

@@ -1,4 +1,4 @@
-"""The eager engine: plain PyTorch autograd, only the input gradient. The yardstick for every other engine."""
+"""The eager engine: plain PyTorch autograd for the input gradient only. The yardstick for every other engine."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from jboost.engine.system.devices import device_kind
 from jboost.engine.system.dtypes import check_dtype
 from jboost.engine.system.memory import keep_freed_memory
 
-# Scales the loss under fp16 so that small gradients stay above the format's least subnormal, 6e-8; undone afterwards. The
-# steepest objective, joint, reaches d loss / d logit of about l0: 2^8 leaves room below 65,504.
+# Under fp16 the loss is multiplied by this and the gradient divided by it afterwards, so that small gradients stay
+# above the format's smallest subnormal, 6e-8. The steepest objective, joint, reaches d loss / d logit of about l0: 2^8
+# leaves room below 65,504.
 _FP16_LOSS_SCALE = 256.0
 
 
@@ -30,11 +31,11 @@ class EagerRunner(ArrayRunner):
 
     Args:
         bundle: an opened bundle; its forward program is checked against the manifest's hash.
-        request: what to compute. The forward program takes every image size of the bundle, and any batch; ``"fp16"`` and
-            ``"bf16"`` are autocast.
+        request: what to compute. The forward program takes every image size of the bundle and any batch size;
+            ``"fp16"`` and ``"bf16"`` use autocast.
 
     Raises:
-        BadInputError: the device is not there, or the dtype is unknown.
+        BadInputError: this machine does not have the device, or the dtype is unknown.
     """
 
     name = "eager"
@@ -74,7 +75,7 @@ class EagerRunner(ArrayRunner):
             with self._autocast(in_float32):
                 logits = self._model(x).float()
             loss = self._objective(logits, y, self._l0)
-            # The sum, never the mean: an image's gradient must not depend on how many others share its batch.
+            # The sum, never the mean: an image's gradient must not depend on the batch size.
             (grad,) = torch.autograd.grad(loss.sum() * scale, x)
         logits, loss = logits.detach(), loss.detach()
         return Gradient(grad / scale if scale != 1.0 else grad, class_logit(logits, y), loss, logits.argmax(1))
@@ -87,7 +88,7 @@ class EagerRunner(ArrayRunner):
         return Evaluation(class_logit(logits, y), logits.argmax(1))
 
     def _exact_float32(self) -> AbstractContextManager[None]:
-        # float32 means float32 here: TF32 would carry 10 bits of mantissa through the yardstick.
+        # float32 means float32 here: TF32 would leave the yardstick 10 bits of mantissa.
         if device_kind(self.device) == "cuda":
             return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
         return nullcontext()

@@ -1,4 +1,4 @@
-"""The onnx engine: a bundle's gradient graph in ONNX Runtime. Needs numpy and onnxruntime alone."""
+"""The onnx engine on a CPU: a bundle's gradient graph in ONNX Runtime. It needs only numpy and onnxruntime."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .session import open_session
 
 
 class OnnxRunner(ArrayRunner):
-    """Runs a bundle's ONNX gradient graph on the CPU, with inputs and outputs bound to buffers of its own.
+    """Runs a bundle's ONNX gradient graph on the CPU, with inputs and outputs bound to its own buffers.
 
     Args:
         bundle: an opened bundle; the graph and its weights are checked against the manifest's hashes.
-        request: what to compute; the bundle's graphs serve it. Its device is not looked at.
+        request: what to compute; the bundle has graphs for it. The runner ignores its device.
 
     Raises:
-        BadInputError: the bundle has no such graph, or its file is changed or unreadable.
+        BadInputError: the bundle lacks the graph, or the graph's file is changed or unreadable.
     """
 
     name = "onnx"
@@ -64,12 +64,12 @@ class OnnxRunner(ArrayRunner):
     def gradient(self, x: np.ndarray[Any, Any], y: np.ndarray[Any, Any], *, in_float32: bool = False) -> Gradient:
         """The objective's gradient for `x` float32 [B, C, H, W], classes `y` int64 [B].
 
-        ``grad`` is a buffer that the next call overwrites. `in_float32` uses the bundle's float32 graph, if any.
+        The next call overwrites the buffer ``grad``. `in_float32` uses the bundle's float32 graph, if there is one.
         """
         if in_float32 and self.dtype != "fp32":
             name = artefact_name(self._objective, "fp32", self._resolution)
             if name not in self._bundle.config.artefacts:
-                return self.gradient(x, y)  # as it was: the loop then counts the image as failed
+                return self.gradient(x, y)  # not finite again, so the loop counts the image as failed
             self._float32 = self._float32 or self._open(name)
             grad, class_logit, loss, predicted = self._float32.run(None, {"x": x, "y": y})
             return Gradient(grad, class_logit, loss, predicted)
@@ -84,7 +84,7 @@ class OnnxRunner(ArrayRunner):
 
 
 class _Binding:
-    """Inputs and outputs at fixed addresses, so that a step allocates nothing."""
+    """Inputs and outputs at fixed addresses, so a step allocates nothing."""
 
     def __init__(self, session: ort.InferenceSession, shape: tuple[int, ...]):
         batch = shape[0]
@@ -104,5 +104,5 @@ class _Binding:
         np.copyto(self.x, x)
         np.copyto(self.y, y)
         session.run_with_iobinding(self._io)
-        # The loop keeps these beyond the next call; they are small.
+        # Copies, because the loop keeps these after the next call; they are small.
         return Gradient(self.grad, self.class_logit.copy(), self.loss.copy(), self.predicted.copy())

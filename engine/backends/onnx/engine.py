@@ -25,13 +25,13 @@ class OnnxEngine(Engine):
         return Availability(False, "onnxruntime is not installed", "install it: pip install onnxruntime")
 
     def why_unusable(self, bundle: Bundle, request: RunRequest) -> str | None:
-        """Why the bundle's graphs cannot serve `request` on this machine; None if they can."""
+        """Why the engine cannot serve `request` from this bundle on this machine; None if it can."""
         from .graphs import why_unusable
 
         return why_unusable(bundle, request)
 
     def open(self, bundle: Bundle, request: RunRequest) -> Runner:
-        """An `OnnxRunner` on a CPU, an `OnnxCudaRunner` on a GPU; ``"auto"`` is a GPU where ONNX Runtime can use one."""
+        """An `OnnxRunner` on a CPU, an `OnnxCudaRunner` on a GPU; ``"auto"`` is a GPU if ONNX Runtime can use one."""
         from .graphs import settled_device_kind
 
         if settled_device_kind(request.device) == "cuda":

@@ -1,4 +1,4 @@
-"""The onnx engine on an NVIDIA GPU: ONNX Runtime's CUDA provider on buffers of the device, and the fused step kernel behind it."""
+"""The onnx engine on an NVIDIA GPU: ONNX Runtime's CUDA provider on device buffers, then the fused step kernel."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .graphs import artefact_name, checked_graph, forward_name
 from .session import CUDA_PROVIDER, open_session
 
 Numpy = np.ndarray[Any, Any]
-#: CUDA graphs of one session. ONNX Runtime keeps each for good, so whoever comes with ever new addresses is served without.
+#: The most CUDA graphs of one session, which keeps every graph. Later sets of addresses run without a graph.
 _MOST_GRAPHS = 8
 
 
@@ -38,8 +38,8 @@ class OnnxCudaRunner(DeviceRunner):
 
     Args:
         bundle: an opened bundle; the graph and its weights are checked against the manifest's hashes.
-        request: what to compute; the bundle's graphs serve it. Its device is ``"auto"``, ``"cuda"`` or ``"cuda:N"``. float32 is
-            float32: TF32 is off.
+        request: what to compute; the bundle has graphs for it. Its device is ``"auto"``, ``"cuda"`` or ``"cuda:N"``.
+            float32 means float32: TF32 is off.
 
     Raises:
         BadInputError: the graph is missing or changed, or ONNX Runtime does not run all of it on the GPU.
@@ -96,14 +96,14 @@ class OnnxCudaRunner(DeviceRunner):
         return super().evaluate_images(images, y)
 
     def flight(self, update_kind: str, controls: Controls, count: int, shape: tuple[int, int, int]) -> DeviceFlight:
-        """`count` empty rows for images of `shape` (C, H, W), which move as `update_kind` and `controls` say."""
+        """`count` empty rows for images of `shape` (C, H, W), which move by `update_kind` and `controls`."""
         self._resize(count)
         return super().flight(update_kind, controls, count, shape)
 
     def _resize(self, count: int) -> None:
         if self._networks[0].batch_size != count:
             if len(self._flights):
-                raise FailureError(f"images are in flight in batches of {self._networks[0].batch_size}, not {count}")
+                raise FailureError(f"the images in flight use batches of {self._networks[0].batch_size}, not {count}")
             for network in self._networks:
                 network.batch_size = count
 
@@ -111,13 +111,14 @@ class OnnxCudaRunner(DeviceRunner):
 class OrtNetwork:
     """An ONNX graph in ONNX Runtime's CUDA provider; see `jboost.engine.backends.cuda.network.Network`.
 
-    ONNX Runtime captures a CUDA graph of its own for each set of addresses, which cannot be part of another (hence not capturable).
+    ONNX Runtime captures its own CUDA graph for each set of addresses. That graph cannot be part of another, so the
+    network is not capturable.
 
     Args:
         path: the graph.
         shape: (C, H, W).
-        number: the device's.
-        stream: handle of the stream that it is queued on.
+        number: the device's number.
+        stream: handle of the stream that the runs are queued on.
 
     Attributes:
         batch_size: may be changed while nothing is bound.
@@ -131,7 +132,7 @@ class OrtNetwork:
     def __init__(self, path: Path, shape: tuple[int, int, int], number: int, stream: int):
         self.batch_size = 0
         self._path, self._shape, self._number, self._stream = path, shape, number, stream
-        try:  # ONNX Runtime refuses some networks with graphs alone, and says so only in words
+        try:  # ONNX Runtime refuses CUDA graphs for some networks; only the message of its error says so
             self._session, self._graphs = _open(path, number, stream, graphs=True), True
         except BadInputError:
             self._session, self._graphs = _open(path, number, stream, graphs=False), False
@@ -171,7 +172,7 @@ class OrtNetwork:
         """Queue one run.
 
         Raises:
-            FailureError: ONNX Runtime cannot, or another stream than the one it was opened on.
+            FailureError: ONNX Runtime fails, the network was opened on another stream, or nothing is bound.
         """
         if stream != self._stream or self._now is None:
             raise FailureError(f"{self._path.name} was opened on another stream, or is not bound")
@@ -181,7 +182,7 @@ class OrtNetwork:
             raise FailureError(f"ONNX Runtime cannot run {self._path.name} on the GPU: {one_line(e)}") from e
 
     def close(self) -> None:
-        """Give the device's memory back; nothing of the network may be under way."""
+        """Free the device's memory. No run may be queued."""
         self._bound.clear()
         self._now = self._session = None
 
@@ -189,12 +190,14 @@ class OrtNetwork:
 def _open(path: Path, number: int, stream: int, *, graphs: bool) -> Any:
     _preload()
     _check_cudnn(path)
-    # ONNX Runtime falls back to the CPU silently: all of the graph on the GPU, or none. With graphs it sees to that itself, and
-    # allows what reads shapes, which it always puts on the CPU.
+    # ONNX Runtime falls back to the CPU silently. This entry makes it refuse a graph that is not all on the GPU. With
+    # CUDA graphs ONNX Runtime checks this itself, and allows the shape operators, which it always puts on the CPU.
     config = {} if graphs else {"session.disable_cpu_ep_fallback": "1"}
     how = {
-        "device_id": str(number), "user_compute_stream": str(stream), "enable_cuda_graph": str(int(graphs)), "use_tf32": "0",
-        "cudnn_conv_algo_search": "HEURISTIC",  # the default tries every algorithm of every convolution, for each new batch size
+        "device_id": str(number), "user_compute_stream": str(stream), "enable_cuda_graph": str(int(graphs)),
+        "use_tf32": "0",
+        # The default tries every algorithm of every convolution for each new batch size.
+        "cudnn_conv_algo_search": "HEURISTIC",
     }  # fmt: skip
     session = open_session(
         path,
@@ -205,14 +208,14 @@ def _open(path: Path, number: int, stream: int, *, graphs: bool) -> Any:
     )
     if session.get_providers()[0] != CUDA_PROVIDER:
         raise BadInputError(
-            f"ONNX Runtime {ort.__version__} fell back to the CPU: its CUDA provider finds no CUDA 13 or no cuDNN 9; see: jboost "
-            "doctor, or use --device cpu"
+            f"ONNX Runtime {ort.__version__} fell back to the CPU: its CUDA provider does not find CUDA 13 or cuDNN 9; "
+            "see: jboost doctor, or use --device cpu"
         )
     return session
 
 
 def _check_cudnn(path: Path) -> None:
-    """ONNX Runtime 1.31 opens a session without cuDNN, and fails at the first convolution."""
+    """Check for cuDNN: without it ONNX Runtime 1.31 opens a session, then fails at the first convolution."""
     if sys.platform != "linux" or CUDA_PROVIDER not in ort.get_available_providers():
         return
     try:
@@ -226,9 +229,9 @@ def _check_cudnn(path: Path) -> None:
 
 @cache
 def _preload() -> None:
-    """Load CUDA and cuDNN from NVIDIA's packages, wherever on the path these are; ONNX Runtime looks beside itself alone."""
+    """Load CUDA and cuDNN from NVIDIA's packages anywhere on the path; ONNX Runtime searches only beside itself."""
     ort.set_default_logger_severity(3)  # 1.31 warns at each session that its CUDA provider is not a plug-in
-    # It prints what it does not find; the session's providers tell what counts.
+    # It prints each library that it does not find; only the session's providers matter.
     with contextlib.redirect_stdout(io.StringIO()):
         ort.preload_dlls()
         found = importlib.util.find_spec("nvidia")

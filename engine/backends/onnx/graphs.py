@@ -1,4 +1,4 @@
-"""The ONNX graphs of a bundle: their names, and whether one serves a run here."""
+"""The ONNX graphs of a bundle: their names, and whether one can serve a run on this machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def artefact_name(objective: str, dtype: str, resolution: int) -> str:
 
 
 def forward_name(dtype: str, resolution: int) -> str:
-    """The name of a graph of the forward pass alone in a bundle's manifest."""
+    """The name of a graph with only the forward pass in a bundle's manifest."""
     return f"onnx/forward/{dtype}/{resolution}"
 
 
@@ -31,7 +31,7 @@ def weights_name(graph: str) -> str:
 
 
 def why_unusable(bundle: Bundle, request: RunRequest) -> str | None:
-    """Why the bundle's graph, if any, cannot serve a request; None if it can."""
+    """Why the bundle cannot serve a request through ONNX Runtime on this machine; None if it can."""
     if settled_device_kind(request.device) == "cuda" and (why := why_no_cuda()) is not None:
         return why
     name = artefact_name(request.objective, request.dtype, request.resolution)
@@ -39,10 +39,10 @@ def why_unusable(bundle: Bundle, request: RunRequest) -> str | None:
 
 
 def settled_device_kind(device: str) -> str:
-    """``"cpu"`` or ``"cuda"``; ``"auto"`` is CUDA where ONNX Runtime can use it.
+    """``"cpu"`` or ``"cuda"``; ``"auto"`` is CUDA if ONNX Runtime can use it.
 
     Raises:
-        BadInputError: no device has such a name.
+        BadInputError: `device` is not a device name.
     """
     kind = device_kind(device)
     if kind == "auto":
@@ -51,15 +51,16 @@ def settled_device_kind(device: str) -> str:
 
 
 def checked_graph(bundle: Bundle, name: str, known: set[str] | None = None) -> Path:
-    """Path of a graph that, like its weights, matches the manifest.
+    """Path of a graph after checking it and its weights against the manifest.
 
     Args:
-        bundle: where it is.
-        name: in the manifest.
-        known: weights that need no second look, since hashing them takes as long as opening them; the graph's are added.
+        bundle: the bundle that holds the graph.
+        name: the graph's name in the manifest.
+        known: weight files that are already checked and are not hashed again, because hashing takes as long as opening;
+            the graph's weight file is added.
 
     Raises:
-        BadInputError: one is missing or changed.
+        BadInputError: the graph or its weights are missing or changed.
     """
     path, weights = bundle.checked_path(name), weights_name(name)
     file = bundle.artefact(weights).file
@@ -71,7 +72,7 @@ def checked_graph(bundle: Bundle, name: str, known: set[str] | None = None) -> P
 
 
 def why_no_cuda() -> str | None:
-    """Why ONNX Runtime cannot run on a GPU here, as far as can be told without trying; None if it may."""
+    """Why ONNX Runtime cannot run on a GPU of this machine, checked without a session; None if nothing is missing."""
     if find_driver().problem is not None:
         return find_driver().problem
     if CUDA_PROVIDER not in ort.get_available_providers():

@@ -1,4 +1,4 @@
-"""Opening an ONNX Runtime session: the engines, export's verification and the evaluation's extractors all do it here."""
+"""Opening an ONNX Runtime session, for the engines, export's verification and the evaluation's extractors."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ def open_session(
     config: Mapping[str, str] | None = None,
     remedy: str = "",
 ) -> ort.InferenceSession:
-    """A session with as many threads as torch takes, which logs errors only.
+    """A session that uses as many threads as torch does and logs only errors.
 
     Args:
         path: the ONNX file.
-        what: what to call it in an error.
-        providers: in order of preference. ONNX Runtime falls back to the CPU without raising: ask the session for its providers.
+        what: the file's name in an error message.
+        providers: in order of preference. ONNX Runtime falls back to the CPU without raising: ask the session for its
+            providers.
         config: entries of ONNX Runtime's session configuration.
-        remedy: what to type after a failure, where there is something.
+        remedy: what to type after a failure, if anything.
 
     Raises:
         BadInputError: ONNX Runtime cannot read or run the graph.
     """
     options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors; without a GPU there are warnings about it
-    # By itself ONNX Runtime takes every core, which is what 0 means.
+    options.log_severity_level = 3  # errors only: without a GPU ONNX Runtime warns that there is none
+    # 0 is ONNX Runtime's default: every core.
     options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)
     for key, value in (config or {}).items():
         options.add_session_config_entry(key, value)

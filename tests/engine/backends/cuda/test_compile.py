@@ -52,7 +52,7 @@ def test_nvrtc_compiles_the_kernels_where_there_is_no_nvcc(monkeypatch, capabili
     cubin = compiler.compile_kernels(kernels.source(), capability)
     assert cubin.startswith(b"\x7fELF")
     assert all(name.encode() in cubin for name in NAMES)
-    with pytest.raises(FailureError, match=r"NVRTC does not compile the kernels for sm_90: .*undefined_name"):
+    with pytest.raises(FailureError, match=r"NVRTC cannot compile the kernels for sm_90: .*undefined_name"):
         compiler.compile_kernels("__global__ void f() { undefined_name(); }", (9, 0))
 
 
@@ -98,7 +98,7 @@ def test_the_package_loads_without_a_gpus_libraries() -> None:
 
 def test_out_of_memory_says_what_to_type() -> None:
     assert str(OutOfDeviceMemoryError(3 << 20, 1 << 20)) == (
-        "out of GPU memory (3 MiB wanted, 1 MiB free); use a smaller batch: -b N"
+        "out of GPU memory (3 MiB needed, 1 MiB free); use a smaller batch: -b N"
     )
 
 

@@ -291,7 +291,7 @@ def _bounded(runner, images, how) -> np.ndarray:
 def test_what_does_not_fit_is_said_with_a_smaller_batch(emulator) -> None:
     with HostRunner(HostDevice(emulator, memory=12_000), Bowl(), 64) as runner:
         with pytest.raises(
-            BadInputError, match=r"a batch of 64 images does not fit on host: .* use a smaller one: -b 32"
+            BadInputError, match=r"a batch of 64 images does not fit on host: .* use a smaller batch: -b 32"
         ):
             runner.flight("pgd-l2", PGD().controls(), 64, SHAPE)
         with pytest.raises(BadInputError, match="-b 32"):
