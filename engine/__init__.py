@@ -1,1 +1,1 @@
-"""jboost.engine: runs the loops. Knows numpy and one backend; knows no training and no export."""
+"""jboost.engine runs the loops. It needs numpy and one backend; it does not import training or export."""

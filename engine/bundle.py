@@ -1,7 +1,7 @@
 """The bundle: the folder that `jboost export` writes and every engine loads.
 
-Follows the Hub's convention, ``config.json`` beside ``model.safetensors``. The configuration is a manifest as well: it lists
-every file with its SHA-256, and carries a digest of itself, so that one flipped byte anywhere is noticed.
+It follows the Hub's convention, ``config.json`` beside ``model.safetensors``. The configuration is also a manifest: it
+lists every file with its SHA-256 and contains a digest of itself, so one flipped byte anywhere is detected.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from .errors import BadInputError
 
-#: Raised when a reader of version N would misread what version N+1 writes.
+#: The schema version; increased when a reader of version N would misread the files of version N+1.
 SCHEMA = 2
 CONFIG = "config.json"
 
@@ -25,16 +25,16 @@ class Artefact:
 
     Attributes:
         file: path inside the bundle, with forward slashes.
-        sha256: hash of its contents, hex.
-        size: bytes.
+        sha256: hash of the contents, hex.
+        size: in bytes.
         dtype: the network's dtype, "fp32", "fp16" or "bf16".
-        batch_size: the batch it is fixed to; None where any will do.
-        objective: the objective it computes the gradient of; None for a plain forward.
-        resolution: the image size it is fixed to; None where all of the bundle's will do.
+        batch_size: the fixed batch size; None if any batch size works.
+        objective: the objective of a gradient graph; None for a forward pass.
+        resolution: the fixed image size; None if all of the bundle's image sizes work.
         opset: ONNX opset, for ONNX files.
-        target: what a compiled file is tied to (kind of device, instruction set, torch version); None where it runs anywhere.
-        errors: figures of its verification against eager autograd, by name.
-        unverified: why a graph could not be run where it was exported; None for every other file.
+        target: what a compiled file is tied to (device kind, instruction set, torch version); None if it runs anywhere.
+        errors: figures of the verification against eager autograd, by name.
+        unverified: why a graph could not be run on the exporting machine; None for every other file.
     """
 
     file: str
@@ -52,13 +52,13 @@ class Artefact:
 
 @dataclass(frozen=True)
 class Timing:
-    """How long a step took when the bundle was exported; it guides ``--engine auto`` on the same machine.
+    """The time of a step when the bundle was exported; it guides ``--engine auto`` on the same machine.
 
     Attributes:
-        machine: where, see `jboost.engine.system.machine.machine_name`.
+        machine: the machine's name, see `jboost.engine.system.machine.machine_name`.
         engine, dtype, resolution: what was timed.
-        batch_size: images a call.
-        ms: milliseconds an image-step, the median of alternating calls.
+        batch_size: images per call.
+        ms: milliseconds per image-step, the median of alternating turns.
     """
 
     machine: str
@@ -71,19 +71,20 @@ class Timing:
 
 @dataclass(frozen=True)
 class BundleConfig:
-    """What ``config.json`` holds.
+    """The contents of ``config.json``.
 
     Attributes:
         architecture: name of the architecture or ``package.module:factory``.
-        num_classes, in_channels: sizes of the output and of the input.
+        num_classes, in_channels: the number of classes and of input channels.
         resolutions: image sizes (pixels, square) that the graphs were verified for.
-        mean, std: normalisation inside the model, one value a channel; input is in [0, 1].
+        mean, std: normalisation inside the model, one value per channel; the input is in [0, 1].
         l0: mean realness of real images (eq. 13), if known.
-        class_names: one a class, if known.
+        class_names: one name per class, if known.
         source: file name and sha256 of the checkpoint.
-        versions: of jboost, torch, ... at export.
+        versions: versions of jboost, torch, ... at export.
         artefacts: the bundle's files by name ("weights", "forward", ...).
-        timings: of the engines, on the machine that exported.
+        timings: the engines' times on the exporting machine.
+        schema: the schema version.
     """
 
     architecture: str
@@ -117,7 +118,7 @@ def sha256_file(path: Path) -> str:
 
 
 def artefact_of(folder: Path, file: str, **facts: Any) -> Artefact:
-    """The manifest's entry for a file that was just written into `folder`; `facts` are `Artefact`'s other fields."""
+    """The manifest's entry for a file just written into `folder`; `facts` are `Artefact`'s other fields."""
     path = folder / file
     return Artefact(file=file, sha256=sha256_file(path), size=path.stat().st_size, **facts)
 
@@ -129,7 +130,8 @@ class Bundle:
         path: the bundle's folder.
 
     Raises:
-        BadInputError: no bundle there, one of another schema version, or one whose configuration was changed after export.
+        BadInputError: the folder is no bundle, it has another schema version, or its configuration was changed after
+            export.
     """
 
     def __init__(self, path: str | Path):
@@ -140,17 +142,17 @@ class Bundle:
         """The entry called `name`.
 
         Raises:
-            BadInputError: the bundle has none.
+            BadInputError: the bundle has no such entry.
         """
         if name not in self.config.artefacts:
             has = ", ".join(self.config.artefacts)
             raise BadInputError(
-                f"bundle {self.path} has no {name!r} (it has {has}); export it again with what you need"
+                f"bundle {self.path} has no {name!r} (it has {has}); export it again with everything you need"
             )
         return self.config.artefacts[name]
 
     def checked_path(self, name: str) -> Path:
-        """Path of an artefact whose contents match the manifest.
+        """Path of an artefact after checking its contents against the manifest.
 
         Raises:
             BadInputError: the file is missing, or its hash differs.
@@ -161,7 +163,7 @@ class Bundle:
             raise BadInputError(f"bundle {self.path} is incomplete: {artefact.file} is missing; export it again")
         if path.stat().st_size != artefact.size or sha256_file(path) != artefact.sha256:
             raise BadInputError(
-                f"{path} is not the file that was exported (its SHA-256 differs from {CONFIG}'s); "
+                f"{path} is not the exported file (its SHA-256 differs from the one in {CONFIG}); "
                 "copy the bundle again or export it again"
             )
         return path
@@ -170,7 +172,7 @@ class Bundle:
         """Compare every file with its hash.
 
         Raises:
-            BadInputError: at the first file that is missing or differs.
+            BadInputError: a file is missing or differs; the first one is named.
         """
         for name in self.config.artefacts:
             self.checked_path(name)
@@ -207,7 +209,7 @@ def _read_config(path: Path) -> BundleConfig:
         artefacts = {name: Artefact(**entry) for name, entry in content["artefacts"].items()}
         timings = tuple(Timing(**entry) for entry in content["timings"])
     except (KeyError, TypeError, AttributeError) as e:
-        raise BadInputError(f"{file} lacks an entry or has one too many ({e}); export it again") from e
+        raise BadInputError(f"{file} lacks an entry or has an unknown one ({e}); export it again") from e
     for entry in artefacts.values():
         if Path(entry.file).is_absolute() or ".." in Path(entry.file).parts:
             raise BadInputError(f"{file} names a file outside the bundle, {entry.file!r}; do not use this bundle")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-#: Characters of another library's message that ours quotes.
+#: The most characters that a message quotes from another library's message.
 QUOTED = 300
 
 
 def one_line(said: BaseException | str, limit: int | None = QUOTED) -> str:
-    """The whole message of `said` without line breaks, at most `limit` characters of it; None for all.
+    """The message of `said` without line breaks, cut to `limit` characters; None for no limit.
 
     An exception without a message gives the name of its class.
     """
@@ -15,7 +15,7 @@ def one_line(said: BaseException | str, limit: int | None = QUOTED) -> str:
 
 
 def first_line(said: BaseException | str) -> str:
-    """The first line of the message of `said`, at most `QUOTED` characters; for messages whose other lines are details.
+    """The first line of the message of `said`, cut to `QUOTED` characters; for messages whose other lines are details.
 
     An exception without a message gives the name of its class.
     """
@@ -27,18 +27,18 @@ def _message(said: BaseException | str) -> str:
 
 
 class JboostError(Exception):
-    """Something the user can read and act on; the command line prints its message and exits with ``exit_code``."""
+    """An error that the user can act on; the command line prints its message and exits with ``exit_code``."""
 
     exit_code = 1
 
 
 class BadInputError(JboostError, ValueError):
-    """The input (a file, an option, an array) is not usable as given. Nothing was written. Exit code 2."""
+    """The input (a file, an option, an array) cannot be used. Nothing was written. Exit code 2."""
 
     exit_code = 2
 
 
 class FailureError(JboostError, RuntimeError):
-    """The input was fine and the work failed all the same. Exit code 1."""
+    """The input is valid but the work failed. Exit code 1."""
 
     exit_code = 1

@@ -1,1 +1,1 @@
-"""What a run leaves: the store of its results, the summary, the run file."""
+"""The results of a run: the store, the summary and the run file."""

@@ -1,4 +1,4 @@
-"""A finished run as a file: what happened to each image, and what was asked for. `jboost report` draws its page from it."""
+"""The run file: a finished run's settings and its record of each image. `jboost report` makes its page from it."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _COLUMNS = [name for name in RECORD.names or () if name != "done"]
 
 @dataclass(frozen=True)
 class RunFile:
-    """What `write_run` kept.
+    """The contents of a file that `write_run` wrote.
 
     Attributes:
         path: the file.
         records: structured [N] of `jboost.engine.results.summary.RECORD`, in the images' order.
         summary: `jboost.engine.results.summary.Summary.to_dict`; its ``snapshots`` name their files.
         samples, boosted: the input and the output.
-        snapshots: by number of steps, ascending, the set as so many steps would have left it.
-        class_names: of the bundle, or None.
+        snapshots: by number of steps, ascending: the set after that many steps.
+        class_names: the bundle's class names, or None.
         model: architecture and SHA-256 of the bundle's checkpoint.
-        versions: of the packages that took part.
+        versions: versions of jboost and of the backends in use.
     """
 
     path: Path
@@ -63,7 +63,7 @@ def write_run(
     class_names: Sequence[str] | None,
     model: Mapping[str, str],
 ) -> None:
-    """Keep a run as npz: an array [N] for each field of `records`, and JSON for the rest. Paths are kept relative to the file.
+    """Write a run as npz: an array [N] for each field of `records`, JSON for the rest. Paths are relative to the file.
 
     Raises:
         BadInputError: `path` cannot be written.
@@ -97,10 +97,10 @@ def write_run(
 
 
 def read_run(path: Path) -> RunFile:
-    """Open what `write_run` wrote.
+    """Read a file that `write_run` wrote.
 
     Raises:
-        BadInputError: there is none, or it is something else.
+        BadInputError: the file does not exist, is damaged, is no run file, or comes from another version of jboost.
     """
     if not path.is_file():
         raise BadInputError(f"{path} does not exist; make it with: jboost boost samples.npz --run {path}")
@@ -117,8 +117,8 @@ def read_run(path: Path) -> RunFile:
             raise ValueError
         if facts["version"] != _VERSION:
             raise BadInputError(
-                f"{path} was written by another version of jboost (format {facts['version']}, this one reads {_VERSION}); boost "
-                "again with --run"
+                f"{path} was written by another version of jboost (format {facts['version']}, this one reads "
+                f"{_VERSION}); boost again with --run"
             )
         home = path.resolve().parent
         return RunFile(
@@ -134,11 +134,12 @@ def read_run(path: Path) -> RunFile:
         )
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise BadInputError(
-            f"{path} is not a run that jboost kept, or it is damaged; make one with: jboost boost samples.npz --run {path}"
+            f"{path} is not a run file of jboost, or it is damaged; make one with: jboost boost samples.npz "
+            f"--run {path}"
         ) from e
 
 
 def _versions() -> dict[str, str]:
-    """Of jboost, and of those backends that have been imported."""
+    """Versions of jboost and of the imported backends."""
     loaded = {name: sys.modules[name] for name in _BACKENDS if name in sys.modules}
     return {"jboost": version("jboost")} | {name: str(module.__version__) for name, module in loaded.items()}

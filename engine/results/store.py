@@ -1,4 +1,4 @@
-"""Where a run keeps its results: in memory, or on disk so that a killed run loses nothing it had finished."""
+"""The stores of a run's results: in memory, or on disk, where a killed run keeps everything it has finished."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ _IDENTITY, _IMAGES, _RECORDS = "run.json", "images.u8", "records.bin"
 
 
 class Store(Protocol):
-    """Results by image; `records` [N] of `RECORD` says which are there. `snapshots`, ascending by number of steps, take the images
-    on their way.
+    """Results by image. `records` [N] of `RECORD` says which images are done.
+
+    `snapshots`, ascending by number of steps, hold the images after that many steps.
     """
 
     records: np.ndarray[Any, Any]
 
     @property
     def snapshots(self) -> Mapping[int, Store]:
-        """Where images go as so many steps left them."""
+        """The store of the images after each number of steps."""
         ...
 
     def put(self, indices: np.ndarray[Any, Any], images: np.ndarray[Any, Any], records: np.ndarray[Any, Any]) -> None:
@@ -55,7 +56,7 @@ class MemoryStore:
 
 
 def unfinished_engine(out: Path) -> str | None:
-    """The engine that an unfinished run into `out` was started with; None if there is none."""
+    """The engine of an unfinished run into `out`; None if there is no such run."""
     try:
         return str(json.loads((partial_folder(out) / _IDENTITY).read_text())["engine"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -63,7 +64,7 @@ def unfinished_engine(out: Path) -> str | None:
 
 
 def partial_folder(out: Path) -> Path:
-    """Where an unfinished run into `out` keeps its results."""
+    """The folder in which an unfinished run into `out` keeps its results."""
     return out.with_name(out.name + ".partial")
 
 
@@ -77,14 +78,14 @@ def run_identity(
     dtype: str,
     snapshots: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """What the output of a run depends on, as JSON values. The batch size is not part of it.
+    """Everything that a run's output depends on, as JSON values. The batch size is not part of it.
 
     Args:
-        settings: what is done to each image.
-        fingerprint: of the input.
+        settings: the run's settings.
+        fingerprint: the input's fingerprint.
         images: N.
         bundle: SHA-256 of the checkpoint that the bundle was exported from.
-        engine, dtype: what the run is computed with.
+        engine, dtype: the engine and the network's dtype.
         snapshots: numbers of steps, ascending.
     """
     identity = {
@@ -103,10 +104,10 @@ def run_identity(
 
 
 def check_snapshots(wanted: Sequence[int], steps: int) -> tuple[int, ...]:
-    """Numbers of steps, ascending, each once.
+    """Check the requested numbers of steps; returns them ascending, each once.
 
     Raises:
-        BadInputError: one below 1, or above the `steps` of the run.
+        BadInputError: a number is below 1 or above the run's `steps`.
     """
     for step in wanted:
         if not 1 <= step <= steps:
@@ -115,17 +116,18 @@ def check_snapshots(wanted: Sequence[int], steps: int) -> tuple[int, ...]:
 
 
 class DiskStore:
-    """Results in the folder ``OUT.partial`` beside the output, which goes when the output is complete.
+    """Results in the folder ``OUT.partial`` beside the output; `remove` deletes it once the output is complete.
 
     Args:
         out: the run's output.
         shape: (N, H, W, C).
-        identity: from `run_identity`; a run is resumed only under the same.
-        resume: go on with what an earlier run left. Without anything left, start.
+        identity: from `run_identity`; a run is resumed only with the same identity.
+        resume: continue an unfinished run; if there is none, start a new run.
         snapshots: numbers of steps, ascending.
 
     Raises:
-        BadInputError: something is left and `resume` is false; or it belongs to other settings; or there is no room.
+        BadInputError: an unfinished run exists and `resume` is false; it has other settings; or the folder cannot be
+            written, for lack of room or permission.
     """
 
     def __init__(
@@ -143,7 +145,8 @@ class DiskStore:
         if self.folder.exists():
             if not resume:
                 raise BadInputError(
-                    f"{self.folder} holds an unfinished run; go on with --resume, or drop it with: rm -r {self.folder}"
+                    f"{self.folder} holds an unfinished run; continue it with --resume, or remove it: "
+                    f"rm -r {self.folder}"
                 )
             self._check_identity(identity)
         else:
@@ -154,7 +157,7 @@ class DiskStore:
 
     def _create(self, shape: tuple[int, int, int, int], identity: dict[str, Any], snapshots: Sequence[int]) -> None:
         try:
-            # A folder that a kill left half-made is not mistaken for a run.
+            # Atomic, so that a folder that a killed process left half-made is not mistaken for a run.
             with replacing_folder(self.folder) as aside:
                 for folder in (aside, *(_snapshot_folder(aside, step) for step in snapshots)):
                     folder.mkdir(exist_ok=True)
@@ -172,7 +175,8 @@ class DiskStore:
         if differ:
             was = ", ".join(f"{key} was {old.get(key)!r}, is {identity[key]!r}" for key in differ[:3])
             raise BadInputError(
-                f"{self.folder} holds a run with other settings ({was}); use the same, or drop it: rm -r {self.folder}"
+                f"{self.folder} holds a run with other settings ({was}); use the same, or remove it: "
+                f"rm -r {self.folder}"
             )
 
     def put(self, indices: np.ndarray[Any, Any], images: np.ndarray[Any, Any], records: np.ndarray[Any, Any]) -> None:
@@ -184,20 +188,20 @@ class DiskStore:
         return self._results.batches()
 
     def close(self) -> None:
-        """Close the files; what is finished stays for a later run."""
+        """Close the files; the finished results stay for a later run."""
         for stored in (self._results, *self.snapshots.values()):
             stored.close()
 
     def remove(self) -> None:
-        """Drop the folder: the output is complete."""
+        """Delete the folder, once the output is complete."""
         self.close()
         shutil.rmtree(self.folder)
 
 
 class StoredSet:
-    """The images and the records of a set, as two files of a folder that `create` has made.
+    """The images and the records of a set, as two files in a folder that `create` has filled.
 
-    Plain files, not memory maps: those would count the whole set as this process's memory.
+    They are plain files, not memory maps: memory maps would count the whole set as this process's memory.
     """
 
     snapshots: Mapping[int, Store] = MappingProxyType({})
@@ -213,13 +217,13 @@ class StoredSet:
         """Make the files."""
         for name, size in ((_IMAGES, int(np.prod(shape))), (_RECORDS, shape[0] * RECORD.itemsize)):
             with (folder / name).open("wb") as f:
-                # Reserved now where the system can, so that a full disk is noticed before the work is done.
+                # Reserve the space now if the system can, so that a full disk is noticed before the work is done.
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(f.fileno(), 0, size)
                 f.truncate(size)
 
     def put(self, indices: np.ndarray[Any, Any], images: np.ndarray[Any, Any], records: np.ndarray[Any, Any]) -> None:
-        """Keep the results of the images at ascending `indices`: pixels first, since the record says they are there."""
+        """Keep the results of the images at ascending `indices`: pixels first, since a record says its pixels exist."""
         self.records[indices] = records
         _write_rows(self._images, indices, images)
         _write_rows(self._records, indices, records)

@@ -1,4 +1,4 @@
-"""What a run keeps of each image, and the summary made of it."""
+"""The record of each image in a run, and the summary made from the records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jboost.engine.method.settings import Settings, ignores_labels
 from jboost.engine.system.memory import peak_memory
 
 Records = np.ndarray[Any, Any]
-#: One record an image. `correct_*` counts only where labels were given; `l2` is in units of the image's range [0, 1].
+#: One record per image. `correct_*` is valid only if labels were given; `l2` is in units of the image's range [0, 1].
 RECORD = np.dtype(
     [
         ("done", "?"),
@@ -37,21 +37,21 @@ class Summary:
 
     Attributes:
         images: images in the set.
-        steps: the most steps an image could take.
+        steps: the maximum number of steps per image.
         steps_used: mean number of steps taken.
         stopped_early: images whose realness reached l0 before the last step.
         seconds: wall-clock time of this run's compute, reading and writing; a resumed run counts its own part.
         images_per_second: images finished by this run over `seconds`.
-        realness_before, realness_after: mean of softplus(f_c) over the set; after: of the uint8 images as written.
-        accuracy_before, accuracy_after: share of images that the model puts into their class; None without labels.
+        realness_before, realness_after: mean of softplus(f_c) over the set; "after" means the uint8 images as written.
+        accuracy_before, accuracy_after: share of images that the model assigns to their class; None without labels.
         l2_moved: mean L2 distance between input and output, in units of the image's range [0, 1].
         fallbacks: images whose low-precision gradient was not finite and that were retried in float32.
-        eps, norm, noise: of the update; None where it has none.
-        peak_memory: the most memory that this process has held so far, bytes; None where the system does not tell.
-        unchanged_after_failure: images returned as they were because their gradient was not finite even in float32.
-        snapshots: one a snapshot, ascending: ``step``; ``file``, None where it is in memory; mean ``realness`` and ``accuracy``
-            as above.
-        options: the update's fields that are not named above; entries of their own in `to_dict`.
+        eps, norm, noise: the update's values; None for a field that the update does not have.
+        peak_memory: the process's peak memory so far in bytes; None if the system does not report it.
+        unchanged_after_failure: images returned unchanged because their gradient was not finite even in float32.
+        snapshots: one entry per snapshot, ascending: ``step``; ``file``, None if it is in memory; mean ``realness`` and
+            ``accuracy`` as above.
+        options: the update's fields that are not named above; `to_dict` gives each its own entry.
     """
 
     images: int
@@ -101,17 +101,17 @@ class Summary:
         snapshots: Mapping[int, Records] = MappingProxyType({}),
         files: Mapping[int, Path] = MappingProxyType({}),
     ) -> Self:
-        """The summary of a run that is over.
+        """The summary of a finished run.
 
         Args:
-            settings: what was done to each image.
+            settings: the run's settings.
             records: [N] of `RECORD`.
             labelled: whether labels were given.
-            engine, dtype, device, batch_size: what the run was computed with.
-            finished: images that this run finished; a resumed one has fewer than N.
+            engine, dtype, device, batch_size: those of the run.
+            finished: images that this run finished; fewer than N if the run was resumed.
             seconds: wall-clock time.
-            snapshots: by number of steps, ascending, the records [N] of the images as so many steps left them.
-            files: where each snapshot was written; empty where they are in memory.
+            snapshots: by number of steps, ascending: the records [N] of the images after that many steps.
+            files: the file of each snapshot; empty if the snapshots are in memory.
         """
         update = {name: getattr(settings.update, name) for name in settings.update.options}
         return cls(
@@ -144,12 +144,12 @@ class Summary:
         return plain | options
 
 
-#: Entries that every summary has for its update's fields, None where the update has no such field.
+#: The update's fields that every summary has; None if the update has no such field.
 _OF_UPDATE = ("steps", "step_size", "eps", "norm", "noise")
 
 
 def update_values(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of the update in what `Summary.to_dict` gave, besides steps and step size; None where it has no such field."""
+    """The update's values in a `Summary.to_dict`, except steps and step size; None if the update has no such field."""
     own = {f.name for f in fields(Summary)} - {"eps", "norm", "noise"}
     return {name: value for name, value in summary.items() if name not in own}
 
@@ -173,7 +173,7 @@ def image_means(records: Records, labelled: bool) -> dict[str, Any]:
 
 
 def model_means(records: Records, when: str, labelled: bool) -> dict[str, float | None]:
-    """What the model says on average of the images ([N] of `RECORD`) ``"before"`` or ``"after"``."""
+    """Mean realness and accuracy of the images ([N] of `RECORD`) ``"before"`` or ``"after"``."""
     return {
         "realness": float(records[f"realness_{when}"].astype(np.float64).mean()),
         "accuracy": float(records[f"correct_{when}"].mean()) if labelled else None,

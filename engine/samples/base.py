@@ -1,4 +1,4 @@
-"""What every kind of sample set offers, and the checks they share."""
+"""The interface of all kinds of sample sets, and the checks they share."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from jboost.engine.errors import BadInputError
 
 
 class SampleSet(Protocol):
-    """Images uint8 [N, H, W, C], read as needed, with labels where there are some.
+    """Images uint8 [N, H, W, C], read as needed, and their labels, if any.
 
     Attributes:
         path: the file or folder.
         kind: ``"npz"``, ``"zip"`` or ``"folder"``.
         shape: (N, H, W, C).
         labels: int64 [N], or None.
-        label_names: for PNGs in folders whose names are no numbers: the folders' names, sorted; `labels` index into them.
-        fingerprint: changes when the set does; a resumed run compares it.
+        label_names: the folder names, sorted, if the PNGs are in folders whose names are not numbers; `labels` index
+            into them. Otherwise None.
+        fingerprint: a hash that changes when the set changes; a resumed run compares it.
     """
 
     path: Path
@@ -43,7 +44,7 @@ def check_images(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Non
     """Check that an array is a set of images: uint8 [N, H, W, C] with N > 0.
 
     Raises:
-        BadInputError: saying how to convert it.
+        BadInputError: it is not; the message says how to convert it.
     """
     if dtype.hasobject:
         raise BadInputError(
@@ -53,7 +54,7 @@ def check_images(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Non
         how = f"a = {name}; np.clip(np.round(a * 255), 0, 255).astype(np.uint8) if it lies in [0, 1]"
         if dtype.kind == "f":
             how += ", (a + 1) / 2 before that if in [-1, 1]"
-        raise BadInputError(f"{name} has dtype {dtype}, images must be uint8 in [0, 255]; convert it: {how}")
+        raise BadInputError(f"{name} has dtype {dtype}, images must be uint8 in [0, 255]; convert with: {how}")
     if len(shape) != 4:
         raise BadInputError(f"{name} has shape {list(shape)}, images must be [N, H, W, C]")
     n, h, w, c = shape
@@ -70,10 +71,10 @@ def check_images(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Non
 
 
 def check_labels(name: str, labels: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Labels as int64 [N].
+    """Check labels; returns them as int64 [N].
 
     Raises:
-        BadInputError: another shape, length or dtype, or negative values.
+        BadInputError: the shape, length or dtype is wrong, or a value is negative.
     """
     if labels.dtype.kind not in "iu":
         raise BadInputError(
@@ -85,7 +86,7 @@ def check_labels(name: str, labels: np.ndarray[Any, Any], count: int) -> np.ndar
     if len(labels) != count:
         raise BadInputError(f"{name} has {len(labels)} labels for {count} images; they must match")
     if int(labels.min()) < 0:
-        raise BadInputError(f"{name} has negative labels (least {int(labels.min())}); classes count from 0")
+        raise BadInputError(f"{name} has negative labels (minimum {int(labels.min())}); classes count from 0")
     return labels.astype(np.int64)
 
 
@@ -95,7 +96,7 @@ def check_against_model(
     """Check that a set fits a model.
 
     Raises:
-        BadInputError: labels beyond the model's classes, or another number of channels.
+        BadInputError: a label exceeds the model's classes, or the number of channels differs.
     """
     if shape[3] != in_channels:
         raise BadInputError(
@@ -103,13 +104,14 @@ def check_against_model(
             + (
                 "repeat the grey channel: np.repeat(images, 3, axis=3)"
                 if shape[3] == 1
-                else "use a model of as many channels"
+                else "use a model with that many channels"
             )
         )
     if labels is not None and int(labels.max()) >= num_classes:
         bad = int(np.argmax(labels >= num_classes))
         raise BadInputError(
-            f"label {int(labels[bad])} of image {bad} is out of range: the model has {num_classes} classes, 0 to {num_classes - 1}"
+            f"label {int(labels[bad])} of image {bad} is out of range: the model has {num_classes} classes, 0 to "
+            f"{num_classes - 1}"
         )
 
 
@@ -121,32 +123,32 @@ def check_fit(
     in_channels: int,
     resolutions: Sequence[int],
 ) -> None:
-    """Check that a set fits a model, and one of the image sizes that it was exported for.
+    """Check that a set fits a model and has one of the image sizes that the bundle was exported for.
 
     Raises:
-        BadInputError: as `check_against_model`, or another size.
+        BadInputError: as `check_against_model`, or the image size is another.
     """
     check_against_model(labels, shape, num_classes=num_classes, in_channels=in_channels)
     if shape[1] != shape[2] or shape[1] not in resolutions:
         sizes = ", ".join(f"{r}x{r}" for r in resolutions)
         raise BadInputError(
-            f"the images are {shape[1]}x{shape[2]}, the bundle was exported and verified for {sizes}; export it again with "
-            f"--resolution {shape[1]}, or resize the images"
+            f"the images are {shape[1]}x{shape[2]}, the bundle was exported and verified for {sizes}; export it again "
+            f"with --resolution {shape[1]}, or resize the images"
         )
 
 
 def labels_of(
     samples: SampleSet, *, class_names: Sequence[str] | None, num_classes: int
 ) -> np.ndarray[Any, np.dtype[np.int64]] | None:
-    """A set's labels, folder names settled against a model's classes.
+    """A set's labels, with folder names resolved to the model's classes.
 
     Args:
         samples: the set.
-        class_names: the model's, if known.
-        num_classes: the model's.
+        class_names: the model's class names, if known.
+        num_classes: the model's number of classes.
 
     Raises:
-        BadInputError: folder names that are no class of the model's.
+        BadInputError: a folder name is not one of the model's classes.
     """
     names = samples.label_names
     if names is None or samples.labels is None:
@@ -154,15 +156,15 @@ def labels_of(
     if class_names is not None and set(names) <= set(class_names):
         return np.array([class_names.index(names[i]) for i in samples.labels], np.int64)
     if len(names) == num_classes:
-        return samples.labels  # as torchvision's ImageFolder: classes in sorted order
+        return samples.labels  # as in torchvision's ImageFolder: classes in sorted order
     raise BadInputError(
-        f"{samples.path} has the folders {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}, which are not the model's "
-        f"{num_classes} classes; name each folder after its class number, from 0"
+        f"{samples.path} has the folders {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}, which are not the "
+        f"model's {num_classes} classes; name each folder after its class number, from 0"
     )
 
 
 def runs(indices: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
-    """Ascending `indices` as half-open ranges, so that neighbours are read together."""
+    """Ascending `indices` as half-open ranges, so neighbours are read together."""
     if len(indices) == 0:
         return []
     breaks = np.flatnonzero(np.diff(indices) != 1) + 1

@@ -1,4 +1,4 @@
-"""Opening a sample set of any kind, and writing one all at once or not at all."""
+"""Opening a sample set of any kind, and writing one atomically."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def open_samples(path: str | Path) -> SampleSet:
     """The sample set at `path`: an npz, or a folder or zip file of PNGs.
 
     Raises:
-        BadInputError: there is none, or it cannot be used.
+        BadInputError: `path` does not exist, or it is not a usable sample set.
     """
     path = Path(path)
     if not path.exists():
         raise BadInputError(f"{path} does not exist; give a samples.npz, or a folder or zip of PNGs")
     if path.is_dir() or path.suffix.lower() == ".zip":
-        from .png import PngSamples  # needs Pillow, which npz files do without
+        from .png import PngSamples  # imported here because it needs Pillow and npz files do not
 
         return PngSamples(path)
     with path.open("rb") as f:
@@ -45,15 +45,15 @@ def open_samples(path: str | Path) -> SampleSet:
 
 
 def output_kind(path: Path) -> str:
-    """What a path's suffix asks for: ``"npz"``, ``"zip"``, or ``"folder"`` where there is none.
+    """The kind of output for a path's suffix: ``"npz"``, ``"zip"``, or ``"folder"`` if it has no suffix.
 
     Raises:
-        BadInputError: another suffix.
+        BadInputError: the suffix is another.
     """
     kinds = {".npz": "npz", ".zip": "zip", "": "folder"}
     if path.suffix.lower() not in kinds:
         raise BadInputError(
-            f"output {path} has the suffix {path.suffix!r}; use .npz, .zip (PNGs), or none (a folder of PNGs)"
+            f"output {path} has the suffix {path.suffix!r}; use .npz, .zip (PNGs), or no suffix (a folder of PNGs)"
         )
     return kinds[path.suffix.lower()]
 
@@ -62,14 +62,15 @@ def default_output(samples: SampleSet) -> Path:
     """``samples.boosted.npz`` beside ``samples.npz``; likewise for folders and zip files."""
     suffix = "" if samples.kind == "folder" else samples.path.suffix
     stem = samples.path.name.removesuffix(samples.path.suffix) if suffix else samples.path.resolve().name
-    # A folder's name must not gain a dot, which would read as a suffix.
+    # A folder's name must not gain a dot: the rest would count as a suffix.
     name = f"{stem}.boosted{suffix}" if suffix else f"{stem}_boosted"
     return samples.path.resolve().parent / name if samples.kind == "folder" else samples.path.with_name(name)
 
 
 def snapshot_output(out: Path, step: int) -> Path:
-    """Where a run into `out` puts the snapshot after `step` steps: beside ``a.npz``, ``a.step5.npz``; beside the folder ``a``,
-    ``a_step5``.
+    """The path of the snapshot after `step` steps of a run into `out`.
+
+    For ``a.npz`` it is ``a.step5.npz``; for the folder ``a`` it is ``a_step5``.
     """
     return out.with_name(f"{out.stem}{'.' if out.suffix else '_'}step{step}{out.suffix}")
 
@@ -78,14 +79,15 @@ def check_output(out: Path, samples: SampleSet, *, bytes_needed: int) -> None:
     """Check that `out` can be written, before any work is done.
 
     Raises:
-        BadInputError: it is the input, of an unknown kind, not writable, in the way of a folder, or too large for the disk.
+        BadInputError: `out` is the input or inside it, has an unknown suffix, is a folder in the way of a file or a
+            folder with contents; or its parent does not exist, is not writable or has too little room.
     """
     kind = output_kind(out)
     parent = out.parent
     if out.resolve() == samples.path.resolve():
         raise BadInputError(f"output {out} is the input itself; name another file with -o")
     if samples.kind == "folder" and samples.path.resolve() in out.resolve().parents:
-        raise BadInputError(f"output {out} lies inside the input folder; name a place outside it with -o")
+        raise BadInputError(f"output {out} is inside the input folder; name a place outside it with -o")
     if not parent.is_dir():
         raise BadInputError(f"output folder {parent} does not exist; make it with: mkdir -p {parent}")
     if kind != "folder" and out.is_dir():
@@ -97,7 +99,8 @@ def check_output(out: Path, samples: SampleSet, *, bytes_needed: int) -> None:
     free = shutil.disk_usage(parent).free
     if free < bytes_needed:
         raise BadInputError(
-            f"{parent} has {free / 1e6:,.0f} MB free, the run needs {bytes_needed / 1e6:,.0f} MB; free some or use -o elsewhere"
+            f"{parent} has {free / 1e6:,.0f} MB free, the run needs {bytes_needed / 1e6:,.0f} MB; free some space or "
+            "name another place with -o"
         )
 
 
@@ -109,18 +112,18 @@ def write_samples(
     labels: np.ndarray[Any, Any] | None = None,
     source: SampleSet | None = None,
 ) -> None:
-    """Write a sample set; `out` is never there in part.
+    """Write a sample set atomically.
 
     Args:
-        out: where to; its suffix says the kind (see `output_kind`).
+        out: the file or folder to write; its suffix gives the kind (see `output_kind`).
         shape: (N, H, W, C).
-        batches: uint8 [n, H, W, C], N images in all.
+        batches: uint8 [n, H, W, C], N images in total.
         labels: int64 [N] or None.
-        source: the set that the images were made from; where it is of the same kind, the output takes over its names and
-            whatever else it holds.
+        source: the set that the images were made from. If it has the same format (npz or PNGs), the output takes over
+            its names and its other contents.
 
     Raises:
-        BadInputError: the disk is full, or the place is not writable.
+        BadInputError: the disk is full, or `out` is not writable.
     """
     kind = output_kind(out)
     try:

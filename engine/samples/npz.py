@@ -1,6 +1,6 @@
 """Sample sets in the layout of OpenAI's guided-diffusion: ``arr_0`` uint8 [N, H, W, C], ``arr_1`` integer labels [N].
 
-The images are read and written in batches; the zip file's members are streamed, never loaded whole.
+Images are read and written in batches. The members of the zip file are streamed, never loaded whole.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from .base import check_images, check_labels, runs
 
 IMAGES, LABELS = "arr_0.npy", "arr_1.npy"
 _COPY_CHUNK = 1 << 20
-# What a damaged or foreign file makes zipfile and numpy raise.
+# The exceptions that zipfile and numpy raise for a damaged or foreign file.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, NotImplementedError, RuntimeError)
 
 
 class NpzSamples:
-    """An npz file as a `SampleSet`. Arrays besides ``arr_0`` and ``arr_1`` are carried through to the output.
+    """An npz file as a `SampleSet`. The output gets copies of the arrays besides ``arr_0`` and ``arr_1``.
 
     Raises:
-        BadInputError: not an npz, damaged, or not images.
+        BadInputError: the file is not an npz, is damaged, or does not hold images.
     """
 
     kind = "npz"
@@ -46,7 +46,7 @@ class NpzSamples:
             raise
         except _DAMAGE as e:
             raise BadInputError(
-                f"{path} is not a readable npz file ({e}); it may be cut short: make or copy it again"
+                f"{path} is not a readable npz file ({e}); it may be truncated: make or copy it again"
             ) from e
 
     def _read_structure(self, archive: zipfile.ZipFile) -> None:
@@ -75,12 +75,12 @@ class NpzSamples:
         self.shape: tuple[int, int, int, int] = (n, h, w, c)
         self._offset = offset
         if archive.getinfo(IMAGES).file_size != offset + math.prod(shape):
-            raise BadInputError(f"{self.path}: arr_0 is cut short; make or copy the file again")
+            raise BadInputError(f"{self.path}: arr_0 is truncated; make or copy the file again")
         self.labels: np.ndarray[Any, np.dtype[np.int64]] | None = None
         if LABELS in headers:
             with archive.open(LABELS) as f:
                 self.labels = check_labels("arr_1", npy.read_array(f, allow_pickle=False), n)
-        # The directory's checksums stand for the contents, and cost nothing to read.
+        # The zip directory's checksums identify the contents and cost nothing to read.
         crcs = [(i.filename, i.CRC, i.file_size) for i in archive.infolist()]
         self.fingerprint = hashlib.sha256(repr(crcs).encode()).hexdigest()
 
@@ -90,7 +90,7 @@ class NpzSamples:
         parts = []
         try:
             if self._stream is None:
-                # Kept open: a compressed member can only be read from its start, and a run reads on from where it was.
+                # Kept open: a compressed member can only be read from its start, and a run reads in ascending order.
                 self._stream = zipfile.ZipFile(self.path).open(IMAGES)  # noqa: SIM115
             for start, stop in runs(indices):
                 self._stream.seek(self._offset + start * size)
@@ -123,11 +123,12 @@ def write_npz(
     Args:
         out: binary file, open for writing.
         shape: (N, H, W, C).
-        batches: uint8 [n, H, W, C], N images in all.
-        labels: int64 [N] for ``arr_1``; not used where `source` is given.
-        source: an npz whose other members, labels included, are copied as they are, in the source's order and compression.
+        batches: uint8 [n, H, W, C], N images in total.
+        labels: int64 [N] for ``arr_1``; unused if `source` is given.
+        source: an npz whose other members, labels included, are copied unchanged, in the source's order and with the
+            source's compression.
     """
-    # ZipInfo's own fixed date, so that the same images give the same bytes.
+    # ZipInfo has a fixed date by default, so the same images give the same bytes.
     with zipfile.ZipFile(out, "w") as archive:
         if source is None:
             with archive.open(zipfile.ZipInfo(IMAGES), "w", force_zip64=True) as f:

@@ -1,7 +1,7 @@
 """Sample sets as PNG files, in a folder or a zip file, sorted by path.
 
-An image's class is its folder's name: a number, or a name that is settled against the bundle's class names later. A
-``dataset.json`` in StyleGAN's and EDM's form ({"labels": [[path, class], ...]}) takes precedence over folders.
+An image's class is its folder's name: a number, or a name that is resolved against the bundle's class names later. A
+``dataset.json`` in the format of StyleGAN and EDM ({"labels": [[path, class], ...]}) takes precedence over folders.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class PngSamples:
     """A folder or zip file of PNGs as a `SampleSet`.
 
     Raises:
-        BadInputError: no PNGs, sizes or modes that differ, images both in folders and beside them.
+        BadInputError: there are no PNGs, a file is unreadable, sizes or modes differ, a mode is not 8-bit RGB or grey,
+            labels are missing or invalid, or some images are in folders and some are not.
     """
 
     def __init__(self, path: Path):
@@ -54,7 +55,7 @@ class PngSamples:
             raise BadInputError(f"{path} holds no .png files; give a samples.npz, or a folder or zip of PNGs")
         first = self._open(self.names[0])
         self.shape = (len(self.names), first.height, first.width, _CHANNELS[first.mode])
-        for name in self.names:  # headers only: a set of mixed sizes is refused before anything runs
+        for name in self.names:  # reads only the headers, to refuse a set of mixed sizes before anything runs
             image = self._open(name)
             if (image.height, image.width, _CHANNELS[image.mode]) != self.shape[1:]:
                 raise BadInputError(
@@ -77,7 +78,7 @@ class PngSamples:
             raise BadInputError(f"{self.path}: {name} is not a readable PNG ({e})") from e
         if image.mode not in _CHANNELS:
             raise BadInputError(
-                f"{self.path}: {name} has mode {image.mode}; only 8-bit RGB and grey (L) images are taken: convert it with "
+                f"{self.path}: {name} has mode {image.mode}; only 8-bit RGB and grey (L) images work; convert it with "
                 "PIL's Image.convert('RGB')"
             )
         return image
@@ -131,15 +132,15 @@ def encode(image: np.ndarray[Any, Any]) -> bytes:
 
 
 def png_names(count: int) -> list[str]:
-    """Names, in order, for a set that came without: ``000000.png`` and so on."""
+    """Names, in order, for a set without names: ``000000.png`` and so on."""
     width = max(6, len(str(count - 1)))
     return [f"{i:0{width}d}.png" for i in range(count)]
 
 
 def _companions(names: list[str], labels: np.ndarray[Any, Any] | None, source: PngSamples | None) -> dict[str, bytes]:
-    """The files beside the images: those of the source; or, for a set from an npz with labels, a ``dataset.json``.
+    """The files beside the images: the source's; or a ``dataset.json`` if there is no source but there are labels.
 
-    Not class folders: sorted by path they would change the images' order.
+    Labels do not become class folders: sorting by path would then change the images' order.
     """
     if source is not None:
         return {name: source.bytes_of(name) for name in source.others}
@@ -163,9 +164,9 @@ def write_pngs(
     Args:
         out: an empty folder, or a zip file if `zipped`.
         count: number of images.
-        batches: uint8 [n, H, W, C], `count` images in all.
-        labels: int64 [N], for a ``dataset.json`` where no source brings its own.
-        source: the set whose names and companions are taken over.
+        batches: uint8 [n, H, W, C], `count` images in total.
+        labels: int64 [N], for a ``dataset.json`` if there is no source.
+        source: the set whose names and other files the output takes over.
     """
     names = source.names if source is not None else png_names(count)
     images = (encode(image) for batch in batches for image in batch)
@@ -173,7 +174,7 @@ def write_pngs(
     if zipped:
         with zipfile.ZipFile(out, "w") as archive:
             for name, data in files:
-                archive.writestr(zipfile.ZipInfo(name), data)  # ZipInfo's own fixed date: same images, same bytes
+                archive.writestr(zipfile.ZipInfo(name), data)  # ZipInfo has a fixed date: same images, same bytes
         return
     for name, data in files:
         (out / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Where jboost keeps what it would otherwise make again."""
+"""The cache folder: files that jboost would otherwise make again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def cache_folder() -> Path:
 
 
 def read_cached(name: str) -> bytes:
-    """The contents of a file of the cache; empty where there is none."""
+    """The contents of a file in the cache; empty if there is no such file."""
     try:
         return (cache_folder() / name).read_bytes()
     except OSError:
@@ -24,7 +24,7 @@ def read_cached(name: str) -> bytes:
 
 
 def write_cached(name: str, content: bytes) -> None:
-    """Put a file into the cache, whole or not at all. A folder that cannot be written is no error: the cache only saves time."""
+    """Write a file into the cache atomically. A folder that is not writable is no error: the cache only saves time."""
     path = cache_folder() / name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

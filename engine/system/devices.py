@@ -14,11 +14,11 @@ _NAME = re.compile(r"(?:(auto)|(cpu|cuda)(?::(0|[1-9][0-9]*))?)")
 
 @dataclass(frozen=True)
 class DeviceName:
-    """A device's name, taken apart. Whether this machine has the device is another matter.
+    """A parsed device name. Parsing does not check whether this machine has the device.
 
     Attributes:
         kind: ``"auto"``, ``"cpu"`` or ``"cuda"``.
-        number: N of ``"cuda:N"``; None where the name has no number.
+        number: N of ``"cuda:N"`` or ``"cpu:N"``; None if the name has no number.
     """
 
     kind: DeviceKind
@@ -29,7 +29,7 @@ class DeviceName:
         """The device called `name`.
 
         Raises:
-            BadInputError: no device has such a name.
+            BadInputError: `name` is not a device name.
         """
         found = _NAME.fullmatch(name)
         if found is None:
@@ -39,14 +39,14 @@ class DeviceName:
 
     @property
     def index(self) -> int:
-        """The number, or 0, the first device, where the name has none."""
+        """The number; 0, the first device, if the name has none."""
         return self.number or 0
 
 
 def device_kind(name: str) -> DeviceKind:
-    """``"auto"``, ``"cpu"`` or ``"cuda"``: the kind of the device called `name`.
+    """The kind of the device called `name`: ``"auto"``, ``"cpu"`` or ``"cuda"``.
 
     Raises:
-        BadInputError: no device has such a name.
+        BadInputError: `name` is not a device name.
     """
     return DeviceName.parse(name).kind

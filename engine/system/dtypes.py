@@ -1,4 +1,4 @@
-"""The precisions that a network runs in, by the names that the command line and a bundle's manifest give them."""
+"""The network's dtypes, by their names on the command line and in a bundle's manifest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DTYPES: tuple[str, ...] = get_args(DtypeName)
 
 
 def check_dtype(name: str) -> None:
-    """See that `name` is one of `DTYPES`.
+    """Check that `name` is one of `DTYPES`.
 
     Raises:
         BadInputError: it is not.

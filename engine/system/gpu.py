@@ -1,4 +1,4 @@
-"""NVIDIA's driver and the GPUs that it shows, asked through its own libraries: needs no package, makes no context."""
+"""NVIDIA's driver and its GPUs, queried through the driver's libraries: needs no package, creates no CUDA context."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-# Of CUdevice_attribute in cuda.h.
+# Values of CUdevice_attribute in cuda.h.
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU: `name` as the driver calls it, `capability` like ``"8.6"``, `memory` in bytes."""
+    """A GPU: `name` as the driver gives it, `capability` such as ``"8.6"``, `memory` in bytes."""
 
     name: str
     capability: str
@@ -21,7 +21,7 @@ class Gpu:
 
     @property
     def sm(self) -> str:
-        """The compute capability as NVIDIA's compilers write it, ``"sm_86"``."""
+        """The compute capability as NVIDIA's compilers write it, such as ``"sm_86"``."""
         return sm_of(self.capability)
 
     def __str__(self) -> str:
@@ -30,13 +30,13 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Driver:
-    """What the driver says.
+    """The driver and its GPUs.
 
     Attributes:
-        version: of the driver, e.g. ``"580.65.06"``; None where it cannot be asked.
-        cuda: the newest CUDA version that it runs, e.g. ``"13.0"``.
-        gpus: in the order in which CUDA numbers them.
-        problem: why there are no GPUs; None where there are.
+        version: the driver's version, e.g. ``"580.65.06"``; None if it cannot be queried.
+        cuda: the newest CUDA version that the driver supports, e.g. ``"13.0"``; None if it cannot be queried.
+        gpus: the GPUs, in CUDA's order.
+        problem: why there are no GPUs; None if there are any.
     """
 
     version: str | None
@@ -52,7 +52,7 @@ def sm_of(capability: str) -> str:
 
 @cache
 def find_driver() -> Driver:
-    """The driver of this machine; asked once a process."""
+    """The driver of this machine, queried once per process."""
     version = _driver_version()
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
@@ -63,12 +63,12 @@ def find_driver() -> Driver:
     newest = None if asked else f"{number.value // 1000}.{number.value % 1000 // 10}"
     failed = cuda.cuInit(0)
     if failed:
-        return Driver(version, newest, (), f"the NVIDIA driver does not start: {_said(cuda, failed)}")
+        return Driver(version, newest, (), f"the NVIDIA driver cannot be initialised: {_said(cuda, failed)}")
     count = ctypes.c_int()
     cuda.cuDeviceGetCount(ctypes.byref(count))
     gpus = tuple(_gpu(cuda, index) for index in range(count.value))
     return Driver(
-        version, newest, gpus, None if gpus else "the NVIDIA driver shows no GPU (is CUDA_VISIBLE_DEVICES set?)"
+        version, newest, gpus, None if gpus else "the NVIDIA driver finds no GPU (is CUDA_VISIBLE_DEVICES set?)"
     )
 
 

@@ -1,4 +1,4 @@
-"""The machine that a time belongs to."""
+"""The machine's description: processor, cores and GPUs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's name, as far as the system tells."""
+    """The processor's name; ``"unknown"`` if the system does not report it."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -18,14 +18,14 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def usable_cores() -> int:
-    """CPU cores that this process may use."""
+    """The number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def find_gpu() -> str | None:
-    """What torch says of the first CUDA device; None where there is no torch or no device."""
+    """torch's description of the first CUDA device; None if there is no torch or no device."""
     try:
         import torch
     except ImportError:
@@ -37,7 +37,7 @@ def find_gpu() -> str | None:
 
 
 def machine_name() -> str:
-    """This machine, as far as the time of a step depends on it: processor, usable cores, GPUs. Told without importing torch."""
+    """This machine by what a step's time depends on: processor, usable cores, GPUs. Does not import torch."""
     names = [cpu_model(), f"{usable_cores()} cores"]
     for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
         names += [line.split(":", 1)[1].strip() for line in file.read_text().splitlines() if line.startswith("Model:")]

@@ -1,11 +1,12 @@
 """Atomic replacement of files and folders.
 
-A writer works on a temporary beside the target and renames it at the end. Whenever the writer is killed, a reader finds the old
-contents or the new contents, whole. The same holds after a power cut: the data reach the disk before the name does.
+A writer works on a temporary beside the target and renames it at the end. Whenever the writer is killed, a reader finds
+the complete old contents or the complete new contents. The same holds after a power cut: the data reach the disk before
+the name does.
 
-A temporary is called ``.NAME~jboost-new-TOKEN.SUFFIX``, and its writer holds a lock (flock) on it. The next writer of the same
-target removes temporaries without a lock: their writers were killed. Where there are no such locks (Windows, some network
-disks), a killed writer's temporary cannot be told from a live one's, and it stays.
+A temporary is called ``.NAME~jboost-new-TOKEN.SUFFIX``, and its writer holds a lock (flock) on it. The next writer of
+the same target removes temporaries without a lock: their writers were killed. Without such locks (on Windows and some
+network disks) a killed writer's temporary looks like a live writer's, and it stays.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from pathlib import Path
 if sys.platform != "win32":
     import fcntl
 
-# Characters of a target's name that its temporaries repeat: few enough for any name to stay within the usual 255 bytes.
+# Temporaries repeat this many characters of the target's name, so their names stay within the usual 255 bytes.
 _STEM = 48
-_AT_WORKING_DIRECTORY, _RENAME_EXCHANGE = -100, 2  # of Linux' renameat2
+_AT_WORKING_DIRECTORY, _RENAME_EXCHANGE = -100, 2  # constants of Linux's renameat2
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Write a file atomically: yields a temporary of the same suffix in the same folder, an empty file, to be written and closed.
+    """Write a file atomically: yields an empty temporary file in the same folder with the same suffix.
 
-    When the block ends, the temporary is forced to the disk and renamed over `path`. It takes over the permissions of the file
-    it replaces; a new file has those that the umask leaves. A symbolic link stays, and its target is replaced. When the block
-    raises, the temporary is removed and the old file is as it was. A device or a pipe (``/dev/stdout``) cannot be replaced and
-    is yielded itself.
+    The block writes and closes the temporary. When the block ends, the temporary is forced to the disk and renamed over
+    `path`. It takes over the permissions of the file it replaces; a new file gets the permissions that the umask
+    leaves. A symbolic link stays, and its target is replaced. If the block raises, the temporary is removed and the old
+    file is unchanged. A device or a pipe (``/dev/stdout``) cannot be replaced and is yielded itself.
 
     Raises:
         OSError: the system refused (no folder, no permission, a full disk); it names `path`, never the temporary.
@@ -47,7 +48,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     mode = _mode_of(target)
 
     def create(aside: Path) -> None:
-        # Nobody else may read what replaces a private file, not even before it has that file's mode.
+        # The temporary for a private file must be private from the start, before it gets that file's mode.
         os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600))
 
     with _temporary(path, target, create) as aside:
@@ -59,14 +60,15 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
-    """Write a folder atomically: yields an empty temporary folder, of the same suffix, in the same parent.
+    """Write a folder atomically: yields an empty temporary folder in the same parent with the same suffix.
 
-    When the block ends, every file in it is forced to the disk and the folder is renamed to `path`; else as `replacing`.
+    When the block ends, every file in the temporary is forced to the disk and the temporary is renamed to `path`. The
+    rest is as for `replacing`.
 
     Args:
         path: the folder to make.
-        overwrite: whether a folder with contents is replaced. Linux swaps the two in one step. Elsewhere a kill between two renames
-            can leave the old folder under a temporary name, which the next writer undoes.
+        overwrite: whether a folder with contents is replaced. Linux swaps the two in one step. Elsewhere a kill between
+            two renames can leave the old folder under a temporary name, which the next writer undoes.
 
     Raises:
         OSError: the system refused, or `path` is a folder with contents and `overwrite` is false.
@@ -89,8 +91,10 @@ def replacing_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -
 
 @contextmanager
 def _temporary(path: str | os.PathLike[str], target: Path, create: Callable[[Path], None]) -> Iterator[Path]:
-    """A locked temporary beside `target`. What has its name at the end is removed: it itself after a failure, an old folder after
-    a swap, nothing after a rename.
+    """A locked temporary beside `target`.
+
+    At the end, whatever has the temporary's name is removed: the temporary after a failure, the old folder after a
+    swap, nothing after a rename.
     """
     aside, handle = _beside(target, "new"), None
     try:
@@ -102,9 +106,9 @@ def _temporary(path: str | os.PathLike[str], target: Path, create: Callable[[Pat
                     break
             except (BlockingIOError, FileNotFoundError):
                 pass
-            except OSError:  # no locks here
+            except OSError:  # this file system has no locks
                 break
-            # Another writer saw it before it was locked, and removes it.
+            # Another writer saw the temporary before it was locked and removes it, so try another one.
             if handle is not None:
                 os.close(handle)
             aside, handle = _beside(target, "new"), None
@@ -124,19 +128,20 @@ def _beside(target: Path, what: str) -> Path:
 
 
 def _prefix(target: Path) -> str:
-    return "." + target.stem[:_STEM].lstrip(".") + "~jboost-"  # two dots in front would make a suffix of the rest
+    return "." + target.stem[:_STEM].lstrip(".") + "~jboost-"  # after two leading dots the rest would count as a suffix
 
 
 def _cleared(path: str | os.PathLike[str]) -> Path:
-    """The file or folder that `path` leads to, after removing what killed writers of it left: whatever has a temporary's name and
-    no lock.
+    """The file or folder that `path` leads to, after removing what its killed writers left.
+
+    Anything that has a temporary's name and no lock is removed.
     """
     target = Path(os.path.realpath(path))
     pattern = re.escape(_prefix(target)) + "(new|old)-[0-9a-f]{12}" + re.escape(target.suffix)
     with suppress(OSError):
         for name in os.listdir(target.parent):
             if found := re.fullmatch(pattern, name):
-                with suppress(OSError):  # a live writer's, or not ours to remove
+                with suppress(OSError):  # it belongs to a live writer, or this user may not remove it
                     left = target.with_name(name)
                     handle = _lock(left)
                     try:
@@ -150,15 +155,15 @@ def _cleared(path: str | os.PathLike[str]) -> Path:
 
 
 def _lock(path: Path) -> int:
-    """Lock a file or folder for as long as the handle that is returned is open, at most for the life of this process.
+    """Lock a file or folder while the returned handle is open, at most for the life of this process.
 
     Raises:
-        BlockingIOError: it is locked.
+        BlockingIOError: it is already locked.
         OSError: it cannot be locked.
     """
     if sys.platform == "win32":
         raise OSError(errno.ENOTSUP, "no locks")
-    # Network disks lock only what is open for writing, which a folder cannot be.
+    # Network disks lock a file only if it is open for writing; a folder cannot be opened for writing.
     handle = os.open(path, os.O_NOFOLLOW | (os.O_RDONLY if path.is_dir() else os.O_RDWR))
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -169,7 +174,7 @@ def _lock(path: Path) -> int:
 
 
 def _swap(aside: Path, target: Path) -> None:
-    """Put a folder in the place of another, which is under the first one's name or gone afterwards."""
+    """Put the folder `aside` in the place of `target`; the old folder is then called `aside`, or is removed."""
     if _exchange(aside, target):
         return
     old, handle = _beside(target, "old"), None
@@ -189,12 +194,12 @@ def _swap(aside: Path, target: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two names in one step; False where the system or the file system cannot (anything but Linux; NFS)."""
+    """Exchange two names in one step; False if the system or the file system cannot (anything but Linux; NFS)."""
     if sys.platform != "linux":
         return False
     import ctypes
 
-    rename = getattr(ctypes.CDLL(None), "renameat2", None)  # glibc has it from 2.28 on
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)  # glibc has it since 2.28
     names = [part for path in (one, other) for part in (_AT_WORKING_DIRECTORY, os.fsencode(path))]
     return rename is not None and rename(*names, _RENAME_EXCHANGE) == 0
 
@@ -215,7 +220,7 @@ def _mode_of(path: Path) -> int | None:
 
 
 def _set_mode(path: Path, mode: int | None) -> None:
-    if mode is not None and mode != _mode_of(path):  # some file systems refuse, and have one mode for all
+    if mode is not None and mode != _mode_of(path):  # file systems with one mode for all files may refuse chmod
         path.chmod(mode)
 
 
@@ -223,17 +228,17 @@ def _flush(path: Path, mode: int | None = None) -> None:
     """Force a file to the disk, with `mode`."""
     handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
-        _set_mode(path, mode)  # now that it is open: the mode may forbid that
+        _set_mode(path, mode)  # after opening, because the mode may forbid opening
         os.fsync(handle)
     finally:
         os.close(handle)
 
 
 def _flush_folder(path: Path) -> None:
-    """Force a folder's entries to the disk, where the system can: a new name, too, outlives a power cut."""
+    """Force a folder's entries to the disk, if the system can, so that a new name survives a power cut."""
     try:
         handle = os.open(path, os.O_RDONLY)
-    except OSError:  # Windows opens no folders, nobody one that he may not read
+    except OSError:  # Windows cannot open folders; elsewhere the folder may not be readable
         return
     try:
         os.fsync(handle)
@@ -245,7 +250,7 @@ def _flush_folder(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or folder, if it is there and can be."""
+    """Remove a file or folder; ignore any failure."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:

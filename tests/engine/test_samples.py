@@ -149,7 +149,7 @@ def test_a_header_that_promises_more_than_there_is_is_refused(tmp_path, images) 
     np.save(buffer, images)
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("arr_0.npy", buffer.getvalue()[:-100])
-    with pytest.raises(BadInputError, match="cut short"):
+    with pytest.raises(BadInputError, match="truncated"):
         open_samples(tmp_path / "a.npz")
 
 
