@@ -60,7 +60,7 @@ class PngSamples:
             if (image.height, image.width, _CHANNELS[image.mode]) != self.shape[1:]:
                 raise BadInputError(
                     f"{path}: {name} is {image.width}x{image.height} {image.mode}, "
-                    f"{self.names[0]} is {first.width}x{first.height} {first.mode}; all must be alike"
+                    f"{self.names[0]} is {first.width}x{first.height} {first.mode}; all must have one size and mode"
                 )
         self.labels, self.label_names = self._read_labels(entries)
         self.fingerprint = hashlib.sha256(repr(sorted(entries.items())).encode()).hexdigest()

@@ -1,7 +1,7 @@
 """The images in flight on a GPU under torch: fixed addresses, one CUDA graph a step, transfers that do not wait.
 
-A step's kernels are launched once, during the capture; every later step replays the graph. Everything that a step
-depends on (step size, radius, threshold, noise key, counters) is in tensors, so one graph serves a whole run.
+A capture records a step's kernels once; every later step replays the graph. Everything that a step depends on (step
+size, radius, threshold, noise key, counters) is in tensors, so one graph serves a whole run.
 
 Order of work: everything that touches the state is queued on the current stream. Images are uploaded on a stream of
 their own. The current stream waits for it before it puts them into rows, so an upload overlaps with the steps queued
