@@ -31,9 +31,11 @@ def test_the_smallest_gradients_have_an_angle_and_zeros_are_no_nan(as_array) -> 
 
 @pytest.mark.parametrize("as_array", [np.asarray, torch.from_numpy])
 def test_class_logits_are_judged_by_the_spread_and_predictions_by_the_largest(as_array) -> None:
-    logits = np.array([[0.0, 3.0, 6.0], [0.0, 3.0, 6.0], [1.0, 1.0, -2.0], [0.0, 3.0, 6.0]])  # spreads 3, 3, sqrt(3), 3
+    logits = np.array([[0.0, 3.0, 6.0], [0.0, 3.0, 6.0], [1.0, 0.6, -2.0], [6.0, 3.0, 0.0]])  # spreads 3, 3, 1.6, 3
     labels, predicted = np.array([1, 2, 0, 0]), np.array([2, 1, 1, -1])
     got = (logits[np.arange(4), labels] + [0.3, 0.0, 0.0, 0.0]).astype(np.float32)
     error, wrong = class_logit_error(*map(as_array, (got, predicted, logits, labels)))
     np.testing.assert_allclose(np.asarray(error), [0.1, 0.0, 0.0, 0.0], rtol=1e-6)
-    assert wrong == 2  # row 1 by its logit, row 3 is no class; row 2 is a tie
+    assert wrong == 2  # row 1 by its logit, row 3 is no class; row 2 is a near-tie
+    exact = (logits[np.arange(4), labels], logits.argmax(1), logits, labels)
+    assert class_logit_error(*map(as_array, exact))[1] == 0
