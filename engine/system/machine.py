@@ -24,7 +24,7 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def find_gpu() -> str | None:
+def describe_gpu() -> str | None:
     """torch's description of the first CUDA device; None if there is no torch or no device."""
     try:
         import torch

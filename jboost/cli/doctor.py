@@ -20,13 +20,13 @@ def doctor(
     import platform
 
     from jboost.engine.backends.registry import ENGINES, installed
-    from jboost.engine.system.machine import find_gpu
+    from jboost.engine.system.machine import describe_gpu
 
     from .doctor_cuda import cuda_facts, cuda_rows
 
     engines = {name: engine.probe() for name, engine in ENGINES.items()}
     packages = installed("jboost", "torch", "numpy", "onnx", "onnxruntime-gpu", "onnxruntime")
-    machine = {"python": platform.python_version(), "platform": platform.platform(), "gpu": find_gpu()}
+    machine = {"python": platform.python_version(), "platform": platform.platform(), "gpu": describe_gpu()}
     cuda = cuda_facts()  # after torch, so that the version found is that of the cuDNN torch loaded
     if as_json:
         found = {"engines": {name: asdict(found) for name, found in engines.items()}, "packages": packages}

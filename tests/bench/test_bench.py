@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bench_cases import result_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -17,13 +18,13 @@ from torch import nn
 import jboost as package
 from jboost.bench import measure, plot
 from jboost.bench.baselines import Autograd
-from jboost.bench.contestants import YARDSTICK, Contestant, Entrant, Skipped, Work
+from jboost.bench.contestants import YARDSTICK, Contestant, Entrant, Work
 from jboost.bench.first_batch import FirstBatch
 from jboost.bench.flops import image_step_flops
 from jboost.bench.machine import Machine
 from jboost.bench.measure import gradient_difference, make_plan, run_plan
 from jboost.bench.peaks import Peak
-from jboost.bench.result import Measured, assemble, notes, table_rows
+from jboost.bench.result import notes, table_rows
 from jboost.bench.timing import alternate, best_of, spread
 from jboost.engine.bundle import Bundle
 from jboost.engine.system.machine import cpu_model
@@ -245,25 +246,6 @@ def test_best_of_is_the_shortest_and_keeps_to_its_time() -> None:
     assert (
         best_of(call, at_most=10, seconds=15.0, clock=lambda: now) == 2.0
     )  # 9 + 3 + 2 + 4 > 15: the last is not tried
-
-
-MACHINE = Machine("a CPU", 2, 2, "AVX512", "cpu", None, None, "an OS", "3.11", {"torch": "2.13"})
-WORK = {
-    "architecture": "net", "resolution": 64, "batch_size": 32, "objective": "joint", "rounds": 3, "preset": "cd1", "steps": 15,
-    "flops_per_image_step": 1.2e9,
-}  # fmt: skip
-
-
-def result_of() -> dict:
-    measured = [
-        Measured(YARDSTICK, [11.0, 12.0, 10.0, 30.0, 12.0], 0.0, None),
-        Measured(Contestant("onnx", "fp32"), [4.0, 5.0, 3.0], 1e-6, None),
-        Measured(Contestant("eager", "bf16"), [24.0], 0.1, None),
-    ]
-    peaks = {"fp32": Peak(500.0, 400.0).or_better(Peak(450.0, 600.0))}
-    return assemble(
-        machine=MACHINE, work=WORK, peaks=peaks, measured=measured, skipped=[Skipped("trt", None, "absent")]
-    )
 
 
 def test_ratios_and_fractions() -> None:

@@ -201,7 +201,7 @@ def bench_json(folder: Path, patch: pytest.MonkeyPatch) -> Case:
 
 def bench_plot(folder: Path, patch: pytest.MonkeyPatch) -> Case:
     figure = pytest.importorskip("matplotlib.figure").Figure
-    from test_bench import result_of
+    from bench_cases import result_of
 
     patch.setattr(figure, "savefig", lambda self, path, format: path.write_bytes(bytes(1000)))  # drawing takes a second
     return Case(folder / "bench.png", lambda: bench._write(result_of(), None, folder / "bench.png"))

@@ -7,7 +7,6 @@ import json
 import sys
 import threading
 
-import jboost.cli.train  # noqa: F401  (every command is imported, and this one calls functions then)
 from jboost.cli.main import main
 
 seen: set[str] = set()
