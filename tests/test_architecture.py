@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import indent
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
@@ -31,6 +32,11 @@ def test_the_page_names_what_exists() -> None:
     # The diagram shows the path, by whole names or a folder's.
     diagram = PAGE.split("```mermaid\n")[1].split("```")[0]
     assert [file for file in named("The path") if Path(file).name not in diagram] == []
+
+
+def test_the_loop_that_the_docs_show_is_the_reference() -> None:
+    shown = (ROOT / "docs" / "engine.md").read_text().split("```python\n")[1].split("```")[0]
+    assert indent(shown, "    ") in (ROOT / "engine" / "loop" / "reference.py").read_text()
 
 
 def test_what_runs_is_what_the_page_names(bundle, samples, tmp_path) -> None:
