@@ -163,7 +163,7 @@ def test_bad_png_sets_are_refused(tmp_path, images) -> None:
     (broken / "b.png").write_bytes(b"no png")
     (tmp_path / "none").mkdir()
     bad = {
-        mixed_sizes: "alike",
+        mixed_sizes: "all must have one size and mode",
         mixed_places: "into folders",
         alpha: "convert",
         broken: "readable",

@@ -127,7 +127,7 @@ def test_any_batch_size_one_after_the_other(bundle, world, images, labels) -> No
             np.testing.assert_allclose(seen.class_logit, want.class_logit, rtol=1e-4, atol=1e-5)
         assert all(0 < len(session.captured) <= 8 for session in world.sessions)
         flight = runner.flight("pgd-l2", jboost.PGD(2, 0.2).controls(), 4, (3, SIZE, SIZE))
-        with pytest.raises(FailureError, match="in flight in batches of 4, not 7"):
+        with pytest.raises(FailureError, match="in flight use batches of 4, not 7"):
             runner.gradient(x[:7], labels[:7])
         flight.close()
 
