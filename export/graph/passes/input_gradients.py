@@ -155,6 +155,7 @@ def split_strided(module: fx.GraphModule, form: Strided = "cheapest", *, channel
     between the axes, and groups.
 
     Args:
+        module: the graph; it is changed in place.
         form: see `Strided`.
         channels_last: the target keeps its maps channels last; zeros are then inserted in that order.
 
