@@ -16,7 +16,7 @@ class ExportRequest:
     Attributes:
         objectives, dtypes, resolutions: one gradient graph for each combination.
         opset: ONNX opset; None for the default.
-        atol, rtol: see `tolerance`; None for the dtype's own.
+        atol, rtol: see `jboost.export.verification.gradient.tolerance`; None for the dtype's own.
     """
 
     objectives: tuple[str, ...]

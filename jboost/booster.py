@@ -153,7 +153,7 @@ class Booster:
             early_stop: whether an image stops once its realness reaches l0; None: on for ``"joint"``.
             seed: seed of SGLD's noise.
             snapshots: step counts; for each, the result also has the images that a run of that many steps would give.
-            on_progress: called with the number of images finished and the mean realness.
+            on_progress: called again and again with the `jboost.engine.loop.run.Progress` of the run.
 
         Returns:
             The images in the input's order, and the run's figures.
@@ -203,7 +203,7 @@ class Booster:
             resume: continue a killed run.
             snapshots: step counts; `snapshot_output` names the file for the set that a run of that many steps would give.
             run_file: file for the per-image records; see `jboost.engine.results.run_file.write_run`.
-            on_progress: called with the number of images finished and the mean realness.
+            on_progress: called again and again with the `jboost.engine.loop.run.Progress` of the run.
 
         Returns:
             The run in numbers.

@@ -70,8 +70,7 @@ def find_architecture(name: str) -> Architecture:
         return Architecture(small_resnet_name(width), lambda classes, channels: SmallResNet(width, classes, channels))
     raise BadInputError(
         f"unknown architecture {name!r}; choose one of {', '.join(NAMES)} (or small_resnet<width>), or name your own "
-        "factory as "
-        "package.module:factory"
+        "factory as package.module:factory"
     )
 
 

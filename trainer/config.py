@@ -291,7 +291,7 @@ def _one_line(error: Any, given: Mapping[str, Any], from_file: Mapping[str, Any]
 
 
 def save_config(path: Path, config: TrainConfig) -> None:
-    """Write the configuration as JSON, readable by `read_config`; never half."""
+    """Write the configuration atomically as JSON; `read_config` reads it."""
     with replacing(path) as aside:
         aside.write_text(json.dumps(config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
 

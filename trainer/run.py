@@ -208,7 +208,7 @@ class _Run:
     def _validate(self) -> None:
         """Validate and write checkpoints, on the main process; the others wait."""
         if self.main and self._held_out is not None:
-            validated = self._look(*self._held_out)
+            validated = self._validated(*self._held_out)
             figures = validated.figures
             self.l0 = figures.realness_real
             self._export(LAST)
@@ -224,7 +224,7 @@ class _Run:
             self._export(LAST)
         self.accelerator.wait_for_everyone()
 
-    def _look(self, real: Labelled, generated: Labelled) -> Validated:
+    def _validated(self, real: Labelled, generated: Labelled) -> Validated:
         config = self.config
         return validate(
             self.learner.kept,

@@ -76,7 +76,7 @@ def pick_engine(bundle: Bundle, request: RunRequest) -> tuple[Runner, str]:
         request: what to compute; its batch size, if set, rules out packages with another batch size.
 
     Raises:
-        BadInputError: no engine can run on this machine.
+        BadInputError: no engine can serve the request on this machine; the message says why not, engine by engine.
     """
     passed_over: list[str] = []
     candidates: list[Engine] = []
@@ -87,9 +87,9 @@ def pick_engine(bundle: Bundle, request: RunRequest) -> tuple[Runner, str]:
             candidates.append(engine)
         else:
             passed_over.append(f"\n  not {engine.name}: {why}")
-    if not candidates:
-        raise BadInputError("no engine can run on this machine; see what is missing with: jboost doctor")
     rest = "".join(passed_over)
+    if not candidates:
+        raise BadInputError(f"no engine can run this; see what is missing with: jboost doctor{rest}")
     if len(candidates) == 1:
         return candidates[0].open(bundle, request), f"engine {candidates[0].name}: the only one that can run this{rest}"
     known = _known_times(bundle, request)

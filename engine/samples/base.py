@@ -131,9 +131,10 @@ def check_fit(
     check_against_model(labels, shape, num_classes=num_classes, in_channels=in_channels)
     if shape[1] != shape[2] or shape[1] not in resolutions:
         sizes = ", ".join(f"{r}x{r}" for r in resolutions)
+        # Bundles are for square images, so no export helps against others.
+        export = f"export it again with --resolution {shape[1]}, or " if shape[1] == shape[2] else ""
         raise BadInputError(
-            f"the images are {shape[1]}x{shape[2]}, the bundle was exported and verified for {sizes}; export it again "
-            f"with --resolution {shape[1]}, or resize the images"
+            f"the images are {shape[1]}x{shape[2]}, the bundle was exported and verified for {sizes}; {export}resize the images"
         )
 
 

@@ -165,6 +165,7 @@ def write_pngs(
         out: an empty folder, or a zip file if `zipped`.
         count: number of images.
         batches: uint8 [n, H, W, C], `count` images in total.
+        zipped: whether to write a zip file.
         labels: int64 [N], for a ``dataset.json`` if there is no source.
         source: the set whose names and other files the output takes over.
     """

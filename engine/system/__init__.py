@@ -1,1 +1,1 @@
-"""The machine: processor, GPUs, memory, and jboost's cache on it."""
+"""What every part uses: the machine and its GPUs, memory, names of devices and dtypes, atomic writes, the cache."""

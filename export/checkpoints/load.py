@@ -311,8 +311,7 @@ def _unpickle_weights(path: Path) -> object:
         out = path.with_suffix(".safetensors")
         raise BadInputError(
             f"{path} holds pickled code ({named[1]}), which jboost never runs; if you trust its author, convert it "
-            "once, with the packages "
-            f'it needs installed: python -c "{_CONVERT}" {shlex.quote(str(path))} {shlex.quote(str(out))}'
+            f'once, with the packages it needs installed: python -c "{_CONVERT}" {shlex.quote(str(path))} {shlex.quote(str(out))}'
         ) from None
     except Exception as error:
         # Damaged bytes can raise anything in the reader: EOFError, KeyError, RuntimeError, ...

@@ -6,7 +6,8 @@ import torch
 from torch import fx
 
 from jboost.engine.errors import FailureError, first_line
-from jboost.export.graph.operators import relu_mask  # noqa: F401  (registers the operator)
+
+from .operators import relu_mask  # noqa: F401  (registers the operator)
 
 
 def _is_dynamic(module: fx.GraphModule) -> bool:

@@ -9,6 +9,7 @@ import typer
 
 from . import options
 from .options import Debug, split_names
+from .progress import Bars
 
 _SETS, _METRICS = "Sample sets", "Metrics"
 
@@ -57,8 +58,6 @@ def report(
     from jboost.engine.errors import BadInputError
     from jboost.report import write_report
     from jboost.report.metrics import Yardstick
-
-    from .progress import Bars
 
     if reference is None:
         for option, value in (("--features", features), ("--metrics", metrics)):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from jboost.engine.errors import BadInputError
 from jboost.engine.samples import check_output, default_output, open_samples, write_samples
-from jboost.engine.samples.base import runs
+from jboost.engine.samples.base import check_fit, runs
 
 
 def everything(samples) -> np.ndarray:
@@ -218,3 +218,13 @@ def test_a_failed_write_leaves_nothing_and_spares_the_old_file(tmp_path, samples
 def test_runs_groups_neighbours() -> None:
     assert runs(np.array([0, 1, 2, 5, 7, 8])) == [(0, 3), (5, 6), (7, 9)]
     assert runs(np.array([], int)) == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "remedy"),
+    [((2, 8, 8, 3), "; export it again with --resolution 8, or resize"), ((2, 8, 12, 3), "; resize")],
+)
+def test_images_of_another_size_are_refused_with_a_remedy_that_works(shape, remedy) -> None:
+    """No export takes images that are not square."""
+    with pytest.raises(BadInputError, match=f"for 16x16{remedy} the images$"):
+        check_fit(None, shape, num_classes=2, in_channels=3, resolutions=(16,))

@@ -152,7 +152,11 @@ def _check_end(f: _Readable, done: int, expected: int) -> None:
 
 
 def _chunks(f: _Readable, size: int) -> Iterator[bytes]:
-    """The `size` bytes to the end of a stream. Damage is never an OSError here, as gzip's is: that is left to the writing."""
+    """The `size` bytes to the end of a stream.
+
+    Damage raises an error other than OSError, although gzip's own is one: `_write_cache` takes an OSError for a failure to
+    write.
+    """
     done = 0
     try:
         while done < size and (chunk := f.read(min(_CHUNK, size - done))):

@@ -106,8 +106,8 @@ def why_unusable(bundle: Bundle, request: RunRequest) -> str | None:
         return f"the package was compiled for {artefact.target}, this machine is {here}; {rebuild}"
     if batch_size not in (None, artefact.batch_size):
         return (
-            f"the package takes batches of {artefact.batch_size}, not {batch_size}; leave -b out, or {rebuild} "
-            f"-b {batch_size}"
+            f"the package takes batches of {artefact.batch_size}, not {batch_size}; leave -b out, or export it with: "
+            f"{export_command('compile', request, batch_size=batch_size)}"
         )
     return None
 

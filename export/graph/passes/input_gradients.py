@@ -155,6 +155,7 @@ def split_strided(module: fx.GraphModule, form: Strided = "cheapest", *, channel
     between the axes, and groups.
 
     Args:
+        module: the graph; it is changed in place.
         form: see `Strided`.
         channels_last: the target keeps its maps channels last; zeros are then inserted in that order.
 
@@ -177,9 +178,8 @@ def split_strided(module: fx.GraphModule, form: Strided = "cheapest", *, channel
         rows, columns = (
             _Taps(int(kernel[i]), conv.stride[i], conv.padding[i], int(size[i]), int(out[i])) for i in (0, 1)
         )
-        weight = as_plain_weight(conv).flip(
-            2, 3
-        )  # plain layout with taps in their original order, because each phase selects its taps by number
+        # Plain layout with the taps in their original order: each phase selects its taps by number.
+        weight = as_plain_weight(conv).flip(2, 3)
         square = conv.stride[0] == conv.stride[1] and conv.groups == 1
         with r.before(node):
             merge = form == "merged" or (form == "cheapest" and conv.stride[0] ** 2 * conv.outputs <= _LANES)

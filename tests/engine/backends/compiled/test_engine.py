@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -134,6 +135,7 @@ def test_auto_goes_by_the_times_of_the_export_or_by_a_trial(compiled, images, la
     with caplog.at_level(logging.INFO, "jboost"), jboost.load(compiled, batch_size=4) as booster:
         assert booster.boost(images, labels, jboost.PGD(1)).summary.engine == "eager"
     assert f"not compile: the package takes batches of {BATCH}, not 4" in caplog.text
+    assert re.search(r"export it with: jboost export --ckpt FILE --format compile [^(]* -b 4 \(", caplog.text)
 
 
 @pytest.mark.parametrize(
