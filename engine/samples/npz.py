@@ -22,8 +22,8 @@ from .base import check_images, check_labels, runs
 
 IMAGES, LABELS = "arr_0.npy", "arr_1.npy"
 _COPY_CHUNK = 1 << 20
-# The exceptions that zipfile and numpy raise for a damaged or foreign file.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, NotImplementedError, RuntimeError)
+#: The exceptions that zipfile, gzip and numpy raise for a damaged or foreign file.
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, NotImplementedError, RuntimeError)
 
 
 class NpzSamples:
@@ -44,7 +44,7 @@ class NpzSamples:
                 self._read_structure(archive)
         except BadInputError:
             raise
-        except _DAMAGE as e:
+        except DAMAGE as e:
             raise BadInputError(
                 f"{path} is not a readable npz file ({e}); it may be truncated: make or copy it again"
             ) from e
@@ -98,7 +98,7 @@ class NpzSamples:
                 if len(data) != (stop - start) * size:
                     raise EOFError(f"image {start + len(data) // size} is missing")
                 parts.append(np.frombuffer(data, np.uint8).reshape(-1, *self.shape[1:]))
-        except _DAMAGE as e:
+        except DAMAGE as e:
             raise BadInputError(f"{self.path} is damaged ({e}); make or copy it again") from e
         return np.concatenate(parts)
 

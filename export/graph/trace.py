@@ -27,6 +27,7 @@ from torch.overrides import TorchFunctionMode
 
 from jboost.engine.errors import BadInputError, JboostError, first_line
 from jboost.engine.method.objectives import OBJECTIVES, class_logit, resolve_objective
+from jboost.trainer.attack import evaluating
 
 from .dead_code import remove_dead_code
 from .decompositions import HEAD, Pooling, decomposition_table
@@ -80,18 +81,15 @@ def _named_nodes(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
+    """`evaluating`, with attention written in operators that can be differentiated and decomposed."""
     fastpath = torch.backends.mha.get_fastpath_enabled()
-    model.eval()
     torch.backends.mha.set_fastpath_enabled(False)  # the fast path's fused operator has no derivative
     try:
         # Fused attention kernels' backward operators have no decomposition (torch 2.13); plain attention needs none.
-        with sdpa_kernel(SDPBackend.MATH):
+        with evaluating(model), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
-        for module, training in modes.items():
-            module.training = training
 
 
 def _check_example(example: Tensor) -> None:

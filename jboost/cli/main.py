@@ -9,7 +9,7 @@ import typer
 
 from . import options
 from .bench import bench
-from .boost import boost_command
+from .boost import boost, boost_command
 from .doctor import doctor
 from .eval import evaluate_sets
 from .export import export
@@ -35,8 +35,13 @@ def _options(
     pass
 
 
-def make_app() -> typer.Typer:
-    """Build the command line. `boost` gets an option for each field of the updates registered so far."""
+def make_app(*, boost_options: bool = True) -> typer.Typer:
+    """Build the command line.
+
+    Args:
+        boost_options: give `boost` its options, one of them for each field of the updates registered so far. The registry
+            needs numpy, which takes longer to import than all other commands do.
+    """
     app = typer.Typer(
         name="jboost",
         help="Make generated images look more real: compiled gradient steps through a robust joint classifier-discriminator.",
@@ -49,7 +54,7 @@ def make_app() -> typer.Typer:
     app.callback()(_options)
     app.command("train")(train)
     app.command("export")(export)
-    app.command("boost")(boost_command())
+    app.command("boost", help=boost.__doc__)(boost_command() if boost_options else lambda: None)
     app.command("verify")(verify)
     app.command("bench")(bench)
     app.command("eval")(evaluate_sets)
@@ -67,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
 def _run(argv: list[str] | None) -> int:
     # Typer handles usage errors (exit code 2); the clauses below handle all others.
     try:
-        make_app()(args=argv)
+        make_app(boost_options="boost" in (sys.argv[1:] if argv is None else argv))(args=argv)
     except SystemExit as e:
         return e.code if isinstance(e.code, int) else 0 if e.code is None else 1
     except KeyboardInterrupt:

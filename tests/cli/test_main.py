@@ -336,3 +336,11 @@ def test_help_is_quick_and_names_every_preset(jboost) -> None:
 def test_importing_jboost_loads_no_backend() -> None:
     code = "import sys, jboost, jboost.cli.main; print([m for m in ('torch', 'onnxruntime', 'PIL', 'numpy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_help_does_not_wait_for_numpy() -> None:
+    """Only `boost` has options from the registry of updates, which needs numpy."""
+    code = "import sys\nfrom jboost.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: print('numpy' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.splitlines()[-1] == "False"
+    )

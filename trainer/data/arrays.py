@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from jboost.engine.errors import BadInputError
 from jboost.engine.samples import check_images, check_labels
-from jboost.engine.samples.npz import NpzSamples
+from jboost.engine.samples.npz import DAMAGE, NpzSamples
 
 from .base import Indices, Pixels, naming
-from .storage import DAMAGE, bytes_after, is_gzip, npz_array
+from .storage import bytes_after, is_gzip, npz_array
 
 
 class ArrayData:

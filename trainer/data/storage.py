@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import math
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,15 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jboost.engine.errors import BadInputError, FailureError
-from jboost.engine.samples.npz import read_header
+from jboost.engine.samples.npz import DAMAGE, read_header
 from jboost.engine.system.cache import cache_folder
 from jboost.engine.system.replacing import replacing
 
 #: A set that takes fewer bytes when decompressed is kept in memory instead of in the cache.
 IN_MEMORY = 512 << 20
 _CHUNK = 1 << 20
-# The errors that zipfile, gzip and numpy raise for a damaged or foreign file.
-DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, NotImplementedError, RuntimeError)
 
 
 class _Readable(Protocol):
