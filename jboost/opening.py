@@ -30,9 +30,11 @@ def open_runner(bundle: Bundle, request: RunRequest, engine: Engine | None) -> R
         runner, choice = pick_engine(bundle, request)
         _log.info(choice)
         return runner
-    if engine.name == "compile" and engine.why_unusable(bundle, request) is not None:
-        return _compile_and_open(bundle, request)
-    return open_engine(engine, bundle, request)
+    if engine.name != "compile":
+        return open_engine(engine, bundle, request)
+    if engine.why_unusable(bundle, request) is None:
+        return engine.open(bundle, request)
+    return _compile_and_open(bundle, request)
 
 
 def _compile_and_open(bundle: Bundle, request: RunRequest) -> Runner:
