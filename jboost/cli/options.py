@@ -95,7 +95,8 @@ def split_numbers(text: str | None, option: str) -> tuple[int, ...] | None:
     except ValueError:
         from jboost.engine.errors import BadInputError
 
-        raise BadInputError(f"{option} takes whole numbers separated by commas, e.g. 5,10; got {text!r}") from None
+        example = "64,128" if option == "--resolution" else "5,10"
+        raise BadInputError(f"{option} takes whole numbers separated by commas, e.g. {example}; got {text!r}") from None
 
 
 def check_side_outputs(json_file: str | None, pictures: Mapping[str, Path | None]) -> None:
