@@ -186,8 +186,12 @@ def is_bundle(path: Path) -> bool:
 def _read_config(path: Path) -> BundleConfig:
     file = path / CONFIG
     if not file.is_file():
-        what = "does not exist" if not path.exists() else f"is not a bundle (it has no {CONFIG})"
-        raise BadInputError(f"{path} {what}; make one with: jboost export --ckpt FILE -o {path}")
+        if path.exists():
+            raise BadInputError(
+                f"{path} is not a bundle (it has no {CONFIG}); name another folder, or make a bundle with: "
+                "jboost export --ckpt FILE -o bundle"
+            )
+        raise BadInputError(f"{path} does not exist; make one with: jboost export --ckpt FILE -o {path}")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         digest = content.pop("digest")

@@ -80,7 +80,7 @@ def export_bundle(
     _check_place(out)
     for name in formats:
         if name not in FORMATS:
-            raise BadInputError(f"unknown format {name!r}; choose from {', '.join(FORMATS)}")
+            raise BadInputError(f"unknown format {name!r}; choose from {', '.join(FORMATS)}, or none alone")
     if gpus and "trt" not in formats:
         raise BadInputError("--gpu selects the GPUs that TensorRT plans are built for; pass --format trt with it")
     device = find_device(device)

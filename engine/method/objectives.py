@@ -92,10 +92,12 @@ def resolve_objective(name: str | None, l0: float | None) -> str:
     """The objective to use: `name` after a check, or the default: ``joint`` if l0 is known, ``bce`` if not.
 
     Raises:
-        BadInputError: l0 is not finite, the name is unknown, or the objective needs l0 and l0 is None.
+        BadInputError: l0 is negative or not finite, the name is unknown, or the objective needs l0 and l0 is None.
     """
-    if l0 is not None and not math.isfinite(l0):
-        raise BadInputError(f"l0 is {l0}; it is the mean realness of real images (eq. 13), a finite number")
+    if l0 is not None and not (math.isfinite(l0) and l0 >= 0):
+        raise BadInputError(
+            f"l0 must be a finite number of at least 0, got {l0}; it is the mean realness of real images (eq. 13)"
+        )
     if name is None:
         return "joint" if l0 is not None else "bce"
     if name not in OBJECTIVES:

@@ -35,7 +35,9 @@ def boost(
     samples: Annotated[
         Path,
         typer.Argument(
-            help="Images: npz (arr_0 uint8 [N,H,W,C], arr_1 labels), or a folder or zip of PNGs.", show_default=False
+            metavar="SAMPLES",
+            help="Images: npz (arr_0 uint8 [N,H,W,C], arr_1 labels), or a folder or zip of PNGs.",
+            show_default=False,
         ),
     ],
     output: Annotated[

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="Sample set, bundle or checkpoint.", show_default=False)],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Sample set, bundle or checkpoint.", show_default=False)],
     arch: Annotated[str | None, options.arch()] = None,
     num_classes: Annotated[int | None, options.num_classes()] = None,
     as_json: AsJson = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -94,7 +95,8 @@ def split_numbers(text: str | None, option: str) -> tuple[int, ...] | None:
     except ValueError:
         from jboost.engine.errors import BadInputError
 
-        raise BadInputError(f"{option} takes whole numbers separated by commas, e.g. 64,128; got {text!r}") from None
+        example = "64,128" if option == "--resolution" else "5,10"
+        raise BadInputError(f"{option} takes whole numbers separated by commas, e.g. {example}; got {text!r}") from None
 
 
 def check_side_outputs(json_file: str | None, pictures: Mapping[str, Path | None]) -> None:
@@ -105,16 +107,21 @@ def check_side_outputs(json_file: str | None, pictures: Mapping[str, Path | None
         pictures: paths by option; None: not given.
 
     Raises:
-        BadInputError: a path is a folder, or its folder does not exist.
+        BadInputError: a path is a folder, or its folder does not exist or is not writable.
     """
     from jboost.engine.errors import BadInputError
 
     for option, path in {**pictures, "--json": Path(json_file) if json_file not in (None, STDOUT) else None}.items():
-        if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
+        if path is None:
+            continue
+        if path.is_dir():
+            raise BadInputError(f"{option} {path} is a folder; name a file")
+        if not path.resolve().parent.is_dir():
             raise BadInputError(
-                f"{option} {path} cannot be written: it is a folder, or its folder does not exist; "
-                "name a file in a folder that exists"
+                f"{option} {path}: the folder {path.parent} does not exist; make it with: mkdir -p {path.parent}"
             )
+        if not os.access(path.resolve().parent, os.W_OK):
+            raise BadInputError(f"{option} {path}: the folder {path.parent} is not writable; name another file")
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -18,7 +18,7 @@ def probe() -> Availability:
     """Return whether there is a GPU, pycuda, cuda-python and a TensorRT that imports; the slow import comes last."""
     driver, found = find_driver(), found_variants()
     if driver.problem is not None:
-        remedy = "use --engine compile, onnx or eager; plans for GPUs elsewhere: jboost export --format trt --gpu sm_86"
+        remedy = "use --engine compile, onnx or eager; plans for other GPUs: jboost export --ckpt FILE --format trt --gpu sm_86"
         return Availability(False, driver.problem, remedy if found else "use --engine compile, onnx or eager")
     if not found:
         return Availability(
