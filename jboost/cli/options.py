@@ -120,7 +120,8 @@ def check_side_outputs(json_file: str | None, pictures: Mapping[str, Path | None
             raise BadInputError(
                 f"{option} {path}: the folder {path.parent} does not exist; make it with: mkdir -p {path.parent}"
             )
-        if not os.access(path.resolve().parent, os.W_OK):
+        stream = path.exists() and not path.is_file()  # such as /dev/stdout, which is not replaced
+        if not stream and not os.access(path.resolve().parent, os.W_OK):
             raise BadInputError(f"{option} {path}: the folder {path.parent} is not writable; name another file")
 
 

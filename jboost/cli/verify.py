@@ -13,7 +13,9 @@ from .tables import print_columns
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that `jboost export` wrote.")] = Path("bundle"),
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that `jboost export` wrote.")] = Path(
+        "bundle"
+    ),
     atol: Annotated[float | None, options.atol()] = None,
     rtol: Annotated[float | None, options.rtol()] = None,
     debug: Debug = False,

@@ -22,6 +22,7 @@ def test_a_side_output_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(BadInputError, match="is not writable; name another file"):
         check_side_outputs(str(tmp_path / "a.json"), {})
+    check_side_outputs("/dev/null", {})
 
 
 def test_a_negative_l0_is_refused():
@@ -30,7 +31,7 @@ def test_a_negative_l0_is_refused():
 
 
 def test_the_remedy_for_a_folder_that_is_not_a_bundle_names_another_folder(tmp_path):
-    with pytest.raises(BadInputError, match="export --ckpt FILE -o bundle$"):
+    with pytest.raises(BadInputError, match=r"export --ckpt FILE -o bundle$"):
         Bundle(tmp_path)
-    with pytest.raises(BadInputError, match="export --ckpt FILE -o .*missing$"):
+    with pytest.raises(BadInputError, match=r"export --ckpt FILE -o .*missing$"):
         Bundle(Path(tmp_path / "missing"))
