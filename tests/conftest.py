@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,20 +77,20 @@ def checkpoint(shared: Path) -> Path:
 @pytest.fixture(scope="session")
 def bundle(checkpoint: Path, shared: Path) -> Path:
     """The checkpoint's bundle, to be read: a test that changes one copies it."""
-    out = shared / "bundle"
-    with FileLock(shared / "bundle.lock"):
-        if not out.exists():
-            export_bundle(checkpoint, out)
-    return out
+    return _exported(checkpoint, shared / "bundle")
 
 
 @pytest.fixture(scope="session")
 def half(checkpoint: Path, shared: Path) -> Path:
     """The same with graphs in fp16 beside those in float32."""
-    out = shared / "half"
-    with FileLock(shared / "half.lock"):
+    return _exported(checkpoint, shared / "half", dtypes=("fp32", "fp16"))
+
+
+def _exported(checkpoint: Path, out: Path, **options: Any) -> Path:
+    """A bundle that the first process to want it exports."""
+    with FileLock(out.with_suffix(".lock")):
         if not out.exists():
-            export_bundle(checkpoint, out, dtypes=("fp32", "fp16"))
+            export_bundle(checkpoint, out, **options)
     return out
 
 
