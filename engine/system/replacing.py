@@ -41,7 +41,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         OSError: the system refused (no folder, no permission, a full disk); it names `path`, never the temporary.
     """
-    if _is_stream(path):
+    if is_stream(path):
         yield Path(path)
         return
     target = _cleared(path)
@@ -204,7 +204,8 @@ def _exchange(one: Path, other: Path) -> bool:
     return rename is not None and rename(*names, _RENAME_EXCHANGE) == 0
 
 
-def _is_stream(path: str | os.PathLike[str]) -> bool:
+def is_stream(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` is a device or a pipe, such as ``/dev/stdout``, which is written to and never replaced."""
     try:
         mode = os.stat(path).st_mode
     except OSError:

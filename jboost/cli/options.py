@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jboost.engine.system.replacing import is_stream
+
 from .json_output import STDOUT
 
 if TYPE_CHECKING:
@@ -120,8 +122,7 @@ def check_side_outputs(json_file: str | None, pictures: Mapping[str, Path | None
             raise BadInputError(
                 f"{option} {path}: the folder {path.parent} does not exist; make it with: mkdir -p {path.parent}"
             )
-        stream = path.exists() and not path.is_file()  # such as /dev/stdout, which is not replaced
-        if not stream and not os.access(path.resolve().parent, os.W_OK):
+        if not is_stream(path) and not os.access(path.resolve().parent, os.W_OK):
             raise BadInputError(f"{option} {path}: the folder {path.parent} is not writable; name another file")
 
 
