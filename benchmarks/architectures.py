@@ -25,15 +25,23 @@ from jboost.trainer.joint import JointModel
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def train(arch: str, steps: int, device: str = "cpu") -> tuple[JointModel, float]:
-    """Train a classifier of noisy digits; return it and its accuracy on the last batches."""
+def train(arch: str, steps: int, device: str = "cpu", branches: float = 1.0) -> tuple[JointModel, float]:
+    """Train a classifier of noisy digits; return it and its accuracy on the last batches.
+
+    `branches` scales every residual branch of a ResNet at the start of training. Small branches give calm gradients after
+    few steps, as those of a robust model are.
+    """
     data = load_digits()
     torch.manual_seed(0)
     images = torch.from_numpy(data.images).float()[:, None] / 16
     images = nn.functional.interpolate(images, size=64, mode="bilinear").expand(-1, 3, -1, -1)
     labels = torch.from_numpy(data.target).long().to(device)
     images = images.to(device)
-    model = JointModel(build_network(arch, 10), MEAN, STD).to(device)
+    network = build_network(arch, 10)
+    for name, module in network.named_modules():
+        if name.endswith("bn3") and isinstance(module, nn.BatchNorm2d):  # a bottleneck's last
+            nn.init.constant_(module.weight, branches)
+    model = JointModel(network, MEAN, STD).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     right = []
     for _ in range(steps):

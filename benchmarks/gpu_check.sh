@@ -14,9 +14,13 @@ python=${PYTHON:-python3}
 export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$out/inductor} JBOOST_CACHE=${JBOOST_CACHE:-$out/cache}
 export PYTHONUNBUFFERED=1
 export TORCHINDUCTOR_MAX_AUTOTUNE_REPORT_CHOICES_STATS=1 # which kernels won, in the logs of the exports
-# Packages are compiled with CUDA's headers, which torch looks for beside nvcc, be that a link or not.
-nvcc=$(command -v nvcc || true)
-if [ -n "$nvcc" ]; then export CUDA_HOME=${CUDA_HOME:-$(dirname "$(dirname "$(readlink -f "$nvcc")")")}; fi
+# Packages are compiled with CUDA's headers, which torch looks for beside nvcc; but nvcc may be a link or a script that calls another.
+if [ -z "${CUDA_HOME:-}" ]; then
+  nvcc=$(command -v nvcc || true)
+  for folder in "$(dirname "$(dirname "$(readlink -f "${nvcc:-/}")")")" /usr/local/cuda /usr/local/cuda-* /opt/cuda; do
+    if [ -e "$folder/include/cuda.h" ]; then export CUDA_HOME=$folder; break; fi
+  done
+fi
 if ! "$python" -m pip install --quiet --no-deps --no-index --no-build-isolation --editable . >"$out/install.log" 2>&1; then
   # A build backend too old for this pyproject.toml: the packages as they would be installed, and the command beside them.
   site=$out/site

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 
 def jboost(*arguments: str) -> None:
     """Run the command line as a user would; exit with its message if it fails."""
-    command = [str(Path(sys.executable).with_name("jboost")), *arguments]
+    beside = shutil.which("jboost", path=str(Path(sys.executable).parent))
+    command = [beside or "jboost", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(

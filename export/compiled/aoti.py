@@ -35,22 +35,30 @@ def check_compiler(device: str) -> None:
         raise BadInputError(
             f"compiling needs a C++ compiler and finds none ({compiler}); install one, e.g.: apt-get install g++, or set CXX"
         )
-    if device_kind(device) == "cuda" and not any((folder / "cuda.h").is_file() for folder in _header_folders()):
+    if device_kind(device) == "cuda" and _headers() is None:
         raise BadInputError(
             "compiling for a GPU needs CUDA's headers and finds none; install the CUDA toolkit, or set CUDA_HOME to the folder "
             "that has include/cuda.h"
         )
 
 
+def _headers() -> Path | None:
+    """Return the first folder with CUDA's headers; None if there is none."""
+    return next((folder for folder in _header_folders() if (folder / "cuda.h").is_file()), None)
+
+
 def _header_folders() -> list[Path]:
-    """List the folders where Inductor makes the C++ compiler look for CUDA's headers."""
+    """List the folders where CUDA's headers may be: where Inductor makes the C++ compiler look, then the toolkit's usual one.
+
+    torch takes the folder above that of ``nvcc`` for the toolkit. It is wrong where ``nvcc`` is a script that calls another.
+    """
     from torch.utils.cpp_extension import include_paths
 
     paths = [os.environ.get(name, "") for name in ("CPATH", "CPLUS_INCLUDE_PATH")]
     folders = [Path(path) for path in os.pathsep.join(paths).split(os.pathsep) if path]
     with contextlib.suppress(OSError):  # raised if there is neither a toolkit nor CUDA_HOME
         folders += map(Path, include_paths("cuda"))
-    return [*folders, Path("/usr/include")]
+    return [*folders, Path("/usr/include"), Path("/usr/local/cuda/include")]
 
 
 def inductor_configs(device: str) -> dict[str, Any]:
@@ -78,8 +86,8 @@ def _quiet(device: str) -> contextlib.AbstractContextManager[object]:
 
 
 @contextlib.contextmanager
-def _linkable_driver(device: str) -> Iterator[None]:
-    """On a GPU, let the linker find the driver's library as ``libcuda.so``.
+def _toolkit(device: str) -> Iterator[None]:
+    """On a GPU, let the C++ compiler find CUDA's headers, and the linker the driver's library as ``libcuda.so``.
 
     Packages are linked with ``-lcuda``, that is ``libcuda.so``, a name that only development packages install. Drivers
     install ``libcuda.so.1``, which programs load.
@@ -88,19 +96,28 @@ def _linkable_driver(device: str) -> Iterator[None]:
         yield
         return
     torch.cuda.init()  # type: ignore[no-untyped-call]  # loads the driver's library
-    driver = _loaded_library("libcuda.so")
-    before = os.environ.get("LIBRARY_PATH")
-    with TemporaryDirectory() as folder:
+    driver, headers = _loaded_library("libcuda.so"), _headers()
+    with TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         if driver is not None:
             Path(folder, "libcuda.so").symlink_to(driver)
-        os.environ["LIBRARY_PATH"] = folder if before is None else f"{before}:{folder}"
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ["LIBRARY_PATH"]
-            else:
-                os.environ["LIBRARY_PATH"] = before
+        stack.enter_context(_searched_too("LIBRARY_PATH", Path(folder)))
+        if headers not in (None, Path("/usr/include")):  # there the compiler looks anyway
+            stack.enter_context(_searched_too("CPATH", headers))
+        yield
+
+
+@contextlib.contextmanager
+def _searched_too(variable: str, folder: Path) -> Iterator[None]:
+    """Append `folder` to a search path of the environment."""
+    before = os.environ.get(variable)
+    os.environ[variable] = str(folder) if before is None else f"{before}:{folder}"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[variable]
+        else:
+            os.environ[variable] = before
 
 
 def _loaded_library(name: str) -> Path | None:
@@ -133,7 +150,7 @@ def compile_package(program: torch.export.ExportedProgram, path: Path, device: s
         # Save to memory first: torch's own file writer aborts the process when the disk is full (torch 2.13).
         buffer = io.BytesIO()
         # Inductor silently skips freezing while gradients are enabled.
-        with torch.no_grad(), _quiet(device), _linkable_driver(device):
+        with torch.no_grad(), _quiet(device), _toolkit(device):
             torch._inductor.aoti_compile_and_package(
                 program, package_path=buffer, inductor_configs=inductor_configs(device)
             )

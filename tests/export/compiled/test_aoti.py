@@ -46,12 +46,26 @@ def test_the_linker_finds_the_driver_that_is_loaded(monkeypatch, tmp_path) -> No
         monkeypatch.delenv("LIBRARY_PATH", raising=False)
         if before is not None:
             monkeypatch.setenv("LIBRARY_PATH", before)
-        with aoti._linkable_driver("cuda:0"):
+        with aoti._toolkit("cuda:0"):
             assert subprocess.run(link).returncode == 0
             assert before is None or os.environ["LIBRARY_PATH"].startswith(before)
         assert os.environ.get("LIBRARY_PATH") == before
-    with aoti._linkable_driver("cpu"):
+    with aoti._toolkit("cpu"):
         assert os.environ.get("LIBRARY_PATH") == before
+
+
+def test_the_compiler_finds_headers_that_torch_does_not_point_it_to(monkeypatch, tmp_path) -> None:
+    """torch takes the folder above nvcc's for the toolkit; nvcc may be a script elsewhere."""
+    headers, program = tmp_path / "headers", tmp_path / "program.cpp"
+    headers.mkdir()
+    (headers / "cuda.h").write_text("int of_cuda();")
+    program.write_text("#include <cuda.h>\nint main() { return of_cuda(); }")
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(aoti, "_header_folders", lambda: [tmp_path, headers])
+    monkeypatch.setenv("CPATH", str(tmp_path))
+    with aoti._toolkit("cuda:0"):
+        assert subprocess.run(["g++", "-c", program, "-o", tmp_path / "program.o"]).returncode == 0
+    assert os.environ["CPATH"] == str(tmp_path)
 
 
 def test_a_loaded_library_is_found_by_its_name() -> None:
