@@ -37,7 +37,7 @@ def layer(form: str, shape: tuple[int, ...], batch: int, dtype: str, device: tor
         nn.Conv2d(inputs, outputs, kernel, 2, kernel // 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(outputs, 10)
     )  # fmt: skip
     trunk = trace_trunk(model.requires_grad_(False), torch.rand(batch, inputs, size, size))
-    optimize(trunk, recipe=replace(RECIPES["inductor"], strided=form))
+    optimize(trunk, recipe=replace(RECIPES["inductor-gpu"], strided=form))
     module = lower_precision(trunk, TORCH_DTYPES[dtype], 1.0).to(device)
     run = torch.compile(module, options=inductor_configs(device.type))
     x, v = torch.rand(batch, inputs, size, size, device=device), torch.randn(batch, 10, device=device)

@@ -76,9 +76,10 @@ class Compiler:
 
     def _traced(self, batch_size: int) -> fx.GraphModule:
         # On a GPU a scatter uses atomic additions: slow in half precision, and in a different order each time.
-        pooling: Pooling = "gather" if device_kind(self.device) == "cuda" else "scatter"
+        cuda = device_kind(self.device) == "cuda"
+        pooling: Pooling = "gather" if cuda else "scatter"
         trunk = trace_trunk(self.model, torch.rand(batch_size, *self.shape), pooling=pooling)
-        optimize(trunk, "inductor")
+        optimize(trunk, "inductor-gpu" if cuda else "inductor")
         return trunk
 
     def _lower(self, trunk: fx.GraphModule, dtype: str) -> Lowered:

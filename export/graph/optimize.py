@@ -13,10 +13,12 @@ from .passes.fold_constants import drop_no_ops, fold_constants, merge_duplicates
 from .passes.input_gradients import Strided, flip_weights, split_strided
 from .passes.relu_masks import relu_masks_as_products
 from .passes.small_maps import patches_as_rows, small_maps_as_products
+from .passes.stems import stems_over_phases
 from .passes.winograd import winograd
 
-#: ``"onnx"``: forms that ONNX Runtime and TensorRT read and run fast; ``"inductor"``: forms that Inductor fuses best.
-Target = Literal["onnx", "inductor"]
+#: ``"onnx"``: forms that ONNX Runtime and TensorRT read and run fast; ``"inductor"`` and ``"inductor-gpu"``: forms that Inductor
+#: fuses best and runs fast on a CPU and on a GPU.
+Target = Literal["onnx", "inductor", "inductor-gpu"]
 
 
 @dataclass(frozen=True)
@@ -28,17 +30,22 @@ class Recipe:
         product_masks: write ReLU masks as products.
         small_maps: write convolutions over small maps as matrix products.
         channels_last: the target keeps its maps in channels-last order.
+        stem_phases: write strided convolutions of few channels as convolutions over their input's phases.
     """
 
     strided: Strided
     product_masks: bool
     small_maps: bool
     channels_last: bool = False
+    stem_phases: bool = False
 
 
 RECIPES: dict[str, Recipe] = {
     "onnx": Recipe(strided="cheapest", product_masks=True, small_maps=True),
     "inductor": Recipe(strided="cheapest", product_masks=False, small_maps=True, channels_last=True),
+    "inductor-gpu": Recipe(
+        strided="cheapest", product_masks=False, small_maps=True, channels_last=True, stem_phases=True
+    ),
 }
 
 
@@ -64,6 +71,8 @@ def optimize(module: fx.GraphModule, target: Target = "onnx", recipe: Recipe | N
     ]
     counts = {run.__name__: run(module) for run in passes}
     counts["split_strided"] = split_strided(module, strided, channels_last=recipe.channels_last)
+    if recipe.stem_phases:
+        counts["stems_over_phases"] = stems_over_phases(module)
     if recipe.small_maps:
         counts["small_maps_as_products"] = small_maps_as_products(module)
     if recipe.product_masks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from jboost.engine.method.noise import normal
 from jboost.engine.method.settings import Settings
 from jboost.engine.method.updates import PGD, SGLD
 from jboost.export.bundle import export_bundle
+from jboost.export.compiled import aoti
 
 pytestmark = [
     pytest.mark.gpu,
@@ -27,6 +29,15 @@ pytestmark = [
 ]
 BATCH = 8
 UPDATES = [PGD(6, 0.1), PGD(6, 0.1, eps=0.3), PGD(4, 0.01, norm="linf"), SGLD(6, 0.01, noise=0.01)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def untuned() -> Iterator[None]:
+    """Packages are compiled without trying kernels against each other: which one computes a product is not at issue here."""
+    configs = aoti.inductor_configs
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aoti, "inductor_configs", lambda device: configs(device) | {"max_autotune": False})
+        yield
 
 
 @pytest.fixture(scope="module")
