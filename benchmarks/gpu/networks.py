@@ -18,10 +18,11 @@ from architectures import MEAN, STD, train
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--arch", nargs="+", default=["resnet50", "wide_resnet50_2"])
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--device", default="cuda")
     args = parser.parse_args()
-    for arch in ("resnet50", "wide_resnet50_2"):
+    for arch in args.arch:
         model, accuracy = train(arch, args.steps, args.device, branches=0.2)
         info = ModelInfo(arch, 10, 3, MEAN, STD, l0=3.0, resolution=64)
         save_checkpoint(args.out / f"{arch}.safetensors", model.cpu(), info)

@@ -18,6 +18,8 @@ from jboost.engine.backends.torch_device import set_tf32
 from jboost.engine.errors import BadInputError, FailureError, first_line, one_line
 from jboost.engine.system.devices import DeviceName, device_kind
 
+from .executable_stack import write_package
+
 
 def check_compiler(device: str) -> None:
     """Check that Inductor can compile here, for `device`, a torch device string.
@@ -158,7 +160,7 @@ def compile_package(program: torch.export.ExportedProgram, path: Path, device: s
         raise FailureError(
             f"{path.name} could not be compiled ({type(e).__name__}: {_reason(e)}); see the full error with --debug"
         ) from e
-    path.write_bytes(buffer.getbuffer())
+    write_package(buffer, path)
 
 
 def _reason(e: Exception) -> str:

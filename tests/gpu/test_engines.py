@@ -40,15 +40,17 @@ def untuned() -> Iterator[None]:
         yield
 
 
+def export(checkpoint: Path, out: Path, objectives: tuple[str, ...], dtype: str) -> Path:
+    """Packages for the GPU, verified against eager autograd by the export itself."""
+    export_bundle(
+        checkpoint, out, formats=("compile",), objectives=objectives, dtypes=(dtype,), batch_size=BATCH, device="cuda"
+    )
+    return out
+
+
 @pytest.fixture(scope="module")
 def compiled(checkpoint, tmp_path_factory) -> Path:
-    """Packages for the GPU, verified against eager autograd by the export itself."""
-    out = tmp_path_factory.mktemp("gpu") / "bundle"
-    export_bundle(
-        checkpoint, out, formats=("compile",), objectives=("joint", "logit"), dtypes=("fp32", "fp16", "bf16"),
-        batch_size=BATCH, device="cuda",
-    )  # fmt: skip
-    return out
+    return export(checkpoint, tmp_path_factory.mktemp("gpu") / "bundle", ("joint", "logit"), "fp32")
 
 
 def boosted(bundle: Path, images, labels, update, **options) -> np.ndarray:
@@ -67,9 +69,10 @@ def test_float32_agrees_with_the_cpu(compiled, images, labels, engine, update) -
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
-def test_half_precision_points_the_same_way(compiled, images, labels, dtype) -> None:
+def test_half_precision_points_the_same_way(checkpoint, compiled, images, labels, dtype, tmp_path) -> None:
     want = boosted(compiled, images, labels, UPDATES[0], engine="eager", device="cpu") - images
-    got = boosted(compiled, images, labels, UPDATES[0], engine="compile", device="cuda", dtype=dtype) - images
+    half = export(checkpoint, tmp_path / "bundle", ("joint",), dtype)
+    got = boosted(half, images, labels, UPDATES[0], engine="compile", device="cuda", dtype=dtype) - images
     a, b = (v.reshape(len(images), -1).astype(float) for v in (got, want))
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     moved = norms > 0
