@@ -93,6 +93,7 @@ def parts(out: Path) -> list[Part]:
         Part("compile", "export batch 1", export("resnet50", "one", "compile", "fp16", 1), 330),
         Part("compile", "export wrn50-2", export("wide_resnet50_2", "wrn", "compile", "fp16", 100), 330),
         Part("compile", "trt plan", export("resnet50", "trt", "trt", "fp16,fp32", 256), 200),
+        Part("measure", "load", [python, f"{here}/load.py", rn50], 60, output=True),
         Part("measure", "bench resnet50", bench("rn50", "fp32,fp16", "compile,eager", only), 60, "rn50.json"),
         Part("measure", "step", [python, f"{here}/step.py", rn50, one, wrn, "--kernels", "0"], 60, output=True),
         Part("measure", "50,000 images", [python, f"{here}/whole_run.py", rn50, "--images", "50000"], 60, output=True),

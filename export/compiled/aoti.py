@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.export.passes import move_to_device_pass
@@ -19,6 +20,10 @@ from jboost.engine.errors import BadInputError, FailureError, first_line, one_li
 from jboost.engine.system.devices import DeviceName, device_kind
 
 from .executable_stack import write_package
+from .new_process import check_in_new_process
+
+#: The package of this process that a new process has loaded, if any.
+_loads_elsewhere: list[str] = []
 
 
 def check_compiler(device: str) -> None:
@@ -69,6 +74,10 @@ def inductor_configs(device: str) -> dict[str, Any]:
     configs: dict[str, Any] = {"freezing": True}
     if device_kind(device) == "cuda":
         configs["max_autotune"] = True  # times kernels against each other; torch's cache keeps the results
+        # The code around the kernels needs no vectors, and a package is tied to its GPU, not to the CPU beside it.
+        configs["cpp.simdlen"] = 1
+        if hasattr(torch._inductor.config.cpp, "march"):
+            configs["cpp.march"] = ""
         if torch.__version__ < "2.13":  # a TorchVersion: compares as versions do
             # With this setting on, loops over images keep all their axes, while products have rows, until products have
             # finished fusing. So no bias, ReLU or sum is fused into the product before it. torch 2.13 tries again.
@@ -109,6 +118,27 @@ def _toolkit(device: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _for_any_cpu(device: str) -> Iterator[None]:
+    """On a GPU, have the code around the kernels compiled for every CPU of this kind, where torch has no setting for that.
+
+    Without this, g++ compiles for the CPU that it runs on, and another machine with the same GPU may lack its instructions.
+    """
+    from torch._inductor import cpp_builder
+
+    if device_kind(device) != "cuda" or hasattr(torch._inductor.config.cpp, "march"):  # from torch 2.13 on
+        yield
+        return
+    flags = cpp_builder._get_optimization_cflags
+
+    def without_march(*args: Any, **options: Any) -> tuple[list[str], list[str]]:
+        compiling, linking = flags(*args, **options)
+        return [flag for flag in compiling if flag != "march=native"], linking
+
+    with patch.object(cpp_builder, "_get_optimization_cflags", without_march):
+        yield
+
+
+@contextlib.contextmanager
 def _searched_too(variable: str, folder: Path) -> Iterator[None]:
     """Append `folder` to a search path of the environment."""
     before = os.environ.get(variable)
@@ -143,7 +173,7 @@ def compile_package(program: torch.export.ExportedProgram, path: Path, device: s
     """Compile `program`, traced on the CPU, for this machine's `device` into the package `path`.
 
     Raises:
-        FailureError: Inductor or the C++ compiler fails.
+        FailureError: Inductor or the C++ compiler fails, or on a GPU a new process cannot load the package.
     """
     if device_kind(device) == "cuda":
         set_tf32(False)  # Inductor chooses kernels by running them
@@ -152,7 +182,7 @@ def compile_package(program: torch.export.ExportedProgram, path: Path, device: s
         # Save to memory first: torch's own file writer aborts the process when the disk is full (torch 2.13).
         buffer = io.BytesIO()
         # Inductor silently skips freezing while gradients are enabled.
-        with torch.no_grad(), _quiet(device), _toolkit(device):
+        with torch.no_grad(), _quiet(device), _toolkit(device), _for_any_cpu(device):
             torch._inductor.aoti_compile_and_package(
                 program, package_path=buffer, inductor_configs=inductor_configs(device)
             )
@@ -161,9 +191,15 @@ def compile_package(program: torch.export.ExportedProgram, path: Path, device: s
             f"{path.name} could not be compiled ({type(e).__name__}: {_reason(e)}); see the full error with --debug"
         ) from e
     write_package(buffer, path)
+    if device_kind(device) == "cuda" and not _loads_elsewhere:
+        # Once a process: what breaks is the machine's doing, not the package's.
+        check_in_new_process(path, device)
+        _loads_elsewhere.append(path.name)
 
 
 def _reason(e: Exception) -> str:
     """Return the C++ compiler's or linker's first error, which torch puts after the command; else the first line."""
-    said = (line for line in str(e).splitlines() if "error: " in line or "cannot find -l" in line)
-    return one_line(next(said, first_line(e)))
+    lines = str(e).splitlines()
+    said = [line for line in lines if "error: " in line or "cannot find -l" in line or "undefined reference" in line]
+    # The compiler driver only says that the linker has failed; the linker has said why.
+    return one_line(next((line for line in said if "collect2" not in line), next(iter(said), first_line(e))))
