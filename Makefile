@@ -1,5 +1,6 @@
 # make demo    the whole job on real handwritten digits: train, export, boost, measure (CPU is enough)
 # make test    the tests
+# make fuzz    damaged and forged files, minutes of them (JBOOST_FUZZ=5000 for more of each kind)
 # make check   lint, format and types
 # Each makes its virtual environment when it is missing.
 
@@ -8,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check clean
+.PHONY: demo test check fuzz clean
 
 demo: $(READY)
 	$(BIN)/python benchmarks/demo/run.py --out out/demo
@@ -29,6 +30,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,dev]"
 	touch $@
+
+fuzz: $(READY)
+	JBOOST_FUZZ=$${JBOOST_FUZZ:-500} $(BIN)/python -m pytest -q tests/fuzz --numprocesses auto --dist load
 
 clean:
 	rm -rf $(VENV) build out jboost.egg-info
