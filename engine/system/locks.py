@@ -27,6 +27,7 @@ else:
 Place = str | os.PathLike[str]
 _STEM = 48  # as for temporaries
 _POLL = 0.2  # seconds
+_SIGNING = 0.05  # seconds in which whoever has just taken a lock has written its name
 _BEYOND = 1 << 30  # Windows locks bytes, and others may not read those: one behind the text
 
 
@@ -133,6 +134,7 @@ def _sign(handle: int) -> None:
 
 def _said(file: Path, target: Place) -> str:
     """Who writes a target, as far as its lock file says."""
+    time.sleep(_SIGNING)
     try:
         facts = json.loads(file.read_text())
         who = f"process {int(facts['process'])}"

@@ -85,9 +85,9 @@ def test_a_lossy_disk_costs_at_most_what_was_not_committed(seed, tmp_path, monke
                     store.commit()
                     committed, pending = committed + pending, []
             if chance.random() < 0.5:  # a crash in the middle of a commit
-                left = chance.randint(0, 3)
+                some = iter(range(chance.randint(0, 3)))
 
-                def die(file: BinaryIO, syncs: Any = iter(range(left)), sync: Any = partial.sync) -> None:
+                def die(file: BinaryIO, syncs: Any = some, sync: Any = partial.sync) -> None:
                     if next(syncs, None) is None:
                         raise KeyboardInterrupt
                     sync(file)
