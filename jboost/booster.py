@@ -265,9 +265,11 @@ class Booster:
         wanted = request, engine.name if engine else None
         if self._runner is None or self._bound != wanted:
             self.close()
-            self._runner = open_runner(self.bundle, request, engine)
+            try:
+                self._runner = open_runner(self.bundle, request, engine)
+            finally:
+                self.bundle.check_unreplaced()  # else files may be missing, or another bundle's
             self._bound = wanted
-            self.bundle.check_unreplaced()  # else some of the files may be another bundle's
         return self._runner
 
     def _run(

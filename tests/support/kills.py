@@ -19,9 +19,6 @@ from pathlib import Path
 import torch
 from train_cases import configuration, fork, run, wait
 
-import jboost.booster
-import jboost.engine.backends.eager.runner
-import jboost.export.write
 from jboost.cli import main
 from jboost.engine.bundle import Bundle
 from jboost.engine.results.identity import partial_folder, unfinished_run
@@ -64,7 +61,19 @@ def litter(folder: Path, *known: str) -> list[str]:
 
 def boost(folder: Path, count: int, bundle: Path, samples: Path) -> None:
     def work(out: str, *more: str) -> Callable[[], None]:
-        options = ("--engine", "eager", "--device", "cpu", "--steps", "30", "--no-early-stop", "-b", "2", "--snapshots", "7")
+        options = (
+            "--engine",
+            "eager",
+            "--device",
+            "cpu",
+            "--steps",
+            "30",
+            "--no-early-stop",
+            "-b",
+            "2",
+            "--snapshots",
+            "7",
+        )
         return lambda: command("boost", samples, "--bundle", bundle, *options, "-o", folder / out, *more)
 
     seconds = timed(work("whole.npz"))

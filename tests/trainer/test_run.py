@@ -299,7 +299,9 @@ def test_a_second_run_in_the_folder_is_told_to_wait(tmp_path: Path) -> None:
     run(configuration(iterations=1), tmp_path / "run")
     with only_writer(tmp_path / "run"):
         for resume in (False, True):
-            with pytest.raises(BadInputError, match=r"run is being written by process \d+ since .*; wait for it, or name another -o$"):
+            with pytest.raises(
+                BadInputError, match=r"run is being written by process \d+ since .*; wait for it, or name another -o$"
+            ):
                 run(configuration(iterations=1), tmp_path / "run", resume=resume)
     run(configuration(iterations=1), tmp_path / "deep" / "er" / "run")
     assert [path.name for path in (tmp_path / "deep" / "er").iterdir()] == ["run"]
