@@ -101,6 +101,11 @@ class BundleConfig:
     timings: tuple[Timing, ...] = ()
     schema: int = SCHEMA
 
+    @property
+    def digest(self) -> str:
+        """The digest in ``config.json``: it covers the configuration and, by their hashes, all files."""
+        return _digest(asdict(self))
+
     def to_json(self) -> str:
         """The text of ``config.json``, digest included."""
         content = asdict(self)
@@ -160,13 +165,28 @@ class Bundle:
         artefact = self.artefact(name)
         path = self.path / artefact.file
         if not path.is_file():
+            self.check_unreplaced()
             raise BadInputError(f"bundle {self.path} is incomplete: {artefact.file} is missing; export it again")
-        if path.stat().st_size != artefact.size or sha256_file(path) != artefact.sha256:
+        try:
+            intact = path.stat().st_size == artefact.size and sha256_file(path) == artefact.sha256
+        except FileNotFoundError:  # replaced in this moment
+            intact = False
+        if not intact:
+            self.check_unreplaced()
             raise BadInputError(
                 f"{path} is not the exported file (its SHA-256 differs from the one in {CONFIG}); "
                 "copy the bundle again or export it again"
             )
         return path
+
+    def check_unreplaced(self) -> None:
+        """Check that the folder still holds the bundle that was opened.
+
+        Raises:
+            BadInputError: another export has replaced it, or it is gone.
+        """
+        if _read_config(self.path).digest != self.config.digest:
+            raise BadInputError(f"bundle {self.path} was replaced while it was being read; run the command again")
 
     def check(self) -> None:
         """Compare every file with its hash.

@@ -12,6 +12,7 @@ from jboost.engine.errors import BadInputError
 from jboost.engine.method.objectives import resolve_objective
 from jboost.engine.samples import open_samples
 from jboost.engine.samples.files import cannot_write
+from jboost.engine.system.locks import check_no_writer, only_writer
 from jboost.engine.system.replacing import replacing_folder
 
 from .checkpoints.load import LoadedCheckpoint, load_checkpoint
@@ -73,10 +74,12 @@ def export_bundle(
         on_stage: called with a line of progress at each stage.
 
     Raises:
-        BadInputError: the input, an option or the output folder cannot be used; nothing is written.
+        BadInputError: the input, an option or the output folder cannot be used, or another process exports to it; nothing
+            is written.
         FailureError: an artefact does not match the model; nothing is written.
     """
     say = on_stage or (lambda stage: None)
+    check_no_writer(out)
     _check_place(out)
     for name in formats:
         if name not in FORMATS:
@@ -116,23 +119,25 @@ def export_bundle(
     from .write import write_artefacts
 
     try:
-        with replacing_folder(out, overwrite=True) as aside:
-            seconds = write_artefacts(
-                aside,
-                loaded,
-                checkpoint.name,
-                request,
-                l0=l0,
-                formats=formats,
-                onnx_dtypes=onnx_dtypes,
-                targets=targets,
-                batch_size=batch_size,
-                device=device,
-                say=say,
-            )
+        with only_writer(out):
+            _check_place(out)  # again: now nobody else writes it
+            with replacing_folder(out, overwrite=True) as aside:
+                seconds = write_artefacts(
+                    aside,
+                    loaded,
+                    checkpoint.name,
+                    request,
+                    l0=l0,
+                    formats=formats,
+                    onnx_dtypes=onnx_dtypes,
+                    targets=targets,
+                    batch_size=batch_size,
+                    device=device,
+                    say=say,
+                )
+            bundle = Bundle(out)
     except OSError as e:
         raise cannot_write(out, e) from e
-    bundle = Bundle(out)
     unverified = _remark_on_plans(bundle.config.artefacts.values())
     return Exported(bundle, (*loaded.notes, *built_from, *remarks, *unverified), seconds)
 

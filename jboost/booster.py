@@ -21,16 +21,9 @@ from jboost.engine.loop.run import ProgressCallback, run_set
 from jboost.engine.loop.runner import Runner
 from jboost.engine.method.settings import Preset, Settings, resolve_settings
 from jboost.engine.method.updates import PGD, Update
+from jboost.engine.results.identity import partial_folder, run_identity
 from jboost.engine.results.run_file import write_run
-from jboost.engine.results.store import (
-    DiskStore,
-    MemoryStore,
-    Store,
-    check_snapshots,
-    partial_folder,
-    run_identity,
-    unfinished_engine,
-)
+from jboost.engine.results.store import DiskStore, MemoryStore, Store, check_snapshots, check_unfinished
 from jboost.engine.results.summary import RECORD, Summary
 from jboost.engine.samples import (
     SampleSet,
@@ -43,6 +36,7 @@ from jboost.engine.samples import (
     write_samples,
 )
 from jboost.engine.system.dtypes import check_dtype
+from jboost.engine.system.locks import only_writer
 from jboost.opening import open_runner
 
 
@@ -194,7 +188,8 @@ class Booster:
     ) -> Summary:
         """Boost a sample set into a new file; memory does not grow with the set.
 
-        While the run lasts, its results are in ``OUT.partial``. `out` is written atomically at the end.
+        While the run lasts, its results are in ``OUT.partial``. `out` is written atomically at the end. A second run into
+        the same `out` is refused meanwhile.
 
         Args:
             samples: the input; see `jboost.engine.samples.open_samples`.
@@ -222,38 +217,41 @@ class Booster:
         sets = (1 if partial_folder(out).exists() else 2) * size + samples.shape[0] * RECORD.itemsize
         if run_file is not None and run_file.resolve() in {p.resolve() for p in (samples.path, out, *files.values())}:
             raise BadInputError(f"--run {run_file} is the input or an output of this run; name another file")
-        for path in (out, *files.values()):
-            check_output(path, samples, bytes_needed=(1 + len(files)) * sets)
-        # A resumed run keeps the engine that a trial picked: another engine may differ by a grey level.
-        begun = unfinished_engine(out) if resume and self._engine is None else None
-        # Errors of the bundle or the device must be raised before anything is written.
-        runner = self._open_runner(settings, samples.shape[1], find_engine(begun) if begun else self._engine)
-        runner.check_update(settings.update.kind)
-        identity = run_identity(
-            settings, fingerprint=samples.fingerprint, images=samples.shape[0], bundle=config.source["sha256"],
-            engine=runner.name, dtype=runner.dtype, snapshots=snapshots,
-        )  # fmt: skip
-        store = DiskStore(out, samples.shape, identity, resume=resume, snapshots=snapshots)
-        try:
-            finished, batch_size = self._run(
-                runner, settings, samples.read, samples.shape[1:], labels, store, on_progress
-            )
-            for step, taken in store.snapshots.items():
-                write_samples(files[step], samples.shape, taken.batches(), labels=labels, source=samples)
-            # After the snapshots: if the output exists, so do they.
-            write_samples(out, samples.shape, store.batches(), labels=labels, source=samples)
-            summary = self._summary(
-                runner, settings, store, labelled=labels is not None, finished=finished, batch_size=batch_size,
-                seconds=perf_counter() - start, files=files,
+        with only_writer(out, *files.values()):
+            for path in (out, *files.values()):
+                check_output(path, samples, bytes_needed=(1 + len(files)) * sets)
+            # A run that cannot go on, and errors of the bundle or the device, must be noticed before anything is written.
+            old = check_unfinished(out, resume=resume)
+            # A resumed run keeps the engine that a trial picked: another engine may differ by a grey level.
+            begun = old["engine"] if old is not None and self._engine is None else None
+            runner = self._open_runner(settings, samples.shape[1], find_engine(begun) if begun else self._engine)
+            runner.check_update(settings.update.kind)
+            identity = run_identity(
+                settings, fingerprint=samples.fingerprint, images=samples.shape[0], bundle=config.digest,
+                engine=runner.name, dtype=runner.dtype, snapshots=snapshots,
             )  # fmt: skip
-            if run_file is not None:
-                write_run(
-                    run_file, store.records, summary.to_dict(), samples=samples.path, boosted=out,
-                    class_names=config.class_names, model={"architecture": config.architecture, "sha256": config.source["sha256"]},
+            store = DiskStore(out, samples.shape, identity, resume=resume, snapshots=snapshots)
+            try:
+                finished, batch_size = self._run(
+                    runner, settings, samples.read, samples.shape[1:], labels, store, on_progress
+                )
+                for step, taken in store.snapshots.items():
+                    write_samples(files[step], samples.shape, taken.batches(), labels=labels, source=samples)
+                # After the snapshots: if the output exists, so do they.
+                write_samples(out, samples.shape, store.batches(), labels=labels, source=samples)
+                summary = self._summary(
+                    runner, settings, store, labelled=labels is not None, finished=finished, batch_size=batch_size,
+                    seconds=perf_counter() - start, files=files, redone=store.redone,
                 )  # fmt: skip
-        finally:
-            store.close()
-        store.remove()
+                if run_file is not None:
+                    model = {"architecture": config.architecture, "sha256": config.source["sha256"]}
+                    write_run(
+                        run_file, store.records, summary.to_dict(), samples=samples.path, boosted=out,
+                        class_names=config.class_names, model=model,
+                    )  # fmt: skip
+            finally:
+                store.close()
+            store.remove()
         return summary
 
     def _check_fit(self, labels: np.ndarray[Any, Any] | None, shape: tuple[int, ...]) -> None:
@@ -267,7 +265,10 @@ class Booster:
         wanted = request, engine.name if engine else None
         if self._runner is None or self._bound != wanted:
             self.close()
-            self._runner = open_runner(self.bundle, request, engine)
+            try:
+                self._runner = open_runner(self.bundle, request, engine)
+            finally:
+                self.bundle.check_unreplaced()  # else files may be missing, or another bundle's
             self._bound = wanted
         return self._runner
 
@@ -311,9 +312,10 @@ class Booster:
         batch_size: int,
         seconds: float,
         files: Mapping[int, Path] = MappingProxyType({}),
+        redone: int = 0,
     ) -> Summary:
         return Summary.of_run(
             settings, np.asarray(store.records), labelled=labelled, engine=runner.name, dtype=runner.dtype,
-            device=runner.device, batch_size=batch_size, finished=finished, seconds=seconds,
+            device=runner.device, batch_size=batch_size, finished=finished, seconds=seconds, redone=redone,
             snapshots={step: kept.records for step, kept in store.snapshots.items()}, files=files,
         )  # fmt: skip

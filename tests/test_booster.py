@@ -17,7 +17,8 @@ from jboost.engine.backends.request import RunRequest
 from jboost.engine.bundle import Bundle
 from jboost.engine.method.objectives import OBJECTIVES
 from jboost.engine.method.settings import Settings
-from jboost.engine.results.store import DiskStore, run_identity
+from jboost.engine.results.identity import run_identity
+from jboost.engine.results.store import DiskStore
 from jboost.engine.samples import labels_of, open_samples
 from jboost.export.checkpoints.load import load_checkpoint
 
@@ -182,7 +183,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_file(bundle, samples, tmp_path)
     assert [p.name for p in tmp_path.iterdir() if "partial" in p.name or p.name.startswith(".")] == []
 
 
-def test_a_run_that_an_earlier_version_began_has_the_same_identity() -> None:
+def test_the_identity_is_what_the_output_depends_on() -> None:
     facts = {"fingerprint": "f", "images": 3, "bundle": "b", "engine": "eager", "dtype": "fp32"}
     how = {"objective": "joint", "l0": 3.0, "early_stop": True, "seed": 7}
     updates = {

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ import torch
 
 from jboost.engine.errors import BadInputError, FailureError, one_line
 from jboost.engine.method.updates import PGD
+from jboost.engine.system.locks import only_writer
 
 from .adversarial import Labelled, StepReport, mean_realness
 from .checkpoint import ModelInfo, save_checkpoint
@@ -101,11 +103,28 @@ def train(
         The result; None on processes other than the main one.
 
     Raises:
-        BadInputError: `out` holds a run and `resume` is false, or the run differs; or a package or the device is
-            missing.
+        BadInputError: another process trains in `out`; `out` holds a run and `resume` is false, or the run differs; or a
+            package or the device is missing.
         FailureError: the loss is no longer finite, or writing failed.
     """
     hooks = hooks or Hooks()
+    with ExitStack() as held:
+        if int(os.environ.get("RANK", "0")) == 0:  # it writes for all processes
+            _make_parent(out)
+            held.enter_context(only_writer(out))
+        return _train(config, model, info, data, out, resume=resume, hooks=hooks)
+
+
+def _train(
+    config: TrainConfig,
+    model: JointModel,
+    info: ModelInfo,
+    data: TrainingData,
+    out: Path,
+    *,
+    resume: bool,
+    hooks: Hooks,
+) -> Finished | None:
     stored = read_stored(out)
     if stored is not None:
         if not resume:
@@ -258,6 +277,14 @@ class _Run:
         if self.log is not None:
             self.log.close()
         self.accelerator.end_training()
+
+
+def _make_parent(out: Path) -> None:
+    """Make the folder that the run's folder lies in; the run's lock is there."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise BadInputError(f"cannot write to {out}: {e.strerror}; choose another -o") from e
 
 
 def _prepare_folder(out: Path, config: TrainConfig) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from time import monotonic
 from typing import Any, Self
 
 import numpy as np
@@ -23,6 +24,9 @@ Reader = Callable[[Numpy], Numpy]
 _AHEAD = 2  # chunks read ahead
 _BEHIND = 4  # batches of results that wait to be written
 _END = None
+# Results are committed in groups: at most this many seconds after they were handed in, and sooner where the disk is fast
+# enough that committing takes a twentieth of the time.
+_COMMIT_SECONDS, _COMMIT_SHARE = 2.0, 0.05
 
 
 class ReadAhead:
@@ -73,7 +77,9 @@ class ReadAhead:
 
 
 class WriteBehind:
-    """Puts results into a store from a thread. A context manager: leaving it waits until all results are written.
+    """Puts results into a store from a thread, and commits them in groups.
+
+    A context manager: leaving it waits until all results are written and committed.
 
     Args:
         store: receives the results; until the end, only the thread uses it.
@@ -109,13 +115,29 @@ class WriteBehind:
         self._queue.put((step, indices[order], images[order], records[order]))
 
     def _work(self) -> None:
-        while (item := self._queue.get()) is not _END:
-            if self._error is None:
-                try:
+        due: float | None = None  # when to commit what was put since the last time
+        earliest = monotonic()  # when the last commit has taken its share of the time
+        item: Any = ()
+        while item is not _END:
+            try:
+                item = self._queue.get(timeout=None if due is None else max(0.0, due - monotonic()))
+            except queue.Empty:
+                item = ()
+            if self._error is not None:
+                due = None
+                continue
+            try:
+                if item:
                     step, *results = item
                     (self._store if step is None else self._store.snapshots[step]).put(*results)
-                except BaseException as e:  # raised again by the next `put`, or at the end
-                    self._error = e
+                    due = due or max(monotonic(), earliest)
+                if due is not None and (item is _END or due <= monotonic()):
+                    start, due = monotonic(), None
+                    self._store.commit()
+                    took = monotonic() - start
+                    earliest = start + took + min(took / _COMMIT_SHARE, _COMMIT_SECONDS)
+            except BaseException as e:  # raised again by the next `put`, or at the end
+                self._error = e
 
 
 def _drain(waiting: queue.Queue[Any]) -> None:

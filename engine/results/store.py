@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from jboost.engine.errors import BadInputError
-from jboost.engine.method.settings import Settings
-from jboost.engine.samples.base import runs
 from jboost.engine.samples.files import cannot_write
-from jboost.engine.system.replacing import replacing_folder
+from jboost.engine.system.replacing import discard, replacing_folder
 
+from .identity import HEADER, check_same, digest, header_text, partial_folder, remove_it, unfinished_run
+from .partial import IMAGES, RECORDS, StoredSet, check_files, foreign_files
 from .summary import RECORD
 
-_IDENTITY, _IMAGES, _RECORDS = "run.json", "images.u8", "records.bin"
+_FILES = (IMAGES, RECORDS)
 
 
 class Store(Protocol):
@@ -40,6 +37,10 @@ class Store(Protocol):
         """Keep the results of the images at ascending `indices`: `images` uint8 [n, H, W, C] and their records [n]."""
         ...
 
+    def commit(self) -> None:
+        """Make safe what was put, in this store and its snapshots: a crash loses at most what was not committed."""
+        ...
+
 
 class MemoryStore:
     """Results in memory, for arrays; `images` is uint8 [N, H, W, C]."""
@@ -54,53 +55,8 @@ class MemoryStore:
         self.images[indices] = images
         self.records[indices] = records
 
-
-def unfinished_engine(out: Path) -> str | None:
-    """The engine of an unfinished run into `out`; None if there is no such run."""
-    try:
-        return str(json.loads((partial_folder(out) / _IDENTITY).read_text())["engine"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def partial_folder(out: Path) -> Path:
-    """The folder in which an unfinished run into `out` keeps its results."""
-    return out.with_name(out.name + ".partial")
-
-
-def run_identity(
-    settings: Settings,
-    *,
-    fingerprint: str,
-    images: int,
-    bundle: str,
-    engine: str,
-    dtype: str,
-    snapshots: Sequence[int] = (),
-) -> dict[str, Any]:
-    """Everything that a run's output depends on, as JSON values. The batch size is not part of it.
-
-    Args:
-        settings: the run's settings.
-        fingerprint: the input's fingerprint.
-        images: N.
-        bundle: SHA-256 of the checkpoint that the bundle was exported from.
-        engine, dtype: the engine and the network's dtype.
-        snapshots: numbers of steps, ascending.
-    """
-    identity = {
-        "input": fingerprint,
-        "images": images,
-        "bundle": bundle,
-        "engine": engine,
-        "dtype": dtype,
-        "update": repr(settings.update),
-        "objective": settings.objective,
-        "l0": settings.l0,
-        "early_stop": settings.early_stop,
-        "seed": settings.seed,
-    }
-    return identity | ({"snapshots": list(snapshots)} if snapshots else {})
+    def commit(self) -> None:
+        """Do nothing."""
 
 
 def check_snapshots(wanted: Sequence[int], steps: int) -> tuple[int, ...]:
@@ -119,15 +75,18 @@ class DiskStore:
     """Results in the folder ``OUT.partial`` beside the output; `remove` deletes it once the output is complete.
 
     Args:
-        out: the run's output.
+        out: the run's output. The caller holds its lock (`jboost.engine.system.locks.only_writer`).
         shape: (N, H, W, C).
         identity: from `run_identity`; a run is resumed only with the same identity.
         resume: continue an unfinished run; if there is none, start a new run.
         snapshots: numbers of steps, ascending.
 
+    Attributes:
+        redone: number of images whose earlier results are damaged, so that they are done again.
+
     Raises:
-        BadInputError: an unfinished run exists and `resume` is false; it has other settings; or the folder cannot be
-            written, for lack of room or permission.
+        BadInputError: an unfinished run exists and `resume` is false; it is another run, or not one that this version
+            can check; or the folder cannot be written, for lack of room or permission.
     """
 
     def __init__(
@@ -139,49 +98,57 @@ class DiskStore:
         resume: bool,
         snapshots: Sequence[int] = (),
     ):
-        self.out = out
-        self.folder = partial_folder(out)
-        self._identity = self.folder / _IDENTITY
-        if self.folder.exists():
-            if not resume:
-                raise BadInputError(
-                    f"{self.folder} holds an unfinished run; continue it with --resume, or remove it: "
-                    f"rm -r {self.folder}"
-                )
-            self._check_identity(identity)
-        else:
-            self._create(shape, identity, snapshots)
-        self._results = StoredSet(self.folder, shape)
-        self.snapshots = {step: StoredSet(_snapshot_folder(self.folder, step), shape) for step in snapshots}
-        self.records = self._results.records
-
-    def _create(self, shape: tuple[int, int, int, int], identity: dict[str, Any], snapshots: Sequence[int]) -> None:
+        self.out, self.folder = out, partial_folder(out)
+        folders = {step: self.folder / f"step{step}" for step in snapshots}
+        names = {HEADER, *(f"{p}{name}" for p in ("", *(f"{f.name}/" for f in folders.values())) for name in _FILES)}
+        self._names = names
+        old = check_unfinished(out, resume=resume)
         try:
-            # Atomic, so that a folder that a killed process left half-made is not mistaken for a run.
-            with replacing_folder(self.folder) as aside:
-                for folder in (aside, *(_snapshot_folder(aside, step) for step in snapshots)):
-                    folder.mkdir(exist_ok=True)
-                    StoredSet.create(folder, shape)
-                (aside / self._identity.name).write_text(json.dumps(identity, indent=2))
+            if old is None:
+                # Atomic, so that a folder that a killed process left half-made is not mistaken for a run.
+                with replacing_folder(self.folder) as aside:
+                    for folder in (aside, *(aside / f.name for f in folders.values())):
+                        folder.mkdir(exist_ok=True)
+                        StoredSet.create(folder, shape)
+                    (aside / HEADER).write_text(header_text(identity), encoding="utf-8")
+            else:
+                check_same(out, old, identity)
+                check_files(self.folder, names)
+            run = digest(identity)
+            self._results = StoredSet(self.folder, shape, run)
+            self.snapshots = {step: StoredSet(folder, shape, run) for step, folder in folders.items()}
         except OSError as e:
-            raise cannot_write(self.out, e) from e
-
-    def _check_identity(self, identity: dict[str, Any]) -> None:
-        try:
-            old = json.loads(self._identity.read_text())
-        except (OSError, ValueError) as e:
-            raise BadInputError(f"{self.folder} is not an unfinished run ({e}); remove it: rm -r {self.folder}") from e
-        differ = [key for key in identity if old.get(key) != identity[key]]
-        if differ:
-            was = ", ".join(f"{key} was {old.get(key)!r}, is {identity[key]!r}" for key in differ[:3])
+            if old is None:
+                raise cannot_write(out, e) from e
             raise BadInputError(
-                f"{self.folder} holds a run with other settings ({was}); use the same, or remove it: "
-                f"rm -r {self.folder}"
-            )
+                f"{self.folder} cannot be opened ({e.strerror or e}); make it readable and writable, or remove it: "
+                f"{remove_it(self.folder)}"
+            ) from e
+        self.records = self._results.records
+        self.redone = self._settle()
+
+    def _settle(self) -> int:
+        """Take an image for done only if its snapshots are there too; returns the number of damaged images."""
+        sets = (self._results, *self.snapshots.values())
+        done = np.logical_and.reduce([stored.records["done"] for stored in sets])
+        damaged = np.logical_or.reduce([stored.damaged for stored in sets]) | (self.records["done"] & ~done)
+        for stored in sets:
+            stored.keep(done)
+        return int(damaged.sum())
 
     def put(self, indices: np.ndarray[Any, Any], images: np.ndarray[Any, Any], records: np.ndarray[Any, Any]) -> None:
         """Keep the results of the images at ascending `indices`."""
         self._results.put(indices, images, records)
+
+    def commit(self) -> None:
+        """Make safe what was put.
+
+        Raises:
+            FailureError: the system refused; what was committed before stays.
+        """
+        # Snapshots first: a result says that its snapshots are there.
+        for stored in (*self.snapshots.values(), self._results):
+            stored.commit()
 
     def batches(self) -> Iterator[np.ndarray[Any, Any]]:
         """The images in order, a few at a time."""
@@ -193,64 +160,26 @@ class DiskStore:
             stored.close()
 
     def remove(self) -> None:
-        """Delete the folder, once the output is complete."""
+        """Delete the folder, once the output is complete; what others put there stays."""
         self.close()
-        shutil.rmtree(self.folder)
+        with suppress(OSError):  # the output is there; a folder that cannot be removed is not worth its failure
+            if not foreign_files(self.folder, self._names):
+                discard(self.folder)
+                return
+            for name in self._names:
+                (self.folder / name).unlink()
 
 
-class StoredSet:
-    """The images and the records of a set, as two files in a folder that `create` has filled.
+def check_unfinished(out: Path, *, resume: bool) -> dict[str, Any] | None:
+    """The identity of the unfinished run into `out` that `resume` goes on with; None if there is none.
 
-    They are plain files, not memory maps: memory maps would count the whole set as this process's memory.
+    Raises:
+        BadInputError: there is one and `resume` is false, or it cannot be resumed by this version.
     """
-
-    snapshots: Mapping[int, Store] = MappingProxyType({})
-
-    def __init__(self, folder: Path, shape: tuple[int, int, int, int]):
-        self._shape = shape
-        self._images = (folder / _IMAGES).open("r+b")
-        self._records = (folder / _RECORDS).open("r+b")
-        self.records = np.fromfile(folder / _RECORDS, RECORD)
-
-    @staticmethod
-    def create(folder: Path, shape: tuple[int, int, int, int]) -> None:
-        """Make the files."""
-        for name, size in ((_IMAGES, int(np.prod(shape))), (_RECORDS, shape[0] * RECORD.itemsize)):
-            with (folder / name).open("wb") as f:
-                # Reserve the space now if the system can, so that a full disk is noticed before the work is done.
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(f.fileno(), 0, size)
-                f.truncate(size)
-
-    def put(self, indices: np.ndarray[Any, Any], images: np.ndarray[Any, Any], records: np.ndarray[Any, Any]) -> None:
-        """Keep the results of the images at ascending `indices`: pixels first, since a record says its pixels exist."""
-        self.records[indices] = records
-        _write_rows(self._images, indices, images)
-        _write_rows(self._records, indices, records)
-
-    def batches(self, size: int = 256) -> Iterator[np.ndarray[Any, Any]]:
-        """The images in order, a few at a time."""
-        self._images.seek(0)
-        for start in range(0, self._shape[0], size):
-            count = min(size, self._shape[0] - start)
-            data = self._images.read(count * int(np.prod(self._shape[1:])))
-            yield np.frombuffer(data, np.uint8).reshape(count, *self._shape[1:])
-
-    def close(self) -> None:
-        """Close the files."""
-        self._images.close()
-        self._records.close()
-
-
-def _snapshot_folder(partial: Path, step: int) -> Path:
-    return partial / f"step{step}"
-
-
-def _write_rows(file: BinaryIO, indices: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> None:
-    size = rows[0].nbytes
-    done = 0
-    for start, stop in runs(indices):
-        file.seek(start * size)
-        file.write(np.ascontiguousarray(rows[done : done + stop - start]).tobytes())
-        done += stop - start
-    file.flush()
+    old = unfinished_run(out)
+    if old is not None and not resume:
+        folder = partial_folder(out)
+        raise BadInputError(
+            f"{folder} holds an unfinished run; continue it with --resume, or remove it: {remove_it(folder)}"
+        )
+    return old

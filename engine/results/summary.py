@@ -48,6 +48,8 @@ class Summary:
         fallbacks: images whose low-precision gradient was not finite and that were retried in float32.
         eps, norm, noise: the update's values; None for a field that the update does not have.
         peak_memory: the process's peak memory so far in bytes; None if the system does not report it.
+        redone: images that an interrupted run had begun or finished, and that were done again because what it left of
+            them was damaged.
         unchanged_after_failure: images returned unchanged because their gradient was not finite even in float32.
         snapshots: one entry per snapshot, ascending: ``step``; ``file``, None if it is in memory; mean ``realness`` and
             ``accuracy`` as above.
@@ -82,6 +84,7 @@ class Summary:
     seed: int
     labels: str
     peak_memory: int | None
+    redone: int = 0
     snapshots: list[dict[str, Any]] = field(default_factory=list)
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -98,6 +101,7 @@ class Summary:
         batch_size: int,
         finished: int,
         seconds: float,
+        redone: int = 0,
         snapshots: Mapping[int, Records] = MappingProxyType({}),
         files: Mapping[int, Path] = MappingProxyType({}),
     ) -> Self:
@@ -110,6 +114,7 @@ class Summary:
             engine, dtype, device, batch_size: those of the run.
             finished: images that this run finished; fewer than N if the run was resumed.
             seconds: wall-clock time.
+            redone: images done again because what an earlier run left of them was damaged.
             snapshots: by number of steps, ascending: the records [N] of the images after that many steps.
             files: the file of each snapshot; empty if the snapshots are in memory.
         """
@@ -129,6 +134,7 @@ class Summary:
             early_stop=settings.early_stop,
             seed=settings.seed,
             peak_memory=peak_memory(),
+            redone=redone,
             labels="predicted" if not labelled else "unused" if ignores_labels(settings.objective) else "given",
             snapshots=[
                 {"step": step, "file": str(files[step]) if files else None, **model_means(kept, "after", labelled)}

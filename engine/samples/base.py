@@ -21,7 +21,6 @@ class SampleSet(Protocol):
         labels: int64 [N], or None.
         label_names: the folder names, sorted, if the PNGs are in folders whose names are not numbers; `labels` index
             into them. Otherwise None.
-        fingerprint: a hash that changes when the set changes; a resumed run compares it.
     """
 
     path: Path
@@ -29,7 +28,11 @@ class SampleSet(Protocol):
     shape: tuple[int, int, int, int]
     labels: np.ndarray[Any, np.dtype[np.int64]] | None
     label_names: tuple[str, ...] | None
-    fingerprint: str
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash that changes when the set's contents change; a resumed run compares it."""
+        ...
 
     def read(self, indices: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Images uint8 [len(indices), H, W, C] at ascending `indices`.

@@ -5,7 +5,6 @@ Images are read and written in batches. The members of the zip file are streamed
 
 from __future__ import annotations
 
-import hashlib
 import math
 import zipfile
 import zlib
@@ -19,6 +18,7 @@ from numpy.lib import format as npy
 from jboost.engine.errors import BadInputError
 
 from .base import check_images, check_labels, runs
+from .identity import zip_contents
 
 IMAGES, LABELS = "arr_0.npy", "arr_1.npy"
 _COPY_CHUNK = 1 << 20
@@ -80,9 +80,7 @@ class NpzSamples:
         if LABELS in headers:
             with archive.open(LABELS) as f:
                 self.labels = check_labels("arr_1", npy.read_array(f, allow_pickle=False), n)
-        # The zip directory's checksums identify the contents and cost nothing to read.
-        crcs = [(i.filename, i.CRC, i.file_size) for i in archive.infolist()]
-        self.fingerprint = hashlib.sha256(repr(crcs).encode()).hexdigest()
+        self.fingerprint = zip_contents(archive)
 
     def read(self, indices: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Images uint8 [len(indices), H, W, C] at ascending `indices`."""

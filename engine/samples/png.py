@@ -6,11 +6,11 @@ An image's class is its folder's name: a number, or a name that is resolved agai
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import zipfile
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from jboost.engine.errors import BadInputError
 
 from .base import check_labels
+from .identity import folder_contents, zip_contents
 
 _CHANNELS = {"L": 1, "RGB": 3}
 _DATASET_JSON = "dataset.json"
@@ -63,7 +64,13 @@ class PngSamples:
                     f"{self.names[0]} is {first.width}x{first.height} {first.mode}; all must have one size and mode"
                 )
         self.labels, self.label_names = self._read_labels(entries)
-        self.fingerprint = hashlib.sha256(repr(sorted(entries.items())).encode()).hexdigest()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the set's contents. It reads all of a folder, so it is made only when it is asked for."""
+        if self._archive is not None:
+            return zip_contents(self._archive)
+        return folder_contents(self.path, [*self.names, *self.others])
 
     def bytes_of(self, name: str) -> bytes:
         """The contents of one file of the set."""

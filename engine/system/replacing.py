@@ -21,8 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-if sys.platform != "win32":
-    import fcntl
+from .locks import lock as _lock
 
 # Temporaries repeat this many characters of the target's name, so their names stay within the usual 255 bytes.
 _STEM = 48
@@ -154,25 +153,6 @@ def _cleared(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def _lock(path: Path) -> int:
-    """Lock a file or folder while the returned handle is open, at most for the life of this process.
-
-    Raises:
-        BlockingIOError: it is already locked.
-        OSError: it cannot be locked.
-    """
-    if sys.platform == "win32":
-        raise OSError(errno.ENOTSUP, "no locks")
-    # Network disks lock a file only if it is open for writing; a folder cannot be opened for writing.
-    handle = os.open(path, os.O_NOFOLLOW | (os.O_RDONLY if path.is_dir() else os.O_RDWR))
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BaseException:
-        os.close(handle)
-        raise
-    return handle
-
-
 def _swap(aside: Path, target: Path) -> None:
     """Put the folder `aside` in the place of `target`; the old folder is then called `aside`, or is removed."""
     if _exchange(aside, target):
@@ -248,6 +228,13 @@ def _flush_folder(path: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder: its name goes in one step, so that a kill leaves no part of it under that name."""
+    aside = _beside(Path(os.path.realpath(folder)), "new")  # a killed writer's temporary, for whoever comes next
+    os.rename(folder, aside)
+    _remove(aside)
 
 
 def _remove(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ import jboost.export
 from jboost.engine.bundle import sha256_file
 from jboost.engine.errors import FailureError
 from jboost.engine.system.cache import cache_folder
+from jboost.engine.system.locks import only_writer
 from jboost.engine.system.replacing import replacing
 
 
@@ -28,7 +30,8 @@ def cached(
         say: called before a package is made.
 
     Returns:
-        The package and its figures. A package that does not match its hash is made again.
+        The package and its figures. A package that does not match its hash is made again; one that another process is
+        making is waited for.
 
     Raises:
         FailureError: the cache's folder cannot be written. Errors of `make` pass through.
@@ -37,26 +40,36 @@ def cached(
     folder = cache_folder()
     package = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.pt2"
     note = package.with_suffix(".json")
-    try:
-        known = json.loads(note.read_text())
-        if sha256_file(package) == known["sha256"]:
-            return package, known["errors"]
-    except (OSError, ValueError, KeyError):
-        pass
-    say()
+    if (errors := _known(package)) is not None:
+        return package, errors
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # A kill between the two renames does no harm: a package whose note is missing or has another hash is made again.
-        with replacing(note) as new_note, replacing(package) as new_package:
-            errors = make(new_package)
-            content = {"sha256": sha256_file(new_package), "errors": errors, "key": key}
-            new_note.write_text(json.dumps(content, indent=2))
+        # Another process that compiles the same package is waited for: minutes of work that need not be done twice.
+        with only_writer(package, on_wait=logging.getLogger("jboost").info):
+            if (errors := _known(package)) is not None:
+                return package, errors
+            say()
+            # A kill between the two renames does no harm: a package whose note is missing or has another hash is made again.
+            with replacing(note) as new_note, replacing(package) as new_package:
+                errors = make(new_package)
+                content = {"sha256": sha256_file(new_package), "errors": errors, "key": key}
+                new_note.write_text(json.dumps(content, indent=2))
     except OSError as e:
         raise FailureError(
             f"the cache of compiled packages, {folder}, cannot be written ({e.strerror or e}); "
             "set JBOOST_CACHE to a folder that can be written"
         ) from e
     return package, errors
+
+
+def _known(package: Path) -> dict[str, float] | None:
+    """The figures of a package that the cache holds whole; None if it does not."""
+    try:
+        known = json.loads(package.with_suffix(".json").read_text())
+        errors: dict[str, float] = known["errors"]
+        return errors if sha256_file(package) == known["sha256"] else None
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 @cache

@@ -216,6 +216,8 @@ def _show(summary: Summary, out: Path, *, stderr: bool) -> None:
     rows.append(("L2 moved", f"{s.l2_moved:.3f} on average"))
     if s.fallbacks:
         rows.append(("retried in fp32", f"{s.fallbacks:,} (gradient not finite in {s.dtype})"))
+    if s.redone:
+        rows.append(("done again", f"{s.redone:,} (what the interrupted run left of them was damaged)"))
     if s.unchanged_after_failure:
         rows.append(("left unchanged", f"{s.unchanged_after_failure:,} (gradient not finite)"))
     for taken in s.snapshots:

@@ -14,6 +14,7 @@ from .doctor import doctor
 from .eval import evaluate_sets
 from .export import export
 from .inspect import inspect
+from .interrupts import Interrupted, how_to_go_on, interruptible
 from .report import report
 from .train import train
 from .verify import verify
@@ -65,18 +66,20 @@ def make_app(*, boost_options: bool = True) -> typer.Typer:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line; exit code 2 for bad input, 1 for a failure, 130 when interrupted."""
+    """Run the command line; exit code 2 for bad input, 1 for a failure, 130 after Ctrl-C, 143 after SIGTERM."""
     sys.exit(_run(argv))
 
 
 def _run(argv: list[str] | None) -> int:
     # Typer handles usage errors (exit code 2); the clauses below handle all others.
+    arguments = sys.argv[1:] if argv is None else argv
     try:
-        make_app(boost_options="boost" in (sys.argv[1:] if argv is None else argv))(args=argv)
+        with interruptible():
+            make_app(boost_options="boost" in arguments)(args=argv)
     except SystemExit as e:
         return e.code if isinstance(e.code, int) else 0 if e.code is None else 1
-    except KeyboardInterrupt:
-        return _fail("interrupted; boost and train continue with --resume", 130)
+    except Interrupted as e:
+        return _fail(f"interrupted; {how_to_go_on(arguments)}", e.exit_code)
     except BrokenPipeError:
         return 1
     except Exception as e:

@@ -214,11 +214,14 @@ def _run(flags: Mapping[str, Any], out: Path, file: Path | None, preset: str | N
         raise BadInputError(
             f"training needs {e.name}, which is not installed; install it: pip install accelerate pydantic tensorboard"
         ) from e
+    from jboost.engine.system.locks import check_no_writer
     from jboost.trainer.config import resolve_config
     from jboost.trainer.prepare import open_data
     from jboost.trainer.run import read_stored, train
     from jboost.trainer.start import described, initial_model
 
+    if os.environ.get("RANK", "0") == "0":  # the first process holds the lock, so the others must not ask
+        check_no_writer(out)
     stored = read_stored(out)
     if stored is not None and not resume:
         raise BadInputError(

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
+from processes import wait_until
 from train_cases import generated_images, real_images
 
+from jboost.engine.system.locks import only_writer
 from jboost.trainer.checkpoint import read_safetensors
 
 if TYPE_CHECKING:  # there is a conftest in another folder too
@@ -111,3 +116,22 @@ def test_a_broken_image_is_named_before_training(folder: Path, jboost: Run) -> N
     assert done.returncode == 2
     assert "real/b/1.png" in done.stderr
     assert not (folder / "run").exists()
+
+
+def test_a_second_run_and_an_interrupted_one_are_told_what_to_do(folder: Path, jboost: Run) -> None:
+    assert jboost("train", *DATA, cwd=folder).returncode == 0
+    with only_writer(folder / "run"):
+        for more in ([], ["--resume"]):
+            done = jboost("train", *DATA, *more, cwd=folder)
+            assert done.returncode == 2
+            assert done.stderr.startswith(f"jboost: run is being written by process {os.getpid()} since ")
+            assert "rm -r" not in done.stderr
+    command = [str(Path(sys.executable).with_name("jboost")), "train", *DATA, "--iterations", "100000"]
+    command[command.index("run")] = "other"
+    running = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: (folder / "other" / "state.safetensors").exists() or running.poll() is not None, 120)
+    running.terminate()
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 143
+    assert errors.splitlines()[-1].startswith("jboost: interrupted; go on with: jboost train --resume --real real ")
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]

@@ -16,8 +16,9 @@ from train_cases import configuration
 
 from jboost.cli import bench, boost, main, options, train
 from jboost.engine.bundle import BundleConfig
+from jboost.engine.results.identity import partial_folder
 from jboost.engine.results.run_file import write_run
-from jboost.engine.results.store import DiskStore, partial_folder
+from jboost.engine.results.store import DiskStore
 from jboost.engine.results.summary import Summary
 from jboost.engine.samples import write_samples
 from jboost.engine.system.cache import write_cached

@@ -14,6 +14,7 @@ from torch import nn
 from train_cases import configuration, problem, real_images, run
 
 from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.system.locks import only_writer
 from jboost.trainer.architectures import build_network
 from jboost.trainer.checkpoint import read_safetensors
 from jboost.trainer.config import CHANGEABLE
@@ -291,3 +292,16 @@ def test_two_processes_take_the_step_of_one(tmp_path: Path) -> None:
 def test_the_batch_must_be_shared_evenly(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be split into --accumulate 3"):
         configuration(accumulate=3)
+
+
+def test_a_second_run_in_the_folder_is_told_to_wait(tmp_path: Path) -> None:
+    """... not to resume, or to remove what the first one writes."""
+    run(configuration(iterations=1), tmp_path / "run")
+    with only_writer(tmp_path / "run"):
+        for resume in (False, True):
+            with pytest.raises(
+                BadInputError, match=r"run is being written by process \d+ since .*; wait for it, or name another -o$"
+            ):
+                run(configuration(iterations=1), tmp_path / "run", resume=resume)
+    run(configuration(iterations=1), tmp_path / "deep" / "er" / "run")
+    assert [path.name for path in (tmp_path / "deep" / "er").iterdir()] == ["run"]

@@ -17,6 +17,7 @@ from killed import contents, die, dying_after, folder_with, killed, names
 from processes import wait_until
 from train_cases import fork, wait
 
+from jboost.engine.system import locks
 from jboost.engine.system import replacing as module
 from jboost.engine.system.replacing import replacing, replacing_folder
 
@@ -291,7 +292,7 @@ def test_without_locks_files_are_replaced_and_nothing_is_taken_for_left_behind(t
     def refuse(handle: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(module.fcntl, "flock", refuse)
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
     with replacing(tmp_path / "file") as first, replacing(tmp_path / "file") as second:
         assert first.exists()
         second.write_text("text")

@@ -1,0 +1,124 @@
+"""What an unfinished run is: everything that its output depends on, kept in a header that notices any change."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jboost.engine.errors import BadInputError
+from jboost.engine.method.settings import Settings
+
+HEADER = "run.json"
+#: The format of an unfinished run; increased when this version would misread an older one.
+FORMAT = 2
+
+
+def run_identity(
+    settings: Settings,
+    *,
+    fingerprint: str,
+    images: int,
+    bundle: str,
+    engine: str,
+    dtype: str,
+    snapshots: Sequence[int] = (),
+) -> dict[str, Any]:
+    """Everything that a run's output depends on, as JSON values. The batch size is not part of it.
+
+    Args:
+        settings: the run's settings.
+        fingerprint: the input's fingerprint.
+        images: N.
+        bundle: the bundle's digest, which covers all of its files.
+        engine, dtype: the engine and the network's dtype.
+        snapshots: numbers of steps, ascending.
+    """
+    identity = {
+        "input": fingerprint,
+        "images": images,
+        "bundle": bundle,
+        "engine": engine,
+        "dtype": dtype,
+        "update": repr(settings.update),
+        "objective": settings.objective,
+        "l0": settings.l0,
+        "early_stop": settings.early_stop,
+        "seed": settings.seed,
+    }
+    return identity | ({"snapshots": list(snapshots)} if snapshots else {})
+
+
+def partial_folder(out: Path) -> Path:
+    """The folder in which an unfinished run into `out` keeps its results."""
+    return out.with_name(out.name + ".partial")
+
+
+def remove_it(folder: Path) -> str:
+    """The command that removes a folder, as the user types it."""
+    return f"rm -r {shlex.quote(str(folder))}"
+
+
+def header_text(identity: Mapping[str, Any]) -> str:
+    """The header's text."""
+    return json.dumps({"format": FORMAT, "run": identity, "digest": digest(identity)}, indent=2) + "\n"
+
+
+def digest(identity: Mapping[str, Any]) -> str:
+    """SHA-256 of an identity, hex."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def unfinished_run(out: Path) -> dict[str, Any] | None:
+    """The identity of the unfinished run into `out`; None if there is no such run.
+
+    Raises:
+        BadInputError: the folder is there, but it is no run, is damaged, or is an earlier version's.
+    """
+    folder = partial_folder(out)
+    if not folder.exists() and not folder.is_symlink():
+        return None
+    try:
+        content = json.loads((folder / HEADER).read_text(encoding="utf-8"))
+        if "format" not in content or content["format"] != FORMAT:
+            raise BadInputError(
+                f"{folder} was begun by another version of jboost, whose format this one cannot check; finish it with "
+                f"that version, or remove it: {remove_it(folder)}"
+            )
+        identity: dict[str, Any] = content["run"]
+        if content["digest"] != digest(identity):
+            raise ValueError(f"{HEADER} is damaged")
+    except BadInputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        what = e.strerror if isinstance(e, OSError) else e
+        raise BadInputError(f"{folder} is not an unfinished run ({what}); remove it: {remove_it(folder)}") from e
+    return identity
+
+
+#: What is said of the entries that are hashes.
+_HASHED = {
+    "bundle": "its bundle was another one, or this one before it was exported again",
+    "input": "its input's contents were others",
+}
+
+
+def check_same(out: Path, old: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    """Check that the unfinished run into `out` is the one to go on with.
+
+    Raises:
+        BadInputError: it is not; the message says what differs.
+    """
+    differ = [key for key in {**identity, **old} if old.get(key) != identity.get(key)]
+    if not differ:
+        return
+    hashed = [text for key, text in _HASHED.items() if key in differ]
+    plain = [f"{key} was {old.get(key)!r}, is {identity.get(key)!r}" for key in differ if key not in _HASHED]
+    folder = partial_folder(out)
+    raise BadInputError(
+        f"{folder} holds another run ({'; '.join([*hashed, *plain[:3]])}); go on with what it began with, leave out "
+        f"--resume and name another -o, or remove it: {remove_it(folder)}"
+    )
