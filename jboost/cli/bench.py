@@ -10,8 +10,9 @@ import typer
 
 from . import options
 from .json_output import STDOUT, write_json
-from .options import Debug, check_side_outputs, console, split_names
+from .options import Debug, check_side_outputs, split_names
 from .tables import print_results
+from .terminal import console
 
 _WHAT, _OUTPUT = "Measurement", "Output"
 

@@ -15,8 +15,9 @@ from jboost.engine.system.replacing import replacing
 
 from . import options
 from .json_output import STDOUT, write_json
-from .options import Debug, check_side_outputs, console, split_numbers
+from .options import Debug, check_side_outputs, split_numbers
 from .tables import print_columns
+from .terminal import console, is_terminal
 from .update_options import with_update_options
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ def _run(
         TimeRemainingColumn(),
         TextColumn("{task.fields[realness]}"),
     )
-    with Bar(*columns, console=notes, transient=True, disable=not sys.stderr.isatty()) as bar:
+    with Bar(*columns, console=notes, transient=True, disable=not is_terminal(sys.stderr)) as bar:
         task = bar.add_task("boosting", total=images.shape[0], rate="", realness="")
         start = perf_counter()
 

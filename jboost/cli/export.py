@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options
-from .options import Debug, console, split_names, split_numbers
+from .options import Debug, split_names, split_numbers
 from .tables import print_columns
+from .terminal import console
 
 if TYPE_CHECKING:
     from jboost.export.bundle import Exported

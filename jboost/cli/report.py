@@ -10,6 +10,7 @@ import typer
 from . import options
 from .options import Debug, split_names
 from .progress import Bars
+from .terminal import print_line
 
 _SETS, _METRICS = "Sample sets", "Metrics"
 
@@ -76,4 +77,4 @@ def report(
             yardstick=yardstick,
             on_progress=bars.show,
         )
-    print(f"{output} ({output.stat().st_size / 1e6:.1f} MB)")
+    print_line(f"{output} ({output.stat().st_size / 1e6:.1f} MB)")

@@ -12,8 +12,9 @@ import typer
 
 from jboost.engine.system.replacing import replacing
 
-from .options import Debug, console, split_numbers
+from .options import Debug, split_numbers
 from .tables import print_columns
+from .terminal import console, is_terminal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -291,7 +292,7 @@ class _Bar:
             TimeRemainingColumn(),
             TextColumn("{task.fields[seen]}"),
         )
-        self._bar = Progress(*columns, console=notes, transient=True, disable=not sys.stderr.isatty())
+        self._bar = Progress(*columns, console=notes, transient=True, disable=not is_terminal(sys.stderr))
         self._task = self._bar.add_task("training", total=config.iterations, seen="")
 
     def __enter__(self) -> _Bar:

@@ -284,7 +284,7 @@ def test_json_labels_survive_a_round_trip(tmp_path, images) -> None:
             "0.png": encode(images[0]),
             "1.png": encode(images[1]),
             "dataset.json": json.dumps({"labels": pairs}).encode(),
-        },  # fmt: skip
+        },
     )
     assert open_samples(path).labels.tolist() == [2, 2**62]
     with Image.open(io.BytesIO(open_samples(path).bytes_of("0.png"))) as image:
