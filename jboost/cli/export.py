@@ -9,6 +9,7 @@ import typer
 
 from . import options
 from .options import Debug, split_names, split_numbers
+from .paths import check_paths
 from .tables import print_columns
 from .terminal import console
 
@@ -91,6 +92,7 @@ def export(
 
     Example: jboost export --ckpt joint.pt -o bundle --real real.npz
     """
+    check_paths(inputs={"--ckpt": ckpt, "--real": real}, folders={"-o": output})
     from jboost.export.bundle import export_bundle
 
     notes = console(stderr=True)

@@ -9,6 +9,7 @@ import typer
 
 from . import options
 from .options import Debug, split_names
+from .paths import check_paths, if_path
 from .progress import Bars
 from .terminal import print_line
 
@@ -60,6 +61,14 @@ def report(
     from jboost.report import write_report
     from jboost.report.metrics import Yardstick
 
+    inputs = {
+        "RUN": run,
+        "--ref": reference,
+        "--samples": samples,
+        "--boosted": boosted,
+        "--features": if_path(features),
+    }
+    check_paths(inputs=inputs, outputs={"-o": output})
     if reference is None:
         for option, value in (("--features", features), ("--metrics", metrics)):
             if value is not None:

@@ -9,6 +9,7 @@ import typer
 
 from . import options
 from .options import Debug
+from .paths import check_paths
 from .tables import print_columns
 from .terminal import console, print_line
 
@@ -25,6 +26,7 @@ def verify(
 
     Example: jboost verify bundle
     """
+    check_paths(inputs={"BUNDLE": bundle})
     from jboost.engine.bundle import Bundle
     from jboost.export.verify import verify_bundle
 

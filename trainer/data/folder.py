@@ -124,6 +124,8 @@ class FolderData:
         return h, w, channels or next(iter(by_channels))
 
     def _open(self, name: str) -> Image.Image:
+        if not (self.path / name).is_file():  # opening a pipe would wait for its writer
+            raise BadInputError(f"{self.path / name} is not a file; remove it")
         try:
             return Image.open(self.path / name, formats=_FORMATS)
         except Image.DecompressionBombError as e:
