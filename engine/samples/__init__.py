@@ -2,7 +2,6 @@
 
 from .base import SampleSet, check_against_model, check_fit, check_images, check_labels, labels_of
 from .files import check_output, default_output, open_samples, output_kind, snapshot_output, write_samples
-from .names import check_names
 
 __all__ = [
     "SampleSet",
@@ -10,7 +9,6 @@ __all__ = [
     "check_fit",
     "check_images",
     "check_labels",
-    "check_names",
     "check_output",
     "default_output",
     "labels_of",

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from jboost.engine.errors import BadInputError
-from jboost.engine.samples import SampleSet, check_names, open_samples
+from jboost.engine.samples import SampleSet, open_samples
+from jboost.engine.system.names import check_names
 from jboost.engine.samples.files import cannot_write
 from jboost.engine.system.replacing import replacing
 

@@ -140,8 +140,8 @@ def test_streams_of_the_system_are_written_to(tmp_path) -> None:
     check_paths(json_file=f"/dev/fd/{writer}")
     os.close(reader)
     os.close(writer)
-    with pytest.raises(BadInputError, match="--json .*fifo is a pipe"):
-        os.mkfifo(tmp_path / "fifo")
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(BadInputError, match=r"--json .*fifo is a pipe"):
         check_paths(json_file=str(tmp_path / "fifo"))
 
 
