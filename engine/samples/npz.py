@@ -18,9 +18,9 @@ import numpy as np
 from numpy.lib import format as npy
 
 from jboost.engine.errors import BadInputError, one_line
+from jboost.engine.system.names import check_names
 
 from .base import check_images, check_label_shape, check_labels, runs
-from jboost.engine.system.names import check_names
 
 IMAGES, LABELS = "arr_0.npy", "arr_1.npy"
 _COPY_CHUNK = 1 << 20

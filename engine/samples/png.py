@@ -20,10 +20,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from jboost.engine.errors import BadInputError, one_line
+from jboost.engine.system.names import check_names, path_inside
 from jboost.engine.system.typed import as_int, as_list, as_mapping, as_text, load_json
 
 from .base import labels_of_numbers
-from jboost.engine.system.names import check_names, path_inside
 
 _CHANNELS = {"L": 1, "RGB": 3}
 _DATASET_JSON = "dataset.json"

@@ -15,19 +15,23 @@ from jboost.engine.errors import BadInputError, printable
 
 #: The most entries of a list or an object, unless the caller says otherwise.
 MOST = 100_000
+#: Figures beyond this are not shown: their squares and differences must not overflow.
+LARGEST_FIGURE = 1e30
 _LONGEST_TEXT = 10_000
 _INT64 = 2**63 - 1
 T = TypeVar("T")
 
 
-def load_json(text: str | bytes) -> Any:
-    """Parse JSON strictly: NaN and infinities are refused, as is a name that an object has twice.
+def load_json(text: str | bytes, *, allow_nan: bool = False) -> Any:
+    """Parse JSON strictly: a name that an object has twice is refused, as are NaN and infinities unless they are allowed.
 
     Raises:
         BadInputError: it is not JSON, or nested too deep.
     """
 
     def constant(name: str) -> Any:
+        if allow_nan:
+            return float(name)
         raise BadInputError(f"it holds {name}, which is no JSON number")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -89,6 +93,13 @@ def as_float(value: Any, name: str, *, least: float = -math.inf) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not _finite(value) or value < least:
         raise _wrong(name, "a finite number" + ("" if math.isinf(least) else f" of at least {least:g}"), value)
     return float(value)
+
+
+def as_figure(value: Any, name: str) -> float:
+    """A measured number; NaN, which means that it is missing, for one that is not finite or beyond `LARGEST_FIGURE`."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise _wrong(name, "a number", value)
+    return float(value) if _finite(value) and abs(value) <= LARGEST_FIGURE else math.nan
 
 
 def or_none(value: Any, read: Callable[[Any], T]) -> T | None:

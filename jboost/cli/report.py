@@ -68,7 +68,7 @@ def report(
         "--boosted": boosted,
         "--features": if_path(features),
     }
-    check_paths(inputs=inputs, outputs={"-o": output})
+    check_paths(inputs=inputs, folders={"-o": output}, replaced=False)
     if reference is None:
         for option, value in (("--features", features), ("--metrics", metrics)):
             if value is not None:

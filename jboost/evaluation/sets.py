@@ -14,8 +14,8 @@ from torch import Tensor
 
 from jboost.engine.errors import BadInputError
 from jboost.engine.samples import SampleSet, open_samples
-from jboost.engine.system.names import check_names
 from jboost.engine.samples.files import cannot_write
+from jboost.engine.system.names import check_names
 from jboost.engine.system.replacing import replacing
 
 from .extractors.base import Identity

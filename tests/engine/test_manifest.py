@@ -84,7 +84,7 @@ RIGHT = {
 def test_every_entry_is_typed(tmp_path, place) -> None:
     for value in WRONG:
         if any(
-            r is str and isinstance(value, str) or (r is value or (r == value and type(r) is type(value)))
+            (r is str and isinstance(value, str)) or (r is value or (r == value and type(r) is type(value)))
             for r in RIGHT.get(place, [])
         ):
             continue

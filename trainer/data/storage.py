@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jboost.engine.errors import BadInputError, FailureError, one_line
-from jboost.engine.system.names import check_names
 from jboost.engine.samples.npz import DAMAGE, check_array_size, read_header
 from jboost.engine.system.cache import cache_folder
+from jboost.engine.system.names import check_names
 from jboost.engine.system.replacing import replacing
 
 #: A set that takes fewer bytes when decompressed is kept in memory instead of in the cache.

@@ -16,8 +16,8 @@ from PIL import Image
 
 from jboost.engine.errors import BadInputError, printable
 from jboost.engine.samples import open_samples, write_samples
-from jboost.engine.system.names import check_names, path_inside
 from jboost.engine.samples.png import encode
+from jboost.engine.system.names import check_names, path_inside
 from jboost.trainer.data.generated import open_generated
 from jboost.trainer.data.real import open_real
 
