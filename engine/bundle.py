@@ -12,7 +12,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from .errors import BadInputError
+from .errors import BadInputError, one_line
+from .manifest import SIZE_LIMIT, check_manifest
+from .system.typed import as_mapping, check_keys, load_json
 
 #: The schema version; increased when a reader of version N would misread the files of version N+1.
 SCHEMA = 2
@@ -213,30 +215,29 @@ def _read_config(path: Path) -> BundleConfig:
             )
         raise BadInputError(f"{path} does not exist; make one with: jboost export --ckpt FILE -o {path}")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        if file.stat().st_size > SIZE_LIMIT:
+            raise BadInputError(f"it has more than {SIZE_LIMIT:,} bytes")
+        content = as_mapping(load_json(file.read_text(encoding="utf-8")), "it")
+        check_keys(content, ("digest", "schema"), None)
         digest = content.pop("digest")
         schema = content["schema"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise BadInputError(
-            f"{file} is not a jboost bundle's configuration ({type(e).__name__}: {e}); export it again"
-        ) from e
+    except (OSError, ValueError) as e:
+        raise BadInputError(f"{file} is not a jboost bundle's configuration ({one_line(e)}); export it again") from e
     if schema != SCHEMA:
         raise BadInputError(
-            f"{file} has schema version {schema}, this jboost reads {SCHEMA}; export the bundle again with this version"
+            f"{file} has schema version {repr(schema)[:20]}, this jboost reads {SCHEMA}; export the bundle again with this version"
         )
     if digest != _digest(content):
         raise BadInputError(
             f"{file} was changed after export (its digest differs); export it again (to run with another l0, pass --l0)"
         )
     try:
-        config = BundleConfig(**{f.name: content[f.name] for f in fields(BundleConfig)})
-        artefacts = {name: Artefact(**entry) for name, entry in content["artefacts"].items()}
-        timings = tuple(Timing(**entry) for entry in content["timings"])
-    except (KeyError, TypeError, AttributeError) as e:
-        raise BadInputError(f"{file} lacks an entry or has an unknown one ({e}); export it again") from e
-    for entry in artefacts.values():
-        if Path(entry.file).is_absolute() or ".." in Path(entry.file).parts:
-            raise BadInputError(f"{file} names a file outside the bundle, {entry.file!r}; do not use this bundle")
+        check_manifest(content)
+    except BadInputError as e:
+        raise BadInputError(f"{file} is not what jboost writes: {e}; do not use this bundle, or export it again") from e
+    config = BundleConfig(**{f.name: content[f.name] for f in fields(BundleConfig)})
+    artefacts = {name: Artefact(**entry) for name, entry in content["artefacts"].items()}
+    timings = tuple(Timing(**entry) for entry in content["timings"])
     names = config.class_names
     return replace(
         config,

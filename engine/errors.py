@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 #: The most characters that a message quotes from another library's message.
 QUOTED = 300
+# Unicode's categories: controls, formats (direction marks), surrogates, line and paragraph separators.
+_UNPRINTABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def one_line(said: BaseException | str, limit: int | None = QUOTED) -> str:
@@ -20,6 +24,19 @@ def first_line(said: BaseException | str) -> str:
     An exception without a message gives the name of its class.
     """
     return (_message(said).splitlines() or [""])[0][:QUOTED]
+
+
+def printable(text: str) -> str:
+    """`text` with every control character written as an escape (``\\x1b``), so that it cannot command a terminal.
+
+    This covers the C0 and C1 controls (line breaks and tabs too), the marks that change the direction of text, line and
+    paragraph separators, and the stand-ins for bytes of a path that are not UTF-8.
+    """
+    return "".join(_escape(c) if unicodedata.category(c) in _UNPRINTABLE else c for c in text)
+
+
+def _escape(c: str) -> str:
+    return f"\\x{ord(c):02x}" if ord(c) < 256 else f"\\u{ord(c):04x}" if ord(c) < 65536 else f"\\U{ord(c):08x}"
 
 
 def _message(said: BaseException | str) -> str:

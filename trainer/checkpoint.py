@@ -26,6 +26,9 @@ from .weights_file import write_safetensors
 FORMAT_VERSION = 1
 METADATA_KEY = "jboost"
 WEIGHTS_PREFIX = "network."
+#: The most tensors of a checkpoint. A ViT-g has about 1,000, and a WRN-9999 15,000.
+MOST_TENSORS = 50_000
+_LARGEST = 1_000_000  # number of classes or channels
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class ModelInfo:
         for what, value in (("num_classes", self.num_classes), ("in_channels", self.in_channels)):
             if value < 1:
                 raise BadInputError(f"{what} must be at least 1, got {value}")
+            if value > _LARGEST:
+                raise BadInputError(f"{what} must be at most {_LARGEST:,}, got {value}")
         check_normalization(self.mean, self.std)
         if len(self.mean) != self.in_channels:
             raise BadInputError(f"{len(self.mean)} means for {self.in_channels} channels")
@@ -148,6 +153,18 @@ def save_checkpoint(path: str | os.PathLike[str], model: JointModel, info: Model
         raise FailureError(f"cannot write {path}: {one_line(error)}") from error
 
 
+def check_count(path: Path, count: int) -> None:
+    """Check the number of a checkpoint's tensors, before they are read.
+
+    Raises:
+        BadInputError: there are more than `MOST_TENSORS`.
+    """
+    if count > MOST_TENSORS:
+        raise BadInputError(
+            f"{path} holds {count:,} tensors, at most {MOST_TENSORS:,} are read; save the network's state_dict() alone"
+        )
+
+
 def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], ModelInfo | None]:
     """Read all tensors of a safetensors file and the description that `save_checkpoint` stored.
 
@@ -164,6 +181,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], M
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
+            check_count(path, len(file.keys()))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (OSError, SafetensorError) as error:
         raise BadInputError(
@@ -173,7 +191,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], M
         return tensors, None
     try:
         return tensors, ModelInfo.from_dict(json.loads(metadata[METADATA_KEY]))
-    except (BadInputError, ValueError, OverflowError) as error:
+    except (BadInputError, ValueError, OverflowError, RecursionError) as error:
         raise BadInputError(f"{path}: the model description in its metadata is invalid: {error}") from error
 
 

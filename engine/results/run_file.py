@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import zipfile
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,15 +15,30 @@ from typing import Any
 
 import numpy as np
 
-from jboost.engine.errors import BadInputError
+from jboost.engine.errors import BadInputError, one_line
 from jboost.engine.samples.files import cannot_write
+from jboost.engine.samples.npz import DAMAGE, check_array_size, read_exactly, read_header
+from jboost.engine.system.names import check_names
 from jboost.engine.system.replacing import replacing
+from jboost.engine.system.typed import (
+    as_bool,
+    as_figure,
+    as_int,
+    as_list,
+    as_mapping,
+    as_text,
+    check_keys,
+    load_json,
+    or_none,
+)
 
 from .summary import RECORD
 
 _VERSION = 1
 _FACTS = "run"
 _BACKENDS = ("numpy", "torch", "onnxruntime", "tensorrt", "tensorrt_rtx")
+_MOST_BYTES = 1 << 30  # of an array: 250 million images
+_MOST_SNAPSHOTS = 10_000
 _COLUMNS = [name for name in RECORD.names or () if name != "done"]
 
 
@@ -34,8 +49,9 @@ class RunFile:
     Attributes:
         path: the file.
         records: structured [N] of `jboost.engine.results.summary.RECORD`, in the images' order.
-        summary: `jboost.engine.results.summary.Summary.to_dict`; its ``snapshots`` name their files.
-        samples, boosted: the input and the output.
+        summary: `jboost.engine.results.summary.Summary.to_dict`; its ``snapshots`` name their files. A figure that is
+            missing is NaN.
+        samples, boosted: the input and the output, as the file names them: a stranger's may name anything.
         snapshots: by number of steps, ascending: the set after that many steps.
         class_names: the bundle's class names, or None.
         model: architecture and SHA-256 of the bundle's checkpoint.
@@ -105,38 +121,164 @@ def read_run(path: Path) -> RunFile:
     if not path.is_file():
         raise BadInputError(f"{path} does not exist; make it with: jboost boost samples.npz --run {path}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            facts = json.loads(str(archive[_FACTS]))
-            columns = {name: archive[name] for name in _COLUMNS}
-        count = len(columns["steps"])
-        records = np.zeros(count, RECORD)
-        records["done"] = True
-        for name, column in columns.items():
-            records[name] = column
-        if facts["format"] != "jboost run" or not count:
-            raise ValueError
-        if facts["version"] != _VERSION:
-            raise BadInputError(
-                f"{path} was written by another version of jboost (format {facts['version']}, this one reads "
+        facts, records = _read_members(path)
+        if facts.get("format") != "jboost run":
+            raise BadInputError("it does not say so")
+        if facts.get("version") != _VERSION:
+            raise _OtherVersionError(
+                f"{path} was written by another version of jboost (format {repr(facts.get('version'))[:20]}, this one reads "
                 f"{_VERSION}); boost again with --run"
             )
-        home = path.resolve().parent
-        return RunFile(
-            path,
-            records,
-            facts["summary"],
-            samples=home / facts["samples"],
-            boosted=home / facts["boosted"],
-            snapshots={taken["step"]: home / taken["file"] for taken in facts["summary"]["snapshots"]},
-            class_names=facts["class_names"],
-            model=facts["model"],
-            versions=facts["versions"],
-        )
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        return _typed(path, facts, records)
+    except _OtherVersionError as e:
+        raise BadInputError(str(e)) from e
+    except (*DAMAGE, BadInputError, KeyError) as e:
+        why = f"it lacks {e.args[0]}" if isinstance(e, KeyError) else one_line(e)
         raise BadInputError(
-            f"{path} is not a run file of jboost, or it is damaged; make one with: jboost boost samples.npz "
+            f"{path} is not a run file of jboost, or it is damaged ({why}); make one with: jboost boost samples.npz "
             f"--run {path}"
         ) from e
+
+
+class _OtherVersionError(Exception):
+    pass
+
+
+def _read_members(path: Path) -> tuple[dict[str, Any], np.ndarray[Any, Any]]:
+    """The facts, not checked yet, and the records [N]. Headers are checked before arrays take memory."""
+    with zipfile.ZipFile(path) as archive:
+        check_names("it", archive.namelist())
+        facts = _array(archive, _FACTS)
+        if facts.dtype.kind != "U" or facts.ndim:
+            raise BadInputError("its facts are no text")
+        columns = {name: _array(archive, name) for name in _COLUMNS}
+    count = len(columns["steps"]) if columns["steps"].ndim else 0
+    if not count:
+        raise BadInputError("it has no records")
+    records = np.zeros(count, RECORD)
+    records["done"] = True
+    for name, column in columns.items():
+        if column.shape != (count,) or column.dtype != RECORD[name]:
+            raise BadInputError(f"{name} is {column.dtype} {list(column.shape)}, not {RECORD[name]} [{count}]")
+        records[name] = column
+    if not np.isfinite(records["l2"]).all() or float(records["l2"].min()) < 0:
+        raise BadInputError("an image's L2 distance is no number of at least 0")
+    return as_mapping(load_json(str(facts), allow_nan=True), "it"), records
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
+    info = archive.getinfo(f"{name}.npy")
+    with archive.open(info) as f:
+        shape, fortran, dtype, offset = read_header(f)
+        check_array_size(name, info.file_size, shape, dtype, offset)
+        if dtype.hasobject or fortran or info.file_size > _MOST_BYTES:
+            raise BadInputError(
+                f"{name} holds Python objects, is in Fortran order, or has more than {_MOST_BYTES:,} bytes"
+            )
+        return np.frombuffer(read_exactly(f, info.file_size - offset), dtype).reshape(shape)
+
+
+def _typed(path: Path, facts: dict[str, Any], records: np.ndarray[Any, Any]) -> RunFile:
+    """The run file of `facts`, every value checked. Figures that are not finite become NaN: missing."""
+    summary = as_mapping(facts["summary"], "summary", most=1000)
+    snapshots = as_list(summary["snapshots"], "snapshots", most=_MOST_SNAPSHOTS)
+    typed = {key: _of_summary(key, value) for key, value in summary.items() if key != "snapshots"}
+    check_keys(typed, _KINDS, None)
+    if typed["images"] != len(records):
+        raise BadInputError(f"its summary is of {typed['images']:,} images, its records of {len(records):,}")
+    if int(records["steps"].min()) < 0 or int(records["steps"].max()) > typed["steps"]:
+        raise BadInputError("an image took more steps than the run has")
+    measured = typed["accuracy_before"] is not None
+    if measured != (typed["accuracy_after"] is not None):
+        raise BadInputError("it has an accuracy either before or after")
+    home = path.resolve().parent
+    files: dict[int, Path] = {}
+    typed["snapshots"] = []
+    for value in snapshots:
+        taken = as_mapping(value, "snapshots")
+        step = as_int(taken["step"], "snapshots.step", most=typed["steps"])
+        if files and step <= max(files):
+            raise BadInputError("its snapshots are not in ascending order")
+        files[step] = _place(home, taken["file"], "snapshots.file")
+        accuracy = or_none(taken["accuracy"], lambda v: as_figure(v, "snapshots.accuracy"))
+        typed["snapshots"].append(
+            {
+                "step": step,
+                "file": taken["file"],
+                "realness": as_figure(taken["realness"], "snapshots.realness"),
+                "accuracy": math.nan if measured and accuracy is None else accuracy,
+            }
+        )
+    names = or_none(facts["class_names"], lambda v: as_list(v, "class_names", most=1_000_000))
+    return RunFile(
+        path,
+        records,
+        typed,
+        samples=_place(home, facts["samples"], "samples"),
+        boosted=_place(home, facts["boosted"], "boosted"),
+        snapshots=files,
+        class_names=None if names is None else [as_text(name, "class_names") for name in names],
+        model=_texts(facts["model"], "model"),
+        versions=_texts(facts["versions"], "versions"),
+    )
+
+
+def _of_summary(key: str, value: Any) -> Any:
+    kind = _KINDS.get(key)
+    if kind is None:  # a value of an update
+        if value is None or isinstance(value, bool):
+            return value
+        return (
+            as_text(value, key)
+            if isinstance(value, str)
+            else value
+            if isinstance(value, int)
+            else as_figure(value, key)
+        )
+    read, may_be_none = kind
+    if value is None and may_be_none:
+        return None
+    return read(value, key)
+
+
+def _count(value: Any, name: str) -> int:
+    return as_int(value, name, most=2**53)
+
+
+def _steps(value: Any, name: str) -> int:
+    return as_int(value, name, most=2**31 - 1)
+
+
+def _seed(value: Any, name: str) -> int:
+    return as_int(value, name, least=-(2**63), most=2**64)
+
+
+#: For each entry of the summary, how to read it, and whether it may be null.
+_KINDS: dict[str, tuple[Callable[[Any, str], Any], bool]] = {
+    **dict.fromkeys(("images", "stopped_early", "batch_size", "fallbacks", "unchanged_after_failure"), (_count, False)),
+    **dict.fromkeys(("engine", "dtype", "device", "update", "objective", "labels"), (as_text, False)),
+    **dict.fromkeys(
+        ("steps_used", "seconds", "images_per_second", "realness_before", "realness_after", "l2_moved", "step_size"),
+        (as_figure, False),
+    ),
+    **dict.fromkeys(("accuracy_before", "accuracy_after", "eps", "noise", "l0"), (as_figure, True)),
+    "steps": (_steps, False),
+    "seed": (_seed, False),
+    "early_stop": (as_bool, False),
+    "norm": (as_text, True),
+    "peak_memory": (_count, True),
+}
+
+
+def _place(home: Path, value: Any, name: str) -> Path:
+    text = as_text(value, name)
+    if "\0" in text:
+        raise BadInputError(f"{name} is no path")
+    return home / text
+
+
+def _texts(value: Any, name: str) -> dict[str, str]:
+    return {key: as_text(text, name) for key, text in as_mapping(value, name, most=1000).items()}
 
 
 def _versions() -> dict[str, str]:

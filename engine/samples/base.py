@@ -73,24 +73,51 @@ def check_images(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Non
         raise BadInputError(f"{name} has shape {list(shape)}: its images have no pixels")
 
 
-def check_labels(name: str, labels: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Check labels; returns them as int64 [N].
+def check_label_shape(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], count: int) -> None:
+    """Check labels by shape and dtype alone, as a file's header gives them.
 
     Raises:
-        BadInputError: the shape, length or dtype is wrong, or a value is negative.
+        BadInputError: they are not numbers, the shape is not [N], or N is not `count`.
     """
-    if labels.dtype.kind not in "iu":
-        raise BadInputError(
-            f"{name} has dtype {labels.dtype}, labels must be whole numbers; save {name}.astype(np.int64)"
-        )
-    if labels.ndim != 1:
-        hint = f"; one-hot? save {name}.argmax(1)" if labels.ndim == 2 else ""
-        raise BadInputError(f"{name} has shape {list(labels.shape)}, labels must be [N]{hint}")
-    if len(labels) != count:
-        raise BadInputError(f"{name} has {len(labels)} labels for {count} images; they must match")
+    if dtype.kind not in "iu":
+        raise BadInputError(f"{name} has dtype {dtype}, labels must be whole numbers; save {name}.astype(np.int64)")
+    if len(shape) != 1:
+        hint = f"; one-hot? save {name}.argmax(1)" if len(shape) == 2 else ""
+        raise BadInputError(f"{name} has shape {list(shape)}, labels must be [N]{hint}")
+    if shape[0] != count:
+        raise BadInputError(f"{name} has {shape[0]} labels for {count} images; they must match")
+
+
+def check_labels(name: str, labels: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Check labels in their own dtype; returns the same numbers as int64 [N].
+
+    Raises:
+        BadInputError: the shape, length or dtype is wrong, a value is negative, or int64 cannot hold it.
+    """
+    check_label_shape(name, labels.shape, labels.dtype, count)
     if int(labels.min()) < 0:
         raise BadInputError(f"{name} has negative labels (minimum {int(labels.min())}); classes count from 0")
+    if int(labels.max()) > np.iinfo(np.int64).max:
+        raise BadInputError(
+            f"{name} has the label {int(labels.max())} ({labels.dtype}), which int64 cannot hold; classes count from 0"
+        )
     return labels.astype(np.int64)
+
+
+def labels_of_numbers(name: str, numbers: Sequence[int]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Class numbers of any size as labels, int64 [N].
+
+    Raises:
+        BadInputError: a number is negative, or int64 cannot hold it.
+    """
+    limit = np.iinfo(np.int64).max
+    if bad := next((n for n in numbers if not 0 <= n <= limit), None):
+        raise BadInputError(f"{name}: {_short(bad)} is not a class number; classes count from 0, at most {limit}")
+    return np.array(numbers, np.int64)
+
+
+def _short(number: int) -> str:
+    return str(number) if abs(number) < 10**30 else "a number of more than 30 digits"
 
 
 def check_against_model(

@@ -150,5 +150,5 @@ def write_samples(
 def cannot_write(path: Path, e: OSError) -> BadInputError:
     """The error for a write that the system refused."""
     if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return BadInputError(f"no room for {path} ({e.strerror}); free some space or name another place with -o")
-    return BadInputError(f"cannot write {path} ({e.strerror or e}); name another place with -o")
+        return BadInputError(f"no room for {path} ({e.strerror}); free some space or name another place")
+    return BadInputError(f"cannot write {path} ({e.strerror or e}); name another place")

@@ -5,6 +5,7 @@ Images are read and written in batches. The members of the zip file are streamed
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 import zlib
@@ -15,13 +16,16 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
-from jboost.engine.errors import BadInputError
+from jboost.engine.errors import BadInputError, one_line
+from jboost.engine.system.names import check_names
 
-from .base import check_images, check_labels, runs
+from .base import check_images, check_label_shape, check_labels, runs
 from .identity import zip_contents
 
 IMAGES, LABELS = "arr_0.npy", "arr_1.npy"
 _COPY_CHUNK = 1 << 20
+#: The most bytes of an npy header. numpy's own are about 100; its parser takes no more than this.
+HEADER_LIMIT = 10_000
 #: The exceptions that zipfile, gzip and numpy raise for a damaged or foreign file.
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, NotImplementedError, RuntimeError)
 
@@ -46,11 +50,15 @@ class NpzSamples:
             raise
         except DAMAGE as e:
             raise BadInputError(
-                f"{path} is not a readable npz file ({e}); it may be truncated: make or copy it again"
+                f"{path} is not a readable npz file ({one_line(e)}); it may be truncated: make or copy it again"
             ) from e
 
     def _read_structure(self, archive: zipfile.ZipFile) -> None:
         names = archive.namelist()
+        check_names(self.path, names)
+        on_disk = self.path.stat().st_size
+        if bad := next((i.filename for i in archive.infolist() if i.compress_size > on_disk), None):
+            raise BadInputError(f"{self.path}: {bad} is truncated; make or copy the file again")
         headers = {}
         for name in names:
             if name.endswith(".npy"):
@@ -63,7 +71,7 @@ class NpzSamples:
                 "save it again without them"
             )
         if IMAGES not in headers:
-            has = ", ".join(names) or "nothing"
+            has = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") or "nothing"
             raise BadInputError(
                 f"{self.path} has no arr_0 (it has {has}); save it with: np.savez(path, images, labels)"
             )
@@ -78,8 +86,15 @@ class NpzSamples:
             raise BadInputError(f"{self.path}: arr_0 is truncated; make or copy the file again")
         self.labels: np.ndarray[Any, np.dtype[np.int64]] | None = None
         if LABELS in headers:
+            shape, _, dtype, offset = headers[LABELS]
+            # By the header, before the array takes memory.
+            check_label_shape("arr_1", shape, dtype, n)
+            check_array_size(f"{self.path}: arr_1", archive.getinfo(LABELS).file_size, shape, dtype, offset)
             with archive.open(LABELS) as f:
-                self.labels = check_labels("arr_1", npy.read_array(f, allow_pickle=False), n)
+                f.seek(offset)
+                # Not numpy's reader: it allocates what the header says, and the zip directory may lie as well.
+                data = read_exactly(f, n * dtype.itemsize)
+            self.labels = check_labels("arr_1", np.frombuffer(data, dtype), n)
         self.fingerprint = zip_contents(archive)
 
     def read(self, indices: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -92,20 +107,77 @@ class NpzSamples:
                 self._stream = zipfile.ZipFile(self.path).open(IMAGES)  # noqa: SIM115
             for start, stop in runs(indices):
                 self._stream.seek(self._offset + start * size)
-                data = self._stream.read((stop - start) * size)
-                if len(data) != (stop - start) * size:
-                    raise EOFError(f"image {start + len(data) // size} is missing")
+                data = read_exactly(self._stream, (stop - start) * size)
                 parts.append(np.frombuffer(data, np.uint8).reshape(-1, *self.shape[1:]))
         except DAMAGE as e:
-            raise BadInputError(f"{self.path} is damaged ({e}); make or copy it again") from e
+            raise BadInputError(f"{self.path} is damaged ({one_line(e)}); make or copy it again") from e
         return np.concatenate(parts)
 
 
 def read_header(f: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
-    """Shape, Fortran order, dtype and data offset of an npy stream."""
+    """Shape, Fortran order, dtype and data offset of an npy stream.
+
+    Raises:
+        ValueError: it is no npy stream, its header is longer than `HEADER_LIMIT` bytes, or a size is out of range.
+    """
     version = npy.read_magic(f)
-    shape, fortran, dtype = npy.read_array_header_1_0(f) if version == (1, 0) else npy.read_array_header_2_0(f)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"an npy header of version {version}")
+    width = 2 if version == (1, 0) else 4
+    length = f.read(width)
+    size = int.from_bytes(length, "little")
+    # By its length field, before the header takes memory.
+    if size > HEADER_LIMIT:
+        raise ValueError(f"an npy header of {size:,} bytes, at most {HEADER_LIMIT:,} are read")
+    header = io.BytesIO(length + f.read(size))
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    try:
+        shape, fortran, dtype = read(header)
+    except (
+        ArithmeticError,
+        MemoryError,
+        RecursionError,
+        SyntaxError,
+        TypeError,
+    ) as e:  # of Python's and numpy's parsers
+        raise ValueError("an npy header that cannot be parsed") from e
+    if any(not 0 <= n < 2**63 for n in shape):
+        raise ValueError("an npy header with a size out of range")
     return shape, fortran, dtype, f.tell()
+
+
+def read_exactly(f: IO[bytes], size: int) -> bytes:
+    """Read `size` bytes; memory grows with what is there, not with what a header claims.
+
+    Raises:
+        EOFError: the stream has fewer.
+    """
+    chunks, left = [], size
+    while left and (chunk := f.read(min(left, _COPY_CHUNK))):
+        chunks.append(chunk)
+        left -= len(chunk)
+    if left:
+        raise EOFError(f"{left:,} of {size:,} bytes are missing")
+    return b"".join(chunks)
+
+
+def check_array_size(name: str, file_size: int, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int) -> None:
+    """Check that an npy stream has the size that its header says, before the array takes memory.
+
+    Args:
+        name: the array, for the message.
+        file_size: bytes of the stream.
+        shape, dtype, offset: see `read_header`.
+
+    Raises:
+        BadInputError: the sizes differ.
+    """
+    needed = offset + math.prod(shape) * dtype.itemsize
+    if file_size != needed:
+        raise BadInputError(
+            f"{name} has {file_size:,} bytes, but its header says {list(shape)} of {dtype}, {needed:,} bytes; make or copy "
+            "the file again"
+        )
 
 
 def write_npz(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import chain
@@ -18,13 +19,23 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from jboost.engine.errors import BadInputError
+from jboost.engine.errors import BadInputError, one_line
+from jboost.engine.system.names import check_names, path_inside
+from jboost.engine.system.typed import as_int, as_list, as_mapping, as_text, load_json
 
-from .base import check_labels
+from .base import labels_of_numbers
 from .identity import folder_contents, zip_contents
 
 _CHANNELS = {"L": 1, "RGB": 3}
 _DATASET_JSON = "dataset.json"
+#: The most bytes of a file in a set. Files are read whole, and an archive of a few kilobytes may hold gigabytes of zeros.
+FILE_LIMIT = 256 << 20
+_MOST_LABELS = 100_000_000
+# What Pillow and zipfile raise for damaged and hostile files.
+_DAMAGE = (
+    UnidentifiedImageError, OSError, EOFError, SyntaxError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError,
+    RuntimeError, MemoryError, OverflowError,
+)  # fmt: skip
 
 
 class PngSamples:
@@ -42,8 +53,9 @@ class PngSamples:
         if self.kind == "zip":
             try:
                 self._archive = zipfile.ZipFile(path)
-            except (zipfile.BadZipFile, OSError) as e:
+            except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as e:
                 raise BadInputError(f"{path} is not a readable zip file ({e}); make or copy it again") from e
+            check_names(path, self._archive.namelist())
             entries = {i.filename: i.file_size for i in self._archive.infolist() if not i.is_dir()}
         else:
             entries = {p.relative_to(path).as_posix(): p.stat().st_size for p in path.rglob("*") if p.is_file()}
@@ -52,6 +64,13 @@ class PngSamples:
         self.others: list[str] = sorted(
             n for n in entries if n not in pngs and (self.kind == "zip" or n == _DATASET_JSON)
         )
+        used = [*self.names, *self.others]
+        if self.kind == "folder":
+            check_names(path, used)
+        if huge := next((name for name in used if entries[name] > FILE_LIMIT), None):
+            raise BadInputError(
+                f"{path}: {huge} has {entries[huge]:,} bytes, at most {FILE_LIMIT:,} are read; leave it out of the set"
+            )
         if not self.names:
             raise BadInputError(f"{path} holds no .png files; give a samples.npz, or a folder or zip of PNGs")
         first = self._open(self.names[0])
@@ -81,8 +100,10 @@ class PngSamples:
     def _open(self, name: str) -> Image.Image:
         try:
             image = Image.open(io.BytesIO(self.bytes_of(name)) if self._archive else self.path / name, formats=["PNG"])
-        except (UnidentifiedImageError, OSError, zipfile.BadZipFile, SyntaxError) as e:
-            raise BadInputError(f"{self.path}: {name} is not a readable PNG ({e})") from e
+        except Image.DecompressionBombError as e:
+            raise too_large(f"{self.path}: {name}") from e
+        except _DAMAGE as e:
+            raise BadInputError(f"{self.path}: {name} is not a readable PNG ({_why(e)}); repair or remove it") from e
         if image.mode not in _CHANNELS:
             raise BadInputError(
                 f"{self.path}: {name} has mode {image.mode}; only 8-bit RGB and grey (L) images work; convert it with "
@@ -93,16 +114,14 @@ class PngSamples:
     def _read_labels(self, entries: dict[str, int]) -> tuple[np.ndarray[Any, Any] | None, tuple[str, ...] | None]:
         if _DATASET_JSON in entries:
             try:
-                pairs = json.loads(self.bytes_of(_DATASET_JSON)).get("labels")
-                if pairs is not None:
-                    by_name = dict(pairs)
-                    return check_labels(
-                        _DATASET_JSON, np.array([by_name[n] for n in self.names]), len(self.names)
-                    ), None
-            except (ValueError, KeyError, TypeError, AttributeError) as e:
+                classes = _read_dataset(self.bytes_of(_DATASET_JSON), self.names)
+            except (*_DAMAGE, KeyError) as e:
                 raise BadInputError(
-                    f"{self.path}/{_DATASET_JSON} does not label every PNG ({type(e).__name__}: {e})"
+                    f"{self.path}/{_DATASET_JSON} does not label every PNG: {_why(e)}; write it as "
+                    '{"labels": [["a.png", 3], ...]}'
                 ) from e
+            if classes is not None:
+                return labels_of_numbers(_DATASET_JSON, classes), None
         folders = [PurePosixPath(n).parent.name for n in self.names]
         if not any(folders):
             return None, None
@@ -111,7 +130,7 @@ class PngSamples:
                 f"{self.path} has PNGs both in class folders and beside them; put all into folders, or none"
             )
         if all(f.isdecimal() for f in folders):
-            return check_labels("folder names", np.array([int(f) for f in folders], np.int64), len(folders)), None
+            return labels_of_numbers(f"{self.path}: folder names", [int(f) for f in folders]), None
         known = tuple(sorted(set(folders)))
         if len(known) == 1:
             return None, None  # a single folder around the images says nothing about classes
@@ -126,9 +145,44 @@ class PngSamples:
                 out[row] = np.asarray(self._open(name)).reshape(self.shape[1:])
             except BadInputError:
                 raise
-            except (OSError, SyntaxError, ValueError, zipfile.BadZipFile) as e:
-                raise BadInputError(f"{self.path}: {name} is damaged ({e})") from e
+            except _DAMAGE as e:
+                raise BadInputError(f"{self.path}: {name} is damaged ({_why(e)}); repair or remove it") from e
         return out
+
+
+def _why(e: Exception) -> str:
+    if isinstance(e, KeyError):
+        return f"it has no label for {e.args[0]}"
+    return "not a PNG" if isinstance(e, UnidentifiedImageError) else one_line(e)
+
+
+def too_large(name: str) -> BadInputError:
+    """The error for an image whose header claims more pixels than Pillow decodes."""
+    limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+    return BadInputError(
+        f"{name} is too large: its header claims more than {limit:,} pixels, the limit; remove it, or resize it"
+    )
+
+
+def _read_dataset(text: bytes, names: list[str]) -> list[int] | None:
+    """The class of each name by the text of a ``dataset.json``; None if it has no labels.
+
+    Raises:
+        BadInputError: it is no such file.
+        KeyError: a name has no label.
+    """
+    pairs = as_mapping(load_json(text), "it").get("labels")
+    if pairs is None:
+        return None
+    by_name: dict[str, int] = {}
+    for i, pair in enumerate(as_list(pairs, "labels", most=_MOST_LABELS)):
+        pair = as_list(pair, f"labels[{i}]", most=2)
+        if len(pair) != 2:
+            raise BadInputError(f"labels[{i}] must be a name and a class")
+        name, label = as_text(pair[0], f"labels[{i}][0]"), as_int(pair[1], f"labels[{i}][1]")
+        if by_name.setdefault(name, label) != label:
+            raise BadInputError(f"{name} has two labels")
+    return [by_name[name] for name in names]
 
 
 def encode(image: np.ndarray[Any, Any]) -> bytes:
@@ -168,6 +222,8 @@ def write_pngs(
 ) -> None:
     """Write images as PNGs, under the source's names if one is given.
 
+    No file is written outside `out`, whatever its name says.
+
     Args:
         out: an empty folder, or a zip file if `zipped`.
         count: number of images.
@@ -185,5 +241,6 @@ def write_pngs(
                 archive.writestr(zipfile.ZipInfo(name), data)  # ZipInfo has a fixed date: same images, same bytes
         return
     for name, data in files:
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        (out / name).write_bytes(data)
+        path = path_inside(out, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)

@@ -12,6 +12,7 @@ import pickle
 import re
 import shlex
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from jboost.engine.errors import BadInputError, one_line
 from jboost.trainer.architectures import NAMES, Architecture, build_network, find_architecture
-from jboost.trainer.checkpoint import WEIGHTS_PREFIX, ModelInfo, read_safetensors
+from jboost.trainer.checkpoint import WEIGHTS_PREFIX, ModelInfo, check_count, read_safetensors
 from jboost.trainer.joint import NORMALIZATIONS, JointModel, parse_normalization
 from jboost.trainer.resnet import RESNETS
 
@@ -36,6 +37,10 @@ _CONTAINERS = ("model", "state_dict", "model_state_dict", "network", "net")
 
 # BatchNorm's batch counter.
 _COUNTER = "num_batches_tracked"
+
+_LONGEST_NAME = 2_000
+# The most bytes of a tensor that repeats fewer stored values (stride 0).
+_MOST_REPEATED = 1 << 30
 
 _CONVERT = (
     "import sys, torch; from safetensors.torch import save_file; "
@@ -284,6 +289,7 @@ def _read(path: Path) -> tuple[Mapping[str, Tensor], ModelInfo | None, list[str]
         tensors, stored = read_safetensors(path)
         if not tensors:
             raise BadInputError(f"{path} holds no tensors; save the model again")
+        _check_tensors(path, tensors)
         return tensors, stored, []
     # torch.save writes a zip archive; before 1.6 it wrote pickles, protocol 2.
     if not start.startswith((b"PK\x03\x04", b"\x80")):
@@ -292,11 +298,39 @@ def _read(path: Path) -> tuple[Mapping[str, Tensor], ModelInfo | None, list[str]
             ".safetensors file"
         )
     weights, notes = _state_dict(path, _unpickle_weights(path))
+    _check_tensors(path, weights)
     return weights, None, notes
+
+
+def _check_tensors(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Refuse what is no plain tensor with its values, before anything asks for its shape or copies it."""
+    check_count(path, len(weights))
+    for name, tensor in weights.items():
+        if len(name) > _LONGEST_NAME:
+            raise BadInputError(
+                f"a name in {path} has {len(name):,} characters ({name[:40]}...), at most {_LONGEST_NAME:,} are read; save the "
+                "plain network's state_dict()"
+            )
+        if tensor.is_nested:
+            raise BadInputError(f"{name} in {path} is a nested tensor; save the model with plain tensors")
+        if tensor.is_meta:
+            raise BadInputError(
+                f"{name} in {path} is a meta tensor: the file holds its shape and no values; save the model after its "
+                "weights are loaded"
+            )
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            continue  # `_fill` refuses it if the network needs it
+        size = tensor.numel() * tensor.element_size()
+        if size > max(tensor.untyped_storage().nbytes(), _MOST_REPEATED):
+            raise BadInputError(
+                f"{name} in {path} repeats its values to {list(tensor.shape)}, {size:,} bytes; save the model with "
+                "contiguous tensors"
+            )
 
 
 def _unpickle_weights(path: Path) -> object:
     """Call ``torch.load(weights_only=True)`` and report a failure in one line."""
+    check_count(path, _count_records(path))  # a record for each tensor, and a few more
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they concern how the file was written, which the user cannot change
@@ -313,6 +347,8 @@ def _unpickle_weights(path: Path) -> object:
             f"{path} holds pickled code ({named[1]}), which jboost never runs; if you trust its author, convert it "
             f'once, with the packages it needs installed: python -c "{_CONVERT}" {shlex.quote(str(path))} {shlex.quote(str(out))}'
         ) from None
+    except MemoryError:
+        raise
     except Exception as error:
         # Damaged bytes can raise anything in the reader: EOFError, KeyError, RuntimeError, ...
         if "TorchScript" in str(error):
@@ -323,6 +359,15 @@ def _unpickle_weights(path: Path) -> object:
             f"{path} cannot be read as a checkpoint ({type(error).__name__}: {one_line(error)}); it is truncated or another "
             "kind of file; download or copy it again"
         ) from error
+
+
+def _count_records(path: Path) -> int:
+    """The number of files in a zip archive; 0 for anything else, such as what torch wrote before 1.6."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return len(archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
+        return 0
 
 
 def _state_dict(path: Path, content: object) -> tuple[Mapping[str, Tensor], list[str]]:

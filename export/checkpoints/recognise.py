@@ -23,6 +23,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 # A prefix names a wrapper when every entry of the file has it. `1.`: Sequential(normaliser, network).
 _WRAPPERS = ("module.", "model.", "network.", "net.", "1.")
 
+# The most wrappers to remove. Published checkpoints have up to five; each one costs a pass over all names.
+_MOST_WRAPPERS = 32
+
 # Names of normalisers' values: the Madry lab's two, then RobustBench's kinds and the usual hand-written ones.
 _NORMALIZERS = (
     ("normalizer.new_mean", "normalizer.new_std"),
@@ -81,12 +84,19 @@ def views(weights: Mapping[str, Tensor]) -> Iterator[View]:
     """Yield `weights` unchanged, then with one more wrapper removed each time, until none is left.
 
     Raises:
-        BadInputError: removing a wrapper's name would merge two entries.
+        BadInputError: removing a wrapper's name would merge two entries, or there are more than `_MOST_WRAPPERS`.
     """
-    view: View | None = View(weights)
-    while view is not None:
+    view = View(weights)
+    for _ in range(_MOST_WRAPPERS + 1):
         yield view
-        view = _peel(view)
+        peeled = _peel(view)
+        if peeled is None:
+            return
+        view = peeled
+    raise BadInputError(
+        f"the checkpoint's weights lie in more than {_MOST_WRAPPERS} wrappers (such as module.); save the plain network's "
+        "state_dict()"
+    )
 
 
 def _peel(view: View) -> View | None:

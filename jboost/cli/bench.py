@@ -10,8 +10,10 @@ import typer
 
 from . import options
 from .json_output import STDOUT, write_json
-from .options import Debug, check_side_outputs, console, split_names
+from .options import Debug, split_names
+from .paths import check_paths
 from .tables import print_results
+from .terminal import console
 
 _WHAT, _OUTPUT = "Measurement", "Output"
 
@@ -66,7 +68,7 @@ def bench(
 
     Example: jboost bench --engine compile,onnx --dtype fp32 --plot bench.png
     """
-    _check(threads, json_file, plot)
+    _check(bundle, threads, json_file, plot)
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch is imported; the first-batch processes inherit it
     from jboost.bench.measure import make_plan, run_plan
@@ -95,14 +97,14 @@ def bench(
     _write(result, json_file, plot)
 
 
-def _check(threads: int | None, json_file: str | None, plot: Path | None) -> None:
+def _check(bundle: Path, threads: int | None, json_file: str | None, plot: Path | None) -> None:
     """Refuse bad options now, before minutes of work."""
     from jboost.engine.backends.registry import ENGINES
     from jboost.engine.errors import BadInputError
 
     if threads is not None and threads < 1:
         raise BadInputError(f"--threads must be at least 1, got {threads}")
-    check_side_outputs(json_file, {"--plot": plot})
+    check_paths(inputs={"--bundle": bundle}, outputs={"--plot": plot}, json_file=json_file)
     if plot is not None:
         from jboost.bench.plot import check_matplotlib
 

@@ -15,8 +15,10 @@ from jboost.engine.system.replacing import replacing
 
 from . import options
 from .json_output import STDOUT, write_json
-from .options import Debug, check_side_outputs, console, split_numbers
+from .options import Debug, split_numbers
+from .paths import check_paths
 from .tables import print_columns
+from .terminal import console, is_terminal
 from .update_options import with_update_options
 
 if TYPE_CHECKING:
@@ -113,16 +115,21 @@ def boost(
     """
     from jboost.booster import Booster
     from jboost.engine.method.settings import find_preset, make_update
-    from jboost.engine.samples import default_output, open_samples
+    from jboost.engine.results.store import partial_folder
+    from jboost.engine.samples import default_output, open_samples, snapshot_output
 
+    inputs = {"SAMPLES": samples, "--bundle": bundle}
+    check_paths(inputs=inputs)
     chosen = find_preset(preset)
     how = make_update(chosen, update=update, **values)
     with Booster(bundle, engine=engine, device=device, dtype=dtype, batch_size=batch_size) as booster:
         settings = booster.settings(how, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=chosen)
         images = open_samples(samples)
         out = output or default_output(images)
-        check_side_outputs(json_file, {"--grid": grid, "--run": run_file})
         steps_kept = split_numbers(snapshots, "--snapshots") or ()
+        written = {"-o": out, "the partial results": partial_folder(out)}
+        written |= {f"--snapshots {step}": snapshot_output(out, step) for step in steps_kept}
+        check_paths(inputs=inputs, folders=written, outputs={"--grid": grid, "--run": run_file}, json_file=json_file)
         summary = _run(booster, images, out, settings, resume=resume, snapshots=steps_kept, run_file=run_file)
     _show(summary, out, stderr=json_file == STDOUT)
     if grid is not None:
@@ -179,7 +186,7 @@ def _run(
         TimeRemainingColumn(),
         TextColumn("{task.fields[realness]}"),
     )
-    with Bar(*columns, console=notes, transient=True, disable=not sys.stderr.isatty()) as bar:
+    with Bar(*columns, console=notes, transient=True, disable=not is_terminal(sys.stderr)) as bar:
         task = bar.add_task("boosting", total=images.shape[0], rate="", realness="")
         start = perf_counter()
 

@@ -9,7 +9,8 @@ import typer
 
 from . import options
 from .json_output import STDOUT, write_json
-from .options import Debug, check_side_outputs, split_names
+from .options import Debug, split_names
+from .paths import check_paths, if_path
 from .progress import Bars
 from .tables import print_results
 
@@ -48,7 +49,15 @@ def evaluate_sets(
 
     Example: jboost eval ref.npz samples.npz samples.boosted.npz --features pt_inception-2015-12-05-6726825d.pth
     """
-    check_side_outputs(json_file, {"--save-features": save_features})
+    check_paths(
+        inputs={
+            "REF": reference,
+            **{f"SAMPLES {i}": path for i, path in enumerate(samples, 1)},
+            "--features": if_path(features),
+        },
+        outputs={"--save-features": save_features},
+        json_file=json_file,
+    )
     from jboost.evaluation import evaluate
     from jboost.evaluation.table import head_rows, notes, table_rows
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options
-from .options import Debug, console, split_names, split_numbers
+from .options import Debug, split_names, split_numbers
+from .paths import check_paths
 from .tables import print_columns
+from .terminal import console
 
 if TYPE_CHECKING:
     from jboost.export.bundle import Exported
@@ -90,6 +92,7 @@ def export(
 
     Example: jboost export --ckpt joint.pt -o bundle --real real.npz
     """
+    check_paths(inputs={"--ckpt": ckpt, "--real": real}, folders={"-o": output})
     from jboost.export.bundle import export_bundle
 
     notes = console(stderr=True)

@@ -11,6 +11,7 @@ import typer
 from . import options
 from .json_output import print_json
 from .options import AsJson, Debug
+from .paths import check_paths
 from .tables import print_columns
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def inspect(
 
     Example: jboost inspect samples.npz
     """
+    check_paths(inputs={"PATH": path})
     kind, facts = describe(path, arch=arch, num_classes=num_classes)
     if as_json:
         print_json({"kind": kind, "path": str(path)} | facts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from jboost.engine.system.replacing import replacing
@@ -26,10 +27,16 @@ def write_json(content: Mapping[str, Any], file: str | None, *, stdout_indent: i
         stdout_indent: indent on stdout; None: one line.
 
     Raises:
-        OSError: the file cannot be written.
+        BadInputError: the file cannot be written.
+        OSError: stdout cannot be written.
     """
     if file == STDOUT:
         print_json(content, indent=stdout_indent)
     elif file is not None:
-        with replacing(file) as aside:
-            aside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        from jboost.engine.samples.files import cannot_write
+
+        try:
+            with replacing(file) as aside:
+                aside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        except OSError as e:
+            raise cannot_write(Path(file), e) from e

@@ -16,6 +16,7 @@ from .export import export
 from .inspect import inspect
 from .interrupts import Interrupted, how_to_go_on, interruptible
 from .report import report
+from .terminal import flush_stdout, open_closed_streams, print_line
 from .train import train
 from .verify import verify
 
@@ -71,6 +72,23 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _run(argv: list[str] | None) -> int:
+    open_closed_streams()
+    code = _run_command(argv)
+    return _flushed() or code
+
+
+def _flushed() -> int:
+    """Write what stdout still holds; 0, or the exit code after a message."""
+    try:
+        flush_stdout()
+    except BrokenPipeError:
+        return 1  # the reader of stdout left
+    except OSError as e:
+        return _fail(f"stdout cannot be written ({e.strerror}); send it elsewhere", 1)
+    return 0
+
+
+def _run_command(argv: list[str] | None) -> int:
     # Typer handles usage errors (exit code 2); the clauses below handle all others.
     arguments = sys.argv[1:] if argv is None else argv
     try:
@@ -85,10 +103,15 @@ def _run(argv: list[str] | None) -> int:
     except Exception as e:
         from jboost.engine.errors import JboostError, one_line
 
+        from .failures import explained
+
         if options.debug_wanted:
             raise
-        if isinstance(e, JboostError):
-            return _fail(str(e), e.exit_code)
+        if isinstance(e, OSError) and e.filename is None and (code := _flushed()):
+            return code
+        known = e if isinstance(e, JboostError) else explained(e)
+        if known is not None:
+            return _fail(str(known), known.exit_code)
         return _fail(
             f"{type(e).__name__}: {one_line(e)}; this is a bug or a broken installation; --debug shows the traceback", 1
         )
@@ -96,5 +119,5 @@ def _run(argv: list[str] | None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"jboost: {message}", file=sys.stderr)
+    print_line(f"jboost: {message}", stderr=True)
     return code

@@ -1,21 +1,17 @@
-"""Shared by the commands: options, list parsing, path checks, and the consoles for stdout and stderr."""
+"""Shared by the commands: options, list parsing and path checks."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from jboost.engine.system.replacing import is_stream
 
 from .json_output import STDOUT
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 #: Set by --debug; read by the error reporting.
 debug_wanted = False
@@ -124,11 +120,3 @@ def check_side_outputs(json_file: str | None, pictures: Mapping[str, Path | None
             )
         if not is_stream(path) and not os.access(path.resolve().parent, os.W_OK):
             raise BadInputError(f"{option} {path}: the folder {path.parent} is not writable; name another file")
-
-
-def console(*, stderr: bool = False) -> Console:
-    """Return a console for notes and progress on stdout or stderr; lines are wrapped only in a terminal."""
-    from rich.console import Console
-
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, highlight=False, soft_wrap=not stream.isatty())

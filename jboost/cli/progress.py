@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from .options import console
+from jboost.engine.errors import printable
+
+from .terminal import console, is_terminal
 
 
 class Bars:
@@ -14,14 +16,14 @@ class Bars:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[rate]}", markup=False),
             TimeRemainingColumn(),
             console=console(stderr=True),
             transient=True,
-            disable=not sys.stderr.isatty(),
+            disable=not is_terminal(sys.stderr),
         )
         self._tasks: dict[str, TaskID] = {}
 
@@ -35,7 +37,7 @@ class Bars:
     def show(self, what: str, done: int, total: int) -> None:
         """Move the bar named `what` to `done` of `total`; the first call creates it."""
         if what not in self._tasks:
-            self._tasks[what] = self._bar.add_task(what, total=total, rate="")
+            self._tasks[what] = self._bar.add_task(printable(what), total=total, rate="")
         task = self._tasks[what]
         speed = self._bar.tasks[task].speed
         unit = "images/s" if what.startswith("features") else "/s"

@@ -9,7 +9,9 @@ import typer
 
 from . import options
 from .options import Debug, split_names
+from .paths import check_paths, if_path
 from .progress import Bars
+from .terminal import print_line
 
 _SETS, _METRICS = "Sample sets", "Metrics"
 
@@ -59,6 +61,14 @@ def report(
     from jboost.report import write_report
     from jboost.report.metrics import Yardstick
 
+    inputs = {
+        "RUN": run,
+        "--ref": reference,
+        "--samples": samples,
+        "--boosted": boosted,
+        "--features": if_path(features),
+    }
+    check_paths(inputs=inputs, folders={"-o": output}, replaced=False)
     if reference is None:
         for option, value in (("--features", features), ("--metrics", metrics)):
             if value is not None:
@@ -76,4 +86,4 @@ def report(
             yardstick=yardstick,
             on_progress=bars.show,
         )
-    print(f"{output} ({output.stat().st_size / 1e6:.1f} MB)")
+    print_line(f"{output} ({output.stat().st_size / 1e6:.1f} MB)")

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 
-from .options import console
+from jboost.engine.errors import printable
+
+from .terminal import console, print_line
 
 
 def print_columns(rows: Sequence[Sequence[str]], *, stderr: bool = False) -> None:
-    """Print rows of equal length; each column except the last is padded to its widest cell."""
+    """Print rows of equal length; each column except the last is padded to its widest cell.
+
+    Control characters are escaped.
+    """
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     for row in rows:
         cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)] + [row[-1]]
-        print("  ".join(cells).rstrip(), file=sys.stderr if stderr else sys.stdout)
+        print_line("  ".join(cells).rstrip(), stderr=stderr)
 
 
 def print_results(
@@ -25,4 +30,4 @@ def print_results(
     print_columns(table, stderr=stderr)
     out = console(stderr=stderr)
     for note in notes:
-        out.print(note, style="dim", markup=False)
+        out.print(note, style="dim")

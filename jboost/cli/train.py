@@ -12,8 +12,10 @@ import typer
 
 from jboost.engine.system.replacing import replacing
 
-from .options import Debug, console, split_numbers
+from .options import Debug, split_numbers
+from .paths import check_paths, if_path
 from .tables import print_columns
+from .terminal import console, is_terminal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -190,6 +192,8 @@ def train(
 # Images per batch of the feature extractor.
 _FEATURE_BATCH = 64
 
+# Fields of the configuration that name a file or a folder besides the training sets.
+_OTHER_INPUTS = ("validation_real", "validation_generated", "init", "features")
 _NOT_FIELDS = frozenset({"output", "preset", "config", "resume", "debug"})
 
 
@@ -207,6 +211,7 @@ def _floats(text: str | None, option: str) -> tuple[float, ...] | None:
 def _run(flags: Mapping[str, Any], out: Path, file: Path | None, preset: str | None, *, resume: bool) -> None:
     from jboost.engine.errors import BadInputError
 
+    check_paths(inputs={"--config": file}, folders={"-o": out}, replaced=False)
     try:
         import accelerate  # noqa: F401
         import pydantic  # noqa: F401
@@ -228,6 +233,9 @@ def _run(flags: Mapping[str, Any], out: Path, file: Path | None, preset: str | N
             f"{out} holds a run; continue it with --resume, choose another -o, or delete it with: rm -r {out}"
         )
     config = resolve_config(flags, file=file, preset=preset, stored=None if stored is None else stored.model_dump())
+    generated = {f"--generated {i}": Path(path) for i, path in enumerate(config.generated, 1)}
+    others = {f"--{name.replace('_', '-')}": if_path(getattr(config, name)) for name in _OTHER_INPUTS}
+    check_paths(inputs={"--real": Path(config.real), **generated, **others}, folders={"-o": out}, replaced=False)
     notes = console(stderr=True)
     notes.quiet = os.environ.get("RANK", "0") != "0"  # only the first process prints notes
 
@@ -294,7 +302,7 @@ class _Bar:
             TimeRemainingColumn(),
             TextColumn("{task.fields[seen]}"),
         )
-        self._bar = Progress(*columns, console=notes, transient=True, disable=not sys.stderr.isatty())
+        self._bar = Progress(*columns, console=notes, transient=True, disable=not is_terminal(sys.stderr))
         self._task = self._bar.add_task("training", total=config.iterations, seen="")
 
     def __enter__(self) -> _Bar:

@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from . import options
-from .options import Debug, console
+from .options import Debug
+from .paths import check_paths
 from .tables import print_columns
+from .terminal import console, print_line
 
 
 def verify(
@@ -24,6 +26,7 @@ def verify(
 
     Example: jboost verify bundle
     """
+    check_paths(inputs={"BUNDLE": bundle})
     from jboost.engine.bundle import Bundle
     from jboost.export.verify import verify_bundle
 
@@ -39,6 +42,6 @@ def verify(
     print_columns([("artefact", *columns), *rows])
     foreign = [a for a in opened.config.artefacts.values() if a.target is not None and a.file not in figures]
     for artefact in foreign:
-        print(f"{artefact.file}: not run; it is built for {artefact.target}")
+        print_line(f"{artefact.file}: not run; it is built for {artefact.target}")
     graphs = "all graphs match autograd" if not foreign else "all graphs that run here match autograd"
-    print(f"{bundle}: all files match their hashes, {graphs}")
+    print_line(f"{bundle}: all files match their hashes, {graphs}")

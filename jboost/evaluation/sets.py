@@ -15,6 +15,7 @@ from torch import Tensor
 from jboost.engine.errors import BadInputError
 from jboost.engine.samples import SampleSet, open_samples
 from jboost.engine.samples.files import cannot_write
+from jboost.engine.system.names import check_names
 from jboost.engine.system.replacing import replacing
 
 from .extractors.base import Identity
@@ -130,6 +131,7 @@ def _npz_members(path: Path) -> set[str]:
         return set()
     try:
         with zipfile.ZipFile(path) as archive:
+            check_names(path, archive.namelist())
             return {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
     except (zipfile.BadZipFile, OSError):
         return set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class ReportInputs:
         difference = (after.astype(np.float64) - before) / 255
         moved = np.sqrt((difference**2).sum((1, 2, 3)))
         recorded = self.run.records["l2"][indices]
-        off = np.abs(moved - recorded) > 1e-3 * (1 + moved)  # the record is in float32
+        off = ~(np.abs(moved - recorded) <= 1e-3 * (1 + moved))  # the record is in float32; NaN matches nothing
         if off.any():
             i = int(np.argmax(off))
             raise BadInputError(
@@ -65,20 +66,38 @@ def open_inputs(path: Path, *, samples: Path | None = None, boosted: Path | None
 
     Args:
         path: file written by `jboost boost --run`.
-        samples, boosted: places of the sets, if they moved since the run.
+        samples, boosted: places of the sets, if they moved since the run or lie outside the folder of its file.
 
     Raises:
-        BadInputError: the file is not a run, or a set is missing, cannot be read, or belongs to another run.
+        BadInputError: the file is not a run, or a set is missing, cannot be read, or belongs to another run; or the file
+            names a set outside its own folder.
     """
     run = read_run(path)
-    before = _open(run, samples or run.samples, "--samples")
-    after = _open(run, boosted or run.boosted, "--boosted")
+    before = _open(run, samples or _own(run, run.samples, "--samples"), "--samples")
+    after = _open(run, boosted or _own(run, run.boosted, "--boosted"), "--boosted")
     if before.shape[1:] != after.shape[1:]:
         raise BadInputError(
             f"{shown(before.path)} has images {list(before.shape[1:])} and {shown(after.path)} {list(after.shape[1:])}, but a run "
             "does not change their size; name the right sets with --samples and --boosted"
         )
     return ReportInputs(run, before, after)
+
+
+def _own(run: RunFile, path: Path, option: str) -> Path:
+    """A set that the run's file names, which must lie in the file's folder or below.
+
+    A file from a stranger could name any set of this machine, and the page would carry its images to whoever gets it.
+    """
+    if not _below(path, run.path.resolve().parent):
+        raise BadInputError(
+            f"{run.path} names a set outside its own folder, {shown(path)}; if it is the set of this run, say so with "
+            f"{option} {shlex.quote(shown(path))}"
+        )
+    return path
+
+
+def _below(path: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(folder)) in Path(os.path.realpath(path)).parents
 
 
 def _open(run: RunFile, path: Path, option: str) -> SampleSet:
@@ -95,13 +114,21 @@ def _open(run: RunFile, path: Path, option: str) -> SampleSet:
     return images
 
 
-def find_snapshots(run: RunFile) -> tuple[dict[int, Path], list[str]]:
-    """Return the snapshots between the first and the last step, by step, and a remark on each unusable one."""
+def find_snapshots(run: RunFile, boosted: Path) -> tuple[dict[int, Path], list[str]]:
+    """Return the snapshots between the first and the last step, by step, and a remark on each unusable one.
+
+    Args:
+        run: the run.
+        boosted: its output; snapshots lie beside it, or below the folder of the run's file.
+    """
     usable: dict[int, Path] = {}
     remarks = []
     for step, path in run.snapshots.items():
         if not 0 < step < run.summary["steps"]:
             continue  # these are the samples and the boosted set
+        if not any(_below(path, folder) for folder in (run.path.resolve().parent, boosted.resolve().parent)):
+            remarks.append(f"The snapshot after {step} steps is not measured: the run names a file in another folder.")
+            continue
         try:
             _open(run, path, "")
             usable[step] = path

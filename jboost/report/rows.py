@@ -25,11 +25,11 @@ def number(value: float | None, form: str = ".3f") -> str:
 def settings_rows(run: RunFile) -> list[tuple[str, str]]:
     """Return the run's settings and its model."""
     s = run.summary
-    objective = s["objective"] + (f", l0 {s['l0']:.4f}" if s["l0"] is not None else "")
+    objective = s["objective"] + (f", l0 {number(s['l0'], '.4f')}" if s["l0"] is not None else "")
     return [
         ("engine", f"{s['engine']}, {s['dtype']}, {s['device']}"),
         ("batch size", f"{s['batch_size']:,}"),
-        ("update", f"{s['update']}, {s['steps']} steps of {s['step_size']:g}{_update_details(s)}"),
+        ("update", f"{s['update']}, {s['steps']} steps of {number(s['step_size'], 'g')}{_update_details(s)}"),
         ("objective", objective),
         ("early stopping", "on" if s["early_stop"] else "off"),
         ("seed", str(s["seed"])),
@@ -49,8 +49,12 @@ def _update_details(summary: dict[str, Any]) -> str:
         if value is None:
             continue
         form = update.options[name].option.shown if update is not None and name in update.options else ""
-        form = form or name.replace("_", " ") + (" {:g}" if isinstance(value, float) else " {}")
-        (words if isinstance(value, str) else numbers).append(form.format(value))
+        text = number(value, "g") if isinstance(value, float) else str(value)
+        try:
+            text = form.format(value) if form else f"{name.replace('_', ' ')} {text}"
+        except (ValueError, TypeError):  # the file's value is of another type than the update's
+            text = f"{name} {text}"
+        (words if isinstance(value, str) else numbers).append(text)
     return f" ({', '.join(words + numbers)})" if words or numbers else ""
 
 
@@ -58,13 +62,13 @@ def figure_rows(run: RunFile) -> list[tuple[str, str]]:
     """Return the run's figures, except realness and accuracy."""
     s, l2 = run.summary, run.records["l2"].astype(np.float64)
     rows = [
-        ("steps used", f"{s['steps_used']:.2f} of {s['steps']} on average"),
+        ("steps used", f"{number(s['steps_used'], '.2f')} of {s['steps']} on average"),
         (
             "stopped early",
             f"{s['stopped_early']:,} ({s['stopped_early'] / s['images']:.1%})" if s["early_stop"] else "off",
         ),
-        ("L2 moved", f"{s['l2_moved']:.3f} on average, median {np.median(l2):.3f}, at most {l2.max():.3f}"),
-        ("time", f"{s['seconds']:.1f} s, {s['images_per_second']:.1f} images/s"),
+        ("L2 moved", f"{number(s['l2_moved'])} on average, median {np.median(l2):.3f}, at most {l2.max():.3f}"),
+        ("time", f"{number(s['seconds'], '.1f')} s, {number(s['images_per_second'], '.1f')} images/s"),
         ("retried in fp32", f"{s['fallbacks']:,}"),
         ("failed, left unchanged", f"{s['unchanged_after_failure']:,}"),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -56,7 +57,7 @@ def write_report(
     notes = rows.remarks(inputs)
     metrics = None
     if yardstick is not None:
-        snapshots, missing = find_snapshots(inputs.run)
+        snapshots, missing = find_snapshots(inputs.run, inputs.boosted.path)
         notes += missing
         last = inputs.run.summary["steps"]
         sets = {0: inputs.samples.path, **snapshots, last: inputs.boosted.path}
@@ -145,7 +146,8 @@ def _by_step(inputs: ReportInputs) -> list[dict[str, Any]]:
 def _model_charts(inputs: ReportInputs) -> list[charts.Chart]:
     s, records = inputs.run.summary, inputs.run.records
     taken = _by_step(inputs)
-    level = None if s["l0"] is None else ("l0", s["l0"])
+    l0 = s["l0"] if s["l0"] is not None and math.isfinite(s["l0"]) else None
+    level = None if l0 is None else ("l0", l0)
     found = [
         curve("Mean realness over steps", "realness", [Point(t["step"], t["realness"]) for t in taken], level=level),
         None
@@ -156,7 +158,7 @@ def _model_charts(inputs: ReportInputs) -> list[charts.Chart]:
             [Point(t["step"], t["accuracy"]) for t in taken],
             percent=True,
         ),
-        charts.realness_histogram(records["realness_before"], records["realness_after"], s["l0"]),
+        charts.realness_histogram(records["realness_before"], records["realness_after"], l0),
         charts.steps_histogram(records["steps"], s["steps"]),
     ]
     return [chart for chart in found if chart is not None]

@@ -143,7 +143,9 @@ def find_idx(folder: Path) -> Path | None:
     Raises:
         BadInputError: several files fit; the message names them.
     """
-    found = sorted(p for p in folder.iterdir() if "images" in p.name and re.search(r"idx3-ubyte(\.gz)?$", p.name))
+    found = sorted(
+        p for p in folder.iterdir() if "images" in p.name and re.search(r"idx3-ubyte(\.gz)?$", p.name) and p.is_file()
+    )
     found = [p for p in found if "train" in p.name] or found
     # If a file lies beside its compressed original, both hold the same set, and the file needs no decompression.
     found = [p for p in found if p.suffix != ".gz" or p.with_suffix("") not in found]
@@ -173,7 +175,7 @@ def open_idx(path: Path) -> ArrayData:
     check_images(str(path), (*images.shape, 1), images.dtype)
     name = path.name.replace("images", "labels").replace("idx3", "idx1").removesuffix(".gz")
     candidates = [path.with_name(n) for n in (name, f"{name}.gz") if n != path.name]
-    beside = next((p for p in candidates if p.exists()), None)
+    beside = next((p for p in candidates if p.is_file()), None)
     if beside is None:
         raise BadInputError(f"{path} has no labels: there is no {path.with_name(name)}, compressed or not")
     labels = check_labels(str(beside), np.asarray(_read_idx(beside, 1)), len(images))

@@ -13,6 +13,8 @@ from PIL import Image, UnidentifiedImageError
 
 from jboost.engine.errors import BadInputError
 from jboost.engine.samples import SampleSet
+from jboost.engine.samples.base import labels_of_numbers
+from jboost.engine.samples.png import too_large
 
 from .base import Indices, Pixels
 from .fit import channels_of, fit_image
@@ -52,9 +54,9 @@ class FolderData:
         if not self.names:
             raise BadInputError(f"{path} has class folders without images; they must hold {', '.join(SUFFIXES)} files")
         numbered = all(folder.isdecimal() for folder in folders)
-        numbers = [int(folder) for folder in folders] if numbered else range(len(folders))
+        numbers = [int(folder) for folder in folders] if numbered else list(range(len(folders)))
         counts = [len(files[folder]) for folder in folders]
-        self.labels: Indices = np.repeat(np.asarray(numbers, np.int64), counts)
+        self.labels: Indices = np.repeat(labels_of_numbers(f"{path}: folder names", numbers), counts)
         self.class_names: tuple[str, ...] | None = None if numbered else tuple(folders)
         empty = [folder for folder in folders if not files[folder]]
         self.notes: tuple[str, ...] = (f"{path}: no images in the class folders {some_of(empty)}",) if empty else ()
@@ -122,8 +124,12 @@ class FolderData:
         return h, w, channels or next(iter(by_channels))
 
     def _open(self, name: str) -> Image.Image:
+        if not (self.path / name).is_file():  # opening a pipe would wait for its writer
+            raise BadInputError(f"{self.path / name} is not a file; remove it")
         try:
             return Image.open(self.path / name, formats=_FORMATS)
+        except Image.DecompressionBombError as e:
+            raise too_large(str(self.path / name)) from e
         except Exception as e:  # Pillow's plugins raise many kinds of errors for a mislabelled file
             raise BadInputError(f"{self.path / name} is not a readable image ({_why(e)}); repair or remove it") from e
 

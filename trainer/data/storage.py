@@ -13,9 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from jboost.engine.errors import BadInputError, FailureError
-from jboost.engine.samples.npz import DAMAGE, read_header
+from jboost.engine.errors import BadInputError, FailureError, one_line
+from jboost.engine.samples.npz import DAMAGE, check_array_size, read_header
 from jboost.engine.system.cache import cache_folder
+from jboost.engine.system.names import check_names
 from jboost.engine.system.replacing import replacing
 
 #: A set that takes fewer bytes when decompressed is kept in memory instead of in the cache.
@@ -35,10 +36,13 @@ def npz_members(path: Path) -> set[str]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            check_names(path, archive.namelist())
             return {name.removesuffix(".npy") for name in archive.namelist()}
+    except BadInputError:
+        raise
     except DAMAGE as e:
         raise BadInputError(
-            f"{path} is not a readable npz file ({e}); it may be truncated: make or copy it again"
+            f"{path} is not a readable npz file ({one_line(e)}); it may be truncated: make or copy it again"
         ) from e
 
 
@@ -64,6 +68,7 @@ def npz_array(path: Path, member: str, *, parts: int = 1) -> NDArray[Any]:
                     raise BadInputError(
                         f"{path}: {member} holds pickled Python objects, which jboost never unpickles; save it again without them"
                     )
+                check_array_size(f"{path}: {member}", info.file_size, shape, dtype, offset)
                 if info.compress_type == zipfile.ZIP_STORED:
                     start = _start_of(path, info) + offset
                     return np.memmap(path, dtype, "r", start, shape, order="F" if fortran else "C")
@@ -72,7 +77,7 @@ def npz_array(path: Path, member: str, *, parts: int = 1) -> NDArray[Any]:
     except (BadInputError, FailureError):
         raise
     except DAMAGE as e:
-        raise BadInputError(f"{path} is damaged: {member} cannot be read ({e}); make or copy it again") from e
+        raise BadInputError(f"{path} is damaged: {member} cannot be read ({one_line(e)}); make or copy it again") from e
 
 
 def _start_of(path: Path, info: zipfile.ZipInfo) -> int:
@@ -111,7 +116,7 @@ def bytes_after(path: Path, start: int, count: int) -> NDArray[np.uint8]:
     except (BadInputError, FailureError):
         raise
     except DAMAGE as e:
-        raise BadInputError(f"{path} is damaged ({e}); make or copy it again") from e
+        raise BadInputError(f"{path} is damaged ({one_line(e)}); make or copy it again") from e
 
 
 def _decompressed(
