@@ -12,7 +12,22 @@ from typing import Any
 
 import torch
 
+from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError, first_line
+
+
+def load_forward(bundle: Bundle, device: str) -> torch.nn.Module:
+    """A bundle's forward pass on `device`: float32 [B, C, H, W] in [0, 1] -> logits [B, num_classes].
+
+    It is the forward program of a trusted bundle. That of another bundle is code, so the network is built from the weights.
+
+    Raises:
+        BadInputError: a file is missing, changed or unreadable, or the bundle is not trusted and cannot be rebuilt.
+    """
+    if not bundle.trusted and bundle.rebuild is not None:
+        network: torch.nn.Module = bundle.rebuild(bundle)
+        return network.to(device).requires_grad_(False)
+    return load_program(bundle.checked_path("forward"), device)
 
 
 def load_program(path: Path, device: str) -> torch.nn.Module:

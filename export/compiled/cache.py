@@ -1,9 +1,14 @@
-"""This machine's cache of compiled packages that a bundle does not hold: each is compiled once, then loaded."""
+"""This machine's cache of compiled packages that a bundle does not hold: each is compiled once, then loaded.
+
+Packages are code. One is loaded only if the user's own record (`jboost.engine.system.trust`) says that it was compiled here for its
+key, because others may be able to write into the cache's folder.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -15,6 +20,7 @@ from jboost.engine.bundle import sha256_file
 from jboost.engine.errors import FailureError
 from jboost.engine.system.cache import cache_folder
 from jboost.engine.system.replacing import replacing
+from jboost.engine.system.trust import is_trusted, remember, trust_folder
 
 
 def cached(
@@ -28,34 +34,46 @@ def cached(
         say: called before a package is made.
 
     Returns:
-        The package and its figures. A package that does not match its hash is made again.
+        The package and its figures. A package that does not match its hash, or that the user's record does not know, is made again.
 
     Raises:
         FailureError: the cache's folder cannot be written. Errors of `make` pass through.
     """
     text = json.dumps(key | {"sources": _sources()}, sort_keys=True)
     folder = cache_folder()
-    package = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.pt2"
+    name = hashlib.sha256(text.encode()).hexdigest()[:32]
+    package = folder / f"{name}.pt2"
     note = package.with_suffix(".json")
     try:
         known = json.loads(note.read_text())
-        if sha256_file(package) == known["sha256"]:
+        sha256 = sha256_file(package)
+        if sha256 == known["sha256"] and is_trusted("package", f"{name}-{sha256}"):
             return package, known["errors"]
     except (OSError, ValueError, KeyError):
         pass
     say()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         # A kill between the two renames does no harm: a package whose note is missing or has another hash is made again.
         with replacing(note) as new_note, replacing(package) as new_package:
             errors = make(new_package)
-            content = {"sha256": sha256_file(new_package), "errors": errors, "key": key}
+            sha256 = sha256_file(new_package)
+            content = {"sha256": sha256, "errors": errors, "key": key}
             new_note.write_text(json.dumps(content, indent=2))
     except OSError as e:
         raise FailureError(
             f"the cache of compiled packages, {folder}, cannot be written ({e.strerror or e}); "
             "set JBOOST_CACHE to a folder that can be written"
         ) from e
+    try:
+        remember("package", f"{name}-{sha256}", {"cache": str(folder)})
+    except OSError:
+        # This run made the package and may load it; the next one makes it again.
+        logging.getLogger("jboost").warning(
+            "the record of trusted code, %s, cannot be written: the next run compiles again; set JBOOST_TRUST to a folder that "
+            "can be written",
+            trust_folder(),
+        )
     return package, errors
 
 

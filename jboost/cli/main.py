@@ -16,6 +16,7 @@ from .export import export
 from .inspect import inspect
 from .report import report
 from .train import train
+from .trust import trust
 from .verify import verify
 
 
@@ -56,6 +57,7 @@ def make_app(*, boost_options: bool = True) -> typer.Typer:
     app.command("export")(export)
     app.command("boost", help=boost.__doc__)(boost_command() if boost_options else lambda: None)
     app.command("verify")(verify)
+    app.command("trust")(trust)
     app.command("bench")(bench)
     app.command("eval")(evaluate_sets)
     app.command("report")(report)

@@ -98,6 +98,7 @@ def why_unusable(bundle: Bundle, request: RunRequest) -> str | None:
     device, batch_size = find_device(request.device), request.batch_size
     name = artefact_name(request.objective, request.dtype, request.resolution, device)
     why = why_no_graph(bundle, name, "compile", request)
+    why = why or bundle.why_untrusted(name)
     if why is not None:
         return why
     rebuild = f"export it with: {export_command('compile', request)}"
