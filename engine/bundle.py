@@ -2,18 +2,25 @@
 
 It follows the Hub's convention, ``config.json`` beside ``model.safetensors``. The configuration is also a manifest: it
 lists every file with its SHA-256 and contains a digest of itself, so one flipped byte anywhere is detected.
+
+Nothing in it says who wrote it. Some of its files are code: the forward program, compiled packages and TensorRT plans.
+They open only if the user exported the bundle, ran `jboost trust` on it, or passed ``--trust-code``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shlex
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from .errors import BadInputError, one_line
 from .manifest import SIZE_LIMIT, check_manifest
+from .system.trust import is_trusted, remember
 from .system.typed import as_mapping, check_keys, load_json
 
 #: The schema version; increased when a reader of version N would misread the files of version N+1.
@@ -130,20 +137,43 @@ def artefact_of(folder: Path, file: str, **facts: Any) -> Artefact:
     return Artefact(file=file, sha256=sha256_file(path), size=path.stat().st_size, **facts)
 
 
+def is_data(name: str) -> bool:
+    """Whether the artefact called `name` in a manifest is data, which may come from anyone.
+
+    The name decides, because it decides what opens the file. Everything that this does not list counts as code.
+    """
+    return name == "weights" or name.startswith("onnx/")
+
+
 class Bundle:
     """An opened bundle.
 
+    Attributes:
+        trusted: whether its code may run.
+        digest: hash of its manifest, and so of all of its files.
+        rebuild: builds its network from its weights alone; None if that cannot be done.
+
     Args:
         path: the bundle's folder.
+        trust_code: run its code, whoever made it.
+        rebuild: makes `rebuild` for a configuration, see `jboost.opening.open_bundle`; None: the network cannot be rebuilt.
 
     Raises:
         BadInputError: the folder is no bundle, it has another schema version, or its configuration was changed after
             export.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        trust_code: bool = False,
+        rebuild: Callable[[BundleConfig], Callable[[Bundle], Any] | None] | None = None,
+    ):
         self.path = Path(path)
-        self.config = _read_config(self.path)
+        self.config, self.digest = _read_config(self.path)
+        self.trusted = trust_code or is_trusted("bundle", self.digest)
+        self.rebuild = None if rebuild is None else rebuild(self.config)
 
     def artefact(self, name: str) -> Artefact:
         """The entry called `name`.
@@ -158,12 +188,35 @@ class Bundle:
             )
         return self.config.artefacts[name]
 
+    def why_untrusted(self, name: str) -> str | None:
+        """Why the artefact called `name` must not be opened, with what to type; None if it may be."""
+        if self.trusted or is_data(name):
+            return None
+        return f"bundle {self.path} holds code that you have not trusted ({self.artefact(name).file}); {self.how_to_trust()}"
+
+    def how_to_trust(self) -> str:
+        """What to type to run the bundle's code."""
+        return f"if you trust its author: jboost trust {shlex.quote(str(self.path))}, or --trust-code for one run"
+
+    def code(self) -> list[Artefact]:
+        """The entries that are code, by file name."""
+        found = {artefact.file: artefact for name, artefact in self.config.artefacts.items() if not is_data(name)}
+        return [found[file] for file in sorted(found)]
+
     def checked_path(self, name: str) -> Path:
-        """Path of an artefact after checking its contents against the manifest.
+        """Path of an artefact after checking that it may be opened and that its contents match the manifest.
+
+        Whoever opens a file of a bundle gets its path here, so that no engine can run code that is not trusted.
 
         Raises:
-            BadInputError: the file is missing, or its hash differs.
+            BadInputError: the file is code that is not trusted, it is missing, or its hash differs.
         """
+        why = self.why_untrusted(name)
+        if why is not None:
+            raise BadInputError(why)
+        return self._matching_path(name)
+
+    def _matching_path(self, name: str) -> Path:
         artefact = self.artefact(name)
         path = self.path / artefact.file
         if not path.is_file():
@@ -191,13 +244,23 @@ class Bundle:
             raise BadInputError(f"bundle {self.path} was replaced while it was being read; run the command again")
 
     def check(self) -> None:
-        """Compare every file with its hash.
+        """Compare every file with its hash, which opens none of them.
 
         Raises:
             BadInputError: a file is missing or differs; the first one is named.
         """
         for name in self.config.artefacts:
-            self.checked_path(name)
+            self._matching_path(name)
+
+
+def trust_bundle(bundle: Bundle, path: Path, how: str) -> None:
+    """Record that the user trusts a bundle: its digest, with its place and how it came to be trusted as a note.
+
+    Raises:
+        OSError: the record cannot be written.
+    """
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    remember("bundle", bundle.digest, {"path": str(path.resolve()), "how": how, "when": when})
 
 
 def is_bundle(path: Path) -> bool:
@@ -205,7 +268,8 @@ def is_bundle(path: Path) -> bool:
     return (path / CONFIG).is_file()
 
 
-def _read_config(path: Path) -> BundleConfig:
+def _read_config(path: Path) -> tuple[BundleConfig, str]:
+    """The configuration in a bundle's folder, and its digest."""
     file = path / CONFIG
     if not file.is_file():
         if path.exists():
@@ -239,7 +303,7 @@ def _read_config(path: Path) -> BundleConfig:
     artefacts = {name: Artefact(**entry) for name, entry in content["artefacts"].items()}
     timings = tuple(Timing(**entry) for entry in content["timings"])
     names = config.class_names
-    return replace(
+    config = replace(
         config,
         resolutions=tuple(config.resolutions),
         mean=tuple(config.mean),
@@ -248,3 +312,4 @@ def _read_config(path: Path) -> BundleConfig:
         artefacts=artefacts,
         timings=timings,
     )
+    return config, str(digest)

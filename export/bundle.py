@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jboost.engine.backends.torch_device import find_device
-from jboost.engine.bundle import Artefact, Bundle, is_bundle
+from jboost.engine.bundle import Artefact, Bundle, is_bundle, trust_bundle
 from jboost.engine.errors import BadInputError
 from jboost.engine.method.objectives import resolve_objective
 from jboost.engine.samples import open_samples
 from jboost.engine.samples.files import cannot_write
 from jboost.engine.system.locks import check_no_writer, only_writer
 from jboost.engine.system.replacing import replacing_folder
+from jboost.engine.system.trust import trust_folder
 
 from .checkpoints.load import LoadedCheckpoint, load_checkpoint
 from .compiled.aoti import check_compiler
@@ -135,11 +136,25 @@ def export_bundle(
                     device=device,
                     say=say,
                 )
-            bundle = Bundle(out)
+                # Before the bundle gets its name: no bundle of the user's own is ever without trust.
+                notes = _trust(Bundle(aside), out)
+            bundle = Bundle(out, trust_code=True)
     except OSError as e:
         raise cannot_write(out, e) from e
     unverified = _remark_on_plans(bundle.config.artefacts.values())
-    return Exported(bundle, (*loaded.notes, *built_from, *remarks, *unverified), seconds)
+    return Exported(bundle, (*loaded.notes, *built_from, *remarks, *unverified, *notes), seconds)
+
+
+def _trust(bundle: Bundle, out: Path) -> tuple[str, ...]:
+    """Record that the user made this bundle; return a remark if that fails."""
+    try:
+        trust_bundle(bundle, out, "exported")
+    except OSError as e:
+        return (
+            f"the record of trusted bundles, {trust_folder()}, cannot be written ({e.strerror or e}): this bundle's code runs "
+            "only with --trust-code; or set JBOOST_TRUST to a folder that can be written, and export again",
+        )
+    return ()
 
 
 def _check_place(out: Path) -> None:

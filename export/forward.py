@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
+from jboost.engine.backends.archive import rebuilt
 from jboost.engine.backends.program import load_program
 from jboost.engine.errors import BadInputError, FailureError, first_line
 from jboost.engine.method.compare import relative_error
@@ -48,12 +49,13 @@ def save_forward_program(model: nn.Module, path: Path, *, in_channels: int, reso
             f"the model cannot be traced at {size}x{size} ({type(e).__name__}: {first_line(e)}); torch.export needs a forward "
             "without data-dependent Python branches, and an image size that the model takes"
         ) from e
-    # torch stores sample inputs as a pickle, and readers of a bundle should never have to trust one.
+    # torch stores sample inputs as a pickle, which nothing here reads.
     program.example_inputs = None
     # Save to memory first: torch's own file writer aborts the process when the disk is full (torch 2.13).
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
-    path.write_bytes(buffer.getbuffer())
+    # The user's paths and source lines, which torch keeps for every operator, are left out.
+    path.write_bytes(rebuilt(buffer.getvalue(), path.name).getbuffer())
 
 
 def verify_forward_program(

@@ -33,25 +33,30 @@ def verify_bundle(
 ) -> dict[str, dict[str, float]]:
     """Check every hash, reload every graph in its runtime and compare it with eager autograd of the forward program.
 
+    The code of a bundle that is not trusted does not run: its graphs are compared with the network built from its weights.
+
     Args:
         bundle: the bundle to verify.
         atol, rtol: as for export; None for the defaults.
         say: called with a line of progress at each stage.
 
     Returns:
-        The figures by file name. Packages and plans of another kind of machine cannot run here and have none.
+        The figures by file name. Packages and plans of another kind of machine, and code that is not trusted, do not run here and
+        have none.
 
     Raises:
-        BadInputError: a file is missing, changed or unreadable, or a step's update is not registered.
+        BadInputError: a file is missing, changed or unreadable, a step's update is not registered, or the bundle is not trusted and
+            its network cannot be built from its weights.
         FailureError: a graph does not compute what it should.
     """
     config = bundle.config
     say("hashes")
     bundle.check()
     model = model_of(bundle)
-    say("forward.pt2")
-    figures = {
-        "forward.pt2": verify_forward_program(
+    figures: dict[str, dict[str, float]] = {}
+    if bundle.trusted:
+        say("forward.pt2")
+        figures["forward.pt2"] = verify_forward_program(
             model,
             bundle.checked_path("forward"),
             in_channels=config.in_channels,
@@ -59,8 +64,9 @@ def verify_bundle(
             atol=FORWARD_ATOL if atol is None else atol,
             rtol=FORWARD_RTOL if rtol is None else rtol,
         )
-    }
     for name, artefact in config.artefacts.items():
+        if bundle.why_untrusted(name) is not None:
+            continue
         say(artefact.file)
         found = _verify_graph(bundle, name, model, tolerance(artefact.dtype, atol, rtol))
         if found is not None:
@@ -74,7 +80,7 @@ def _verify_graph(bundle: Bundle, name: str, model: nn.Module, bound: Tolerance)
     if artefact.resolution is None:
         return None
     engine, *parts = name.split("/")
-    path, batch, objective = bundle.path / artefact.file, artefact.batch_size, artefact.objective
+    path, batch, objective = bundle.checked_path(name), artefact.batch_size, artefact.objective
     shape = (bundle.config.in_channels, artefact.resolution, artefact.resolution)
     if engine == "compile":
         device = parts[0]

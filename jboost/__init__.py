@@ -41,6 +41,7 @@ def load(
     device: str = "auto",
     dtype: str = "fp32",
     batch_size: int | None = None,
+    trust_code: bool = False,
 ) -> Booster:
     """Open a bundle for boosting. It takes the arguments of `Booster`.
 
@@ -49,7 +50,7 @@ def load(
     """
     from .booster import Booster
 
-    return Booster(bundle, engine=engine, device=device, dtype=dtype, batch_size=batch_size)
+    return Booster(bundle, engine=engine, device=device, dtype=dtype, batch_size=batch_size, trust_code=trust_code)
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,6 @@ import numpy as np
 from jboost.engine.backends.engine import Engine
 from jboost.engine.backends.registry import default_batch, find_engine
 from jboost.engine.backends.request import RunRequest
-from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError, FailureError
 from jboost.engine.loop.pipeline import Reader
 from jboost.engine.loop.run import ProgressCallback, run_set
@@ -37,7 +36,7 @@ from jboost.engine.samples import (
 )
 from jboost.engine.system.dtypes import check_dtype
 from jboost.engine.system.locks import only_writer
-from jboost.opening import open_runner
+from jboost.opening import open_bundle, open_runner
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,8 @@ class Booster:
         dtype: precision of the network: ``"fp32"``, ``"fp16"`` or ``"bf16"``. The iterate is always float32.
         batch_size: images in flight; None: that of the compiled package or TensorRT plan, else 32 on a CPU and 256 on a
             GPU. It does not change the results.
+        trust_code: run the bundle's code (forward program, compiled packages, TensorRT plans), whoever made it. A bundle
+            that you exported, or ran `jboost trust` on, needs no such word. Others run from ONNX graphs and weights alone.
 
     Raises:
         BadInputError: no such bundle, engine or dtype, or `batch_size` is below 1. The first run checks `device`.
@@ -84,12 +85,13 @@ class Booster:
         device: str = "auto",
         dtype: str = "fp32",
         batch_size: int | None = None,
+        trust_code: bool = False,
     ):
         check_dtype(dtype)
         if batch_size is not None and batch_size < 1:
             raise BadInputError(f"batch size must be at least 1, got {batch_size}")
         self._engine = find_engine(engine)
-        self.bundle = Bundle(bundle)
+        self.bundle = open_bundle(bundle, trust_code=trust_code)
         self._device, self._dtype, self._batch_size = device, dtype, batch_size
         self._runner: Runner | None = None
         self._bound: tuple[RunRequest, str | None] | None = None

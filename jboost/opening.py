@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 from jboost.engine.backends.engine import Engine
 from jboost.engine.backends.registry import default_batch, open_engine, pick_engine
 from jboost.engine.backends.request import RunRequest
 from jboost.engine.bundle import Bundle
 from jboost.engine.loop.runner import Runner
+from jboost.export.checkpoints.rebuild import rebuilder
 
 _log = logging.getLogger("jboost")
+
+
+def open_bundle(path: str | Path, *, trust_code: bool = False) -> Bundle:
+    """Open a bundle. If its code is not trusted, its network is built from its weights where jboost defines the architecture.
+
+    Args:
+        path: the bundle's folder.
+        trust_code: run its code, whoever made it.
+
+    Raises:
+        BadInputError: see `Bundle`.
+    """
+    return Bundle(path, trust_code=trust_code, rebuild=rebuilder)
 
 
 def open_runner(bundle: Bundle, request: RunRequest, engine: Engine | None) -> Runner:

@@ -53,9 +53,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 
 @pytest.fixture(autouse=True, scope="session")
 def compiled_once(shared: Path) -> Iterator[None]:
-    """A cache of compiled packages of the tests' own, for every process."""
+    """A cache of compiled packages and a record of trusted code of the tests' own, for every process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JBOOST_CACHE", str(shared / "cache"))
+        patch.setenv("JBOOST_TRUST", str(shared / "trusted"))
         yield
 
 

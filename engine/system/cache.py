@@ -27,7 +27,7 @@ def write_cached(name: str, content: bytes) -> None:
     """Write a file into the cache atomically. A folder that is not writable is no error: the cache only saves time."""
     path = cache_folder() / name
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with replacing(path) as aside:
             aside.write_bytes(content)
     except OSError:

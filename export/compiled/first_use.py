@@ -6,13 +6,13 @@ import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import nn
 
 from jboost.engine.backends.compiled.packages import Packages, machine_target
-from jboost.engine.backends.program import load_program
+from jboost.engine.backends.program import load_forward
 from jboost.engine.backends.request import RunRequest
 from jboost.engine.bundle import Bundle
 from jboost.engine.method.objectives import NEEDS_L0
@@ -42,21 +42,37 @@ class Program(nn.Module):
 
 
 def model_of(bundle: Bundle) -> nn.Module:
-    """Load a bundle's forward program, float32 [B, C, H, W] in [0, 1] -> logits [B, num_classes], as a CPU module.
+    """Load a bundle's forward pass, see `load_forward`, float32 [B, C, H, W] in [0, 1] -> logits [B, num_classes], as a CPU module.
 
     Raises:
         BadInputError: the file is missing, changed or unreadable.
     """
     # Copying an exported module makes torch 2.13 warn about a deprecated class of its own.
     warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)`", FutureWarning)
-    return Program(load_program(bundle.checked_path("forward"), "cpu"))
+    return Program(load_forward(bundle, "cpu"))
+
+
+def _network_of(bundle: Bundle) -> dict[str, Any]:
+    """What determines the network, for the cache's key.
+
+    The network of a bundle that is not trusted is built from its weights. Nothing reads its forward program, for which its
+    author could claim any hash; so the key comes from the weights, which are checked here.
+    """
+    if bundle.trusted:
+        return {"forward": bundle.artefact("forward").sha256}
+    bundle.checked_path("weights")
+    config = bundle.config
+    return {
+        "weights": bundle.artefact("weights").sha256, "architecture": config.architecture, "mean": config.mean, "std": config.std,
+        "classes": config.num_classes,
+    }  # fmt: skip
 
 
 def compile_on_first_use(bundle: Bundle, request: RunRequest, *, say: Callable[[str], object]) -> Packages:
     """Return the packages for a request, from this machine's cache or compiled and verified now.
 
     Args:
-        bundle: the bundle whose forward program is differentiated.
+        bundle: the bundle whose forward pass is differentiated.
         request: the computation. Its device is a torch device string, its batch size the number of images per call.
         say: called with a line of progress before each compilation.
 
@@ -82,7 +98,7 @@ def compile_on_first_use(bundle: Bundle, request: RunRequest, *, say: Callable[[
 
     bound = tolerance(dtype, None, None)
     key = {
-        "forward": bundle.artefact("forward").sha256, "dtype": dtype, "shape": shape, "batch": batch_size,
+        **_network_of(bundle), "dtype": dtype, "shape": shape, "batch": batch_size,
         "target": machine_target(device),
     }  # fmt: skip
     gradient, _ = cached(

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from jboost.engine.backends.program import load_program
+from jboost.engine.backends.program import load_forward
 from jboost.engine.backends.torch_device import TORCH_DTYPES, set_tf32
 from jboost.engine.bundle import Bundle
 from jboost.engine.method.objectives import OBJECTIVES
@@ -26,7 +26,7 @@ class Autograd:
     """The bundle's forward pass under autograd; each call computes one gradient of the summed objective.
 
     Args:
-        bundle: an opened bundle; the forward program is checked against the manifest's hash.
+        bundle: an opened bundle; the file that holds the forward pass is checked against the manifest's hash.
         objective: name of the objective.
         l0: mean realness of real images, for objectives that need it.
         device: torch device string.
@@ -56,7 +56,7 @@ class Autograd:
         self._scale = _FP16_LOSS_SCALE if dtype == "fp16" else 1.0
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self._objective, self._l0 = OBJECTIVES[objective], 0.0 if l0 is None else l0
-        self._model = load_program(bundle.checked_path("forward"), device)
+        self._model = load_forward(bundle, device)
         self._model.to(memory_format=self._format)  # type: ignore[call-overload]
         self._loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = self.loss
         if compiled:

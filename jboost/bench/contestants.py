@@ -17,6 +17,7 @@ from jboost.engine.errors import BadInputError
 from jboost.engine.loop.runner import Runner
 from jboost.engine.system.devices import device_kind
 from jboost.engine.system.dtypes import DTYPES
+from jboost.opening import open_bundle
 
 AUTOGRAD, TF32, CHANNELS_LAST, TORCH_COMPILE = "autograd", "autograd-tf32", "autograd-nhwc", "torch.compile"
 BASELINES = {
@@ -39,6 +40,7 @@ class Work:
         resolution: image size in pixels.
         batch_size: images per call.
         device: torch device string.
+        trust_code: run the bundle's code, whoever made it.
     """
 
     bundle: str
@@ -47,6 +49,11 @@ class Work:
     resolution: int
     batch_size: int
     device: str
+    trust_code: bool = False
+
+    def open(self) -> Bundle:
+        """Open the bundle."""
+        return open_bundle(self.bundle, trust_code=self.trust_code)
 
     def request(self, dtype: str) -> RunRequest:
         """Return the run request for an engine, with the network in `dtype`."""
@@ -201,7 +208,7 @@ class Entrant:
     """
 
     def __init__(self, contestant: Contestant, work: Work):
-        bundle = Bundle(work.bundle)
+        bundle = work.open()
         self._runner: GradientRunner
         engine: Runner | None = None
         if contestant.kind == "baseline":

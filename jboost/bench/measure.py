@@ -28,6 +28,7 @@ from jboost.engine.method.objectives import NEEDS_L0, resolve_objective
 from jboost.engine.method.settings import find_preset
 from jboost.engine.system.devices import device_kind
 from jboost.engine.system.dtypes import DTYPES
+from jboost.opening import open_bundle
 
 from .baselines import Autograd
 from .contestants import (
@@ -81,6 +82,7 @@ def make_plan(
     rounds: int = 9,
     torch_compile: bool = True,
     first_batches: bool = True,
+    trust_code: bool = False,
 ) -> Plan:
     """Check the options and choose the contestants, before any heavy work.
 
@@ -96,6 +98,7 @@ def make_plan(
         rounds: turns per contestant.
         torch_compile: whether plain ``torch.compile`` competes.
         first_batches: whether to measure seconds and memory to the first batch.
+        trust_code: run the bundle's code, whoever made it.
 
     Raises:
         BadInputError: a name is unknown, a number is out of range, or the bundle lacks something requested.
@@ -108,7 +111,7 @@ def make_plan(
     chosen = find_preset(preset)
     assert chosen is not None
     device = find_device(device)
-    bundle = Bundle(path)
+    bundle = open_bundle(path, trust_code=trust_code)
     l0 = bundle.config.l0
     objective = objective or chosen.objective
     if objective in NEEDS_L0 and l0 is None:
@@ -120,7 +123,7 @@ def make_plan(
     size = _check_resolution(bundle, resolution)
     dtypes = dtypes or served_dtypes(bundle)
     batch = batch_size or packaged_batch(bundle, objective, size, dtypes) or default_batch(device)
-    work = Work(str(bundle.path.resolve()), objective, l0, size, batch, device)
+    work = Work(str(bundle.path.resolve()), objective, l0, size, batch, device, trust_code)
     field, skipped = line_up(bundle, work, engines=engines, dtypes=dtypes, torch_compile=torch_compile)
     return Plan(work, preset, chosen.steps, dtypes, tuple(field), tuple(skipped), rounds, first_batches)
 
@@ -221,7 +224,7 @@ def _inductor_cache(folder: Path | None) -> Iterator[None]:
 
 def _count_flops(work: Work) -> float:
     two = Work(**vars(work) | {"batch_size": 2})  # the count is linear in the batch
-    bundle = Bundle(work.bundle)
+    bundle = work.open()
     with Autograd(bundle, objective=work.objective, l0=work.l0, device=work.device) as eager:
         x, y = (eager.put(array) for array in two.inputs(bundle.config))
         return image_step_flops(lambda x: eager.loss(x, y), x)
@@ -264,7 +267,7 @@ def _peak_dtypes(plan: Plan) -> tuple[str, ...]:
 
 
 def _describe_work(plan: Plan, flops: float, calls_per_turn: int) -> dict[str, Any]:
-    config = Bundle(plan.work.bundle).config
+    config = plan.work.open().config
     return {
         "bundle": plan.work.bundle,
         "architecture": config.architecture,

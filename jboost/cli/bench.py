@@ -33,6 +33,7 @@ def bench(
     ] = None,
     batch_size: Annotated[int | None, options.batch_size(_WHAT, default=options.ENGINE_BATCH)] = None,
     device: Annotated[str, options.device(_WHAT)] = "auto",
+    trust_code: Annotated[bool, options.trust_code(_WHAT)] = False,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -90,6 +91,7 @@ def bench(
         rounds=rounds,
         torch_compile=torch_compile,
         first_batches=first_batch,
+        trust_code=trust_code,
     )
     with console(stderr=True).status("") as status:
         result = run_plan(plan, status.update)

@@ -63,6 +63,7 @@ def boost(
     dtype: Annotated[str, options.dtype(_ENGINE)] = "fp32",
     device: Annotated[str, options.device(_ENGINE)] = "auto",
     batch_size: Annotated[int | None, options.batch_size(_ENGINE, default=options.ENGINE_BATCH)] = None,
+    trust_code: Annotated[bool, options.trust_code(_ENGINE)] = False,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -122,7 +123,9 @@ def boost(
     check_paths(inputs=inputs)
     chosen = find_preset(preset)
     how = make_update(chosen, update=update, **values)
-    with Booster(bundle, engine=engine, device=device, dtype=dtype, batch_size=batch_size) as booster:
+    with Booster(
+        bundle, engine=engine, device=device, dtype=dtype, batch_size=batch_size, trust_code=trust_code
+    ) as booster:
         settings = booster.settings(how, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=chosen)
         images = open_samples(samples)
         out = output or default_output(images)

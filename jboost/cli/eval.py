@@ -38,6 +38,7 @@ def evaluate_sets(
     seed: Annotated[int, options.bootstrap_seed(_WHAT)] = 0,
     device: Annotated[str, options.device(_WHAT)] = "auto",
     batch_size: Annotated[int | None, options.batch_size(_WHAT, default=options.FEATURE_BATCH)] = None,
+    trust_code: Annotated[bool, options.trust_features(_WHAT)] = False,
     save_features: Annotated[
         Path | None,
         typer.Option(help="Write REF's features to this npz file; pass it as REF next time.", rich_help_panel=_OUTPUT),
@@ -72,6 +73,7 @@ def evaluate_sets(
             resamples=bootstrap,
             seed=seed,
             save=save_features,
+            trust_code=trust_code,
             on_progress=bars.show,
         )
     print_results(head_rows(result), table_rows(result), notes(result), stderr=json_file == STDOUT)

@@ -18,6 +18,7 @@ from .interrupts import Interrupted, how_to_go_on, interruptible
 from .report import report
 from .terminal import flush_stdout, open_closed_streams, print_line
 from .train import train
+from .trust import trust
 from .verify import verify
 
 
@@ -58,6 +59,7 @@ def make_app(*, boost_options: bool = True) -> typer.Typer:
     app.command("export")(export)
     app.command("boost", help=boost.__doc__)(boost_command() if boost_options else lambda: None)
     app.command("verify")(verify)
+    app.command("trust")(trust)
     app.command("bench")(bench)
     app.command("eval")(evaluate_sets)
     app.command("report")(report)

@@ -64,6 +64,12 @@ json_file = _Shared("Write the results to this JSON file; - is stdout.", "--json
 metrics = _Shared("Metrics, several with commas: fid,sfid,kid,is,precision,recall,density,coverage.", default="all")
 bootstrap = _Shared("Bootstrap resamples for the intervals; 0 for none.")
 bootstrap_seed = _Shared("Seed of the bootstrap.", "--seed")
+trust_code = _Shared(
+    "Run a bundle's code for this run, whoever made it: forward.pt2, compiled packages, TensorRT plans.", "--trust-code"
+)
+trust_features = _Shared(
+    "Run the extractor's code, whoever made it: TorchScript, .pt2 programs, a bundle's forward.pt2.", "--trust-code"
+)
 features = _Shared(
     "Feature extractor: Inception's weights (pt_inception-2015-12-05-6726825d.pth), an .onnx, TorchScript or .pt2 file, "
     "package.module:factory, or a bundle folder."

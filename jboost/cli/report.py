@@ -36,6 +36,7 @@ def report(
         ),
     ] = None,
     features: Annotated[str | None, options.features(_METRICS)] = None,
+    trust_code: Annotated[bool, options.trust_features(_METRICS)] = False,
     metrics: Annotated[str | None, options.metrics(_METRICS)] = None,
     bootstrap: Annotated[int, options.bootstrap(_METRICS)] = 100,
     seed: Annotated[int, options.bootstrap_seed(_METRICS)] = 0,
@@ -75,7 +76,9 @@ def report(
                 raise BadInputError(f"{option} needs --ref: the real images to measure against")
     yardstick = None
     if reference is not None:
-        yardstick = Yardstick(reference, features, split_names(metrics), device, batch_size, bootstrap, seed)
+        yardstick = Yardstick(
+            reference, features, split_names(metrics), device, batch_size, bootstrap, seed, trust_code
+        )
     with Bars() as bars:
         write_report(
             run,

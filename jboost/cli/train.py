@@ -12,6 +12,7 @@ import typer
 
 from jboost.engine.system.replacing import replacing
 
+from . import options
 from .options import Debug, split_numbers
 from .paths import check_paths, if_path
 from .tables import print_columns
@@ -76,6 +77,7 @@ def train(
     features: Annotated[
         str | None, _watch("Feature extractor for validation's Fréchet distances, as in jboost eval.", "none")
     ] = None,
+    trust_code: Annotated[bool, options.trust_features("Monitoring")] = False,
     arch: Annotated[
         str | None, _model("Architecture, e.g. resnet50 or package.module:factory.", "small_resnet")
     ] = None,
@@ -186,7 +188,7 @@ def train(
     flags = {name: value for name, value in locals().items() if name not in _NOT_FIELDS}
     flags["generated_weights"] = _floats(generated_weights, "--generated-weights")
     flags["milestones"] = split_numbers(milestones, "--milestones")
-    _run(flags, output, config, preset, resume=resume)
+    _run(flags, output, config, preset, resume=resume, trust_code=trust_code)
 
 
 # Images per batch of the feature extractor.
@@ -194,7 +196,7 @@ _FEATURE_BATCH = 64
 
 # Fields of the configuration that name a file or a folder besides the training sets.
 _OTHER_INPUTS = ("validation_real", "validation_generated", "init", "features")
-_NOT_FIELDS = frozenset({"output", "preset", "config", "resume", "debug"})
+_NOT_FIELDS = frozenset({"output", "preset", "config", "resume", "trust_code", "debug"})
 
 
 def _floats(text: str | None, option: str) -> tuple[float, ...] | None:
@@ -208,7 +210,9 @@ def _floats(text: str | None, option: str) -> tuple[float, ...] | None:
         raise BadInputError(f"{option} takes numbers separated by commas, e.g. 2,1; got {text!r}") from None
 
 
-def _run(flags: Mapping[str, Any], out: Path, file: Path | None, preset: str | None, *, resume: bool) -> None:
+def _run(
+    flags: Mapping[str, Any], out: Path, file: Path | None, preset: str | None, *, resume: bool, trust_code: bool
+) -> None:
     from jboost.engine.errors import BadInputError
 
     check_paths(inputs={"--config": file}, folders={"-o": out}, replaced=False)
@@ -253,7 +257,7 @@ def _run(flags: Mapping[str, Any], out: Path, file: Path | None, preset: str | N
         reset_head=config.reset_head,
     )
     info = described(info, class_names=data.real.class_names, resolution=data.real.shape[1])
-    with _Bar(config, out, notes) as bar:
+    with _Bar(config, out, notes, trust_code) as bar:
         finished = train(config, model, info, data, out, resume=resume, hooks=bar.hooks(say))
     if finished is not None:
         _show(finished)
@@ -269,7 +273,7 @@ def _load(config: TrainConfig, notes: Console) -> tuple[JointModel, ModelInfo]:
     return loaded.model, loaded.info
 
 
-def _frechet(spec: str, device: str) -> Frechet:
+def _frechet(spec: str, device: str, trust_code: bool) -> Frechet:
     """Return a function: Fréchet distance between two sets of images, by the feature extractor `spec`."""
     import torch
 
@@ -277,7 +281,7 @@ def _frechet(spec: str, device: str) -> Frechet:
     from jboost.evaluation.metrics.frechet import Frechet as Distance
     from jboost.evaluation.metrics.moments import Moments, RunningMoments
 
-    extractor = open_extractor(spec, device)
+    extractor = open_extractor(spec, device, trust_code=trust_code)
 
     def moments(images: NDArray[np.uint8]) -> Moments:
         running = RunningMoments()
@@ -291,10 +295,10 @@ def _frechet(spec: str, device: str) -> Frechet:
 class _Bar:
     """The progress bar, and the notes and grids of validations."""
 
-    def __init__(self, config: TrainConfig, out: Path, notes: Console):
+    def __init__(self, config: TrainConfig, out: Path, notes: Console, trust_code: bool):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._config, self._out, self._notes = config, out, notes
+        self._config, self._out, self._notes, self._trust_code = config, out, notes, trust_code
         columns = (
             TextColumn("training"),
             BarColumn(),
@@ -316,7 +320,7 @@ class _Bar:
         from jboost.trainer.watch import Hooks
 
         features = self._config.features
-        frechet = None if features is None else _frechet(features, self._config.device)
+        frechet = None if features is None else _frechet(features, self._config.device, self._trust_code)
         return Hooks(say=say, on_log=self._on_log, on_validation=self._on_validation, frechet=frechet)
 
     def _on_log(self, iteration: int, figures: Mapping[str, float]) -> None:

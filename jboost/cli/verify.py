@@ -20,6 +20,7 @@ def verify(
     ),
     atol: Annotated[float | None, options.atol()] = None,
     rtol: Annotated[float | None, options.rtol()] = None,
+    trust_code: Annotated[bool, options.trust_code()] = False,
     debug: Debug = False,
 ) -> None:
     """Check a bundle's hashes and compare each graph with eager autograd; exit code 1 if a graph differs.
@@ -27,11 +28,11 @@ def verify(
     Example: jboost verify bundle
     """
     check_paths(inputs={"BUNDLE": bundle})
-    from jboost.engine.bundle import Bundle
     from jboost.export.verify import verify_bundle
+    from jboost.opening import open_bundle
 
     with console(stderr=True).status("") as status:
-        opened = Bundle(bundle)
+        opened = open_bundle(bundle, trust_code=trust_code)
         figures = verify_bundle(opened, atol=atol, rtol=rtol, say=status.update)
     columns = {
         "worst gradient error": "grad_worst",
@@ -40,6 +41,14 @@ def verify(
     }
     rows = [(file, *(f"{f[key]:.1e}" if key in f else "" for key in columns.values())) for file, f in figures.items()]
     print_columns([("artefact", *columns), *rows])
+    if not opened.trusted:
+        for artefact in opened.code():
+            print_line(f"{artefact.file}: not run; it is code that you have not trusted")
+        print_line(
+            f"{bundle}: all files match their hashes, and the graphs above match autograd of the network built from "
+            f"model.safetensors; to run the rest too, {opened.how_to_trust()}"
+        )
+        return
     foreign = [a for a in opened.config.artefacts.values() if a.target is not None and a.file not in figures]
     for artefact in foreign:
         print_line(f"{artefact.file}: not run; it is built for {artefact.target}")

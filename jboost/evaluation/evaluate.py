@@ -40,6 +40,7 @@ def evaluate(
     resamples: int = 100,
     seed: int = 0,
     save: Path | None = None,
+    trust_code: bool = False,
     on_progress: Progress = lambda what, done, total: None,
 ) -> Evaluation:
     """Measure sample sets against a reference.
@@ -55,6 +56,7 @@ def evaluate(
         resamples: number of bootstrap resamples; 0 for no intervals.
         seed: seed of the bootstrap.
         save: npz file to save the reference's features to.
+        trust_code: run the extractor's code, whoever made it; see `open_extractor`.
         on_progress: called as the work proceeds, see `Progress`.
 
     Raises:
@@ -66,7 +68,7 @@ def evaluate(
     _check_save(save, ref)
     warnings = _compare_shapes(ref, sets)
     where = find_device(device)
-    identity, extractor = _settle_extractor(features, device, [ref, *sets])
+    identity, extractor = _settle_extractor(features, device, [ref, *sets], trust_code)
     warnings += _settle_statistics(ref, identity)
     if identity.remark is not None:
         warnings.append(f"{identity.source}: {identity.remark}")
@@ -172,14 +174,16 @@ def _compare_shapes(ref: Source, sets: Sequence[Source]) -> list[str]:
     return warnings
 
 
-def _settle_extractor(spec: str | None, device: str, sources: Sequence[Source]) -> tuple[Identity, Extractor | None]:
+def _settle_extractor(
+    spec: str | None, device: str, sources: Sequence[Source], trust_code: bool
+) -> tuple[Identity, Extractor | None]:
     """Choose the extractor of all `sources`, and its identity; the extractor is None if all sources are saved features.
 
     Raises:
         BadInputError: no extractor is named, or saved features come from another one.
     """
     kept = [source for source in sources if source.features is not None]
-    extractor = None if spec is None else open_extractor(spec, device)
+    extractor = None if spec is None else open_extractor(spec, device, trust_code=trust_code)
     if extractor is None and (not kept or any(s.images is not None for s in sources)):
         raise BadInputError(
             "--features is missing: name the extractor to compare by; numbers that compare with papers need Inception's "

@@ -24,6 +24,7 @@ class Yardstick:
     batch_size: int | None = None
     resamples: int = 100
     seed: int = 0
+    trust_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def measure_run(
     y = yardstick
     result = evaluate(
         y.reference, list(sets.values()), features=y.features, metrics=y.metrics, batch_size=y.batch_size, device=y.device,
-        resamples=y.resamples, seed=y.seed, on_progress=on_progress,
+        resamples=y.resamples, seed=y.seed, trust_code=y.trust_code, on_progress=on_progress,
     )  # fmt: skip
     ends = replace(result, samples=[result.samples[0], result.samples[-1]])
     return Metrics(

@@ -120,7 +120,7 @@ def test_a_bundle_without_its_step_is_refused_before_anything_is_written(tamed, 
     config = Bundle(copy).config
     kept = {name: a for name, a in config.artefacts.items() if name != step_name("tamed", 16, "cpu")}
     (copy / "config.json").write_text(replace(config, artefacts=kept).to_json())
-    with jboost.load(copy, engine="compile", device="cpu") as booster:
+    with jboost.load(copy, engine="compile", device="cpu", trust_code=True) as booster:
         settings = booster.settings(tamed.TamedLangevin(), objective="logit", early_stop=False)
         with pytest.raises(jboost.BadInputError, match=r"no compiled step for the update tamed.*--engine eager") as e:
             booster.boost_file(open_samples(samples), tmp_path / "out.npz", settings)

@@ -103,13 +103,15 @@ def make(kind: str, folder: Path) -> str:
 )
 def test_features_of_each_kind_are_the_networks(here, images, kind) -> None:
     spec = make(kind, here)
-    extractor = open_extractor(spec, "cpu")
+    extractor = open_extractor(spec, "cpu", trust_code=True)
     expected = images.astype(np.float64).mean((1, 2)) / 255
     for count in (1, 2, 23):
         found = extractor(images[:count])
         assert found.features.dtype == np.float32
         np.testing.assert_allclose(found.features, expected[:count], rtol=1e-5)
-    result = evaluate("images.npz", ["images.npz"], features=spec, device="cpu", batch_size=5, resamples=20)
+    result = evaluate(
+        "images.npz", ["images.npz"], features=spec, trust_code=True, device="cpu", batch_size=5, resamples=20
+    )
     assert (result.extractor.kind, result.dimensions) == (
         kind.split()[0].replace("module", "factory").replace("function", "factory"),
         3,
@@ -143,6 +145,13 @@ def test_outputs_are_found_by_their_names(here, images) -> None:
     for bad in (a[0], a.reshape(2, 1, 2, 2), a[:1], {"embedding": a}, {"probabilities": a}, "text"):
         with pytest.raises(BadInputError, match=r"must give \[B, D\]"):
             read_outputs(bad, identity, 2)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", ["torchscript", "program"])
+def test_programs_need_trust(here, kind) -> None:
+    with pytest.raises(BadInputError, match="--trust-code"):
+        open_extractor(make(kind, here), "cpu")
 
 
 def test_the_digest_of_a_factory_follows_its_parameters(here, monkeypatch) -> None:

@@ -109,7 +109,7 @@ def why_unusable(bundle: Bundle, request: RunRequest) -> str | None:
             f"the package takes batches of {artefact.batch_size}, not {batch_size}; leave -b out, or export it with: "
             f"{export_command('compile', request, batch_size=batch_size)}"
         )
-    return None
+    return bundle.why_untrusted(name)  # last, because trusting a package that cannot run here would be in vain
 
 
 def load_package(path: Path, device: str) -> Callable[..., list[torch.Tensor]]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from jboost.engine.backends.array_runner import ArrayRunner
-from jboost.engine.backends.program import load_program
+from jboost.engine.backends.program import load_forward
 from jboost.engine.backends.request import RunRequest
 from jboost.engine.backends.torch_device import TORCH_DTYPES, find_device
 from jboost.engine.bundle import Bundle
@@ -27,11 +27,11 @@ _FP16_LOSS_SCALE = 256.0
 
 
 class EagerRunner(ArrayRunner):
-    """Runs a bundle's forward program and differentiates it.
+    """Runs a bundle's forward pass, see `load_forward`, and differentiates it.
 
     Args:
-        bundle: an opened bundle; its forward program is checked against the manifest's hash.
-        request: what to compute. The forward program takes every image size of the bundle and any batch size;
+        bundle: an opened bundle; the file that holds the forward pass is checked against the manifest's hash.
+        request: what to compute. The forward pass takes every image size of the bundle and any batch size;
             ``"fp16"`` and ``"bf16"`` use autocast.
 
     Raises:
@@ -49,7 +49,7 @@ class EagerRunner(ArrayRunner):
         self.dtype = request.dtype
         self._objective = OBJECTIVES[request.objective]
         self._l0 = 0.0 if request.l0 is None else request.l0
-        self._model = load_program(bundle.checked_path("forward"), self.device)
+        self._model = load_forward(bundle, self.device)
 
     def __enter__(self) -> Self:
         return self

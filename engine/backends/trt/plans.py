@@ -115,10 +115,17 @@ class Plan:
 
 
 def plans_of(bundle: Bundle, objective: str, dtype: str, resolution: int) -> Iterator[Plan]:
-    """Yield a bundle's plans for a gradient, one per kind of GPU."""
+    """Yield a bundle's plans for a gradient, one per kind of GPU.
+
+    Raises:
+        BadInputError: the bundle is not trusted; plans are code.
+    """
     prefix = _prefix(objective, dtype, resolution)
     for name in bundle.config.artefacts:
         if name.startswith(prefix) and not name.endswith("/key"):
+            why = bundle.why_untrusted(name)
+            if why is not None:
+                raise BadInputError(why)
             yield Plan(name, read_key(bundle, name))
 
 

@@ -26,7 +26,8 @@ class Identity:
         name: readable name.
         kind: ``"inception"``, ``"onnx"``, ``"torchscript"``, ``"program"``, ``"factory"`` or ``"bundle"``.
         source: the file, folder or factory, as it was given.
-        sha256: hash of the file, of a bundle's forward program, or of a factory's module and its network's parameters.
+        sha256: hash of the file, of a bundle's forward program (of its weights, if its code is not trusted), or of a
+            factory's module and its network's parameters.
         remark: a warning for readers of the numbers, or None.
     """
 

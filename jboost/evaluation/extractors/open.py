@@ -9,13 +9,15 @@ from jboost.engine.errors import BadInputError
 from .base import INCEPTION_URL, Extractor
 
 
-def open_extractor(spec: str, device: str = "auto") -> Extractor:
+def open_extractor(spec: str, device: str = "auto", *, trust_code: bool = False) -> Extractor:
     """Open the extractor that ``--features`` names.
 
     Args:
         spec: Inception's weights, an ONNX, TorchScript or torch.export file, ``package.module:factory``, a bundle's
             folder, or ``bundle:DIR``.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        trust_code: open TorchScript, torch.export programs and the code of bundles, whoever made them. A factory needs no
+            such word: naming it asks for its code.
 
     Raises:
         BadInputError: the extractor does not exist or cannot be used.
@@ -24,7 +26,7 @@ def open_extractor(spec: str, device: str = "auto") -> Extractor:
 
     path = Path(spec.removeprefix("bundle:"))
     if spec.startswith("bundle:") or path.is_dir():
-        return torch_kinds.open_bundle(path, spec, device)
+        return torch_kinds.open_bundle_model(path, spec, device, trust_code)
     if not path.exists():
         if ":" in spec:
             return torch_kinds.open_factory(spec, device)
@@ -36,4 +38,4 @@ def open_extractor(spec: str, device: str = "auto") -> Extractor:
         from .onnx import open_onnx
 
         return open_onnx(path, device)
-    return torch_kinds.open_file(path, device)
+    return torch_kinds.open_file(path, device, trust_code)

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
-from jboost.engine.backends.program import load_program
+from jboost.engine.backends.program import load_forward, load_program
 from jboost.engine.backends.torch_device import find_device
-from jboost.engine.bundle import Bundle, sha256_file
+from jboost.engine.bundle import sha256_file
 from jboost.engine.errors import BadInputError, first_line
+from jboost.opening import open_bundle
 from jboost.trainer.architectures import current_directory_on_path, find_factory
 
 from .base import Extractor, Identity, Numpy, Outputs, fix_batch, read_outputs
@@ -55,15 +56,19 @@ class TorchExtractor:
         return read_outputs(raw, self.identity, len(images))
 
 
-def open_file(path: Path, device: str) -> Extractor:
+def open_file(path: Path, device: str, trust_code: bool) -> Extractor:
     """Open Inception's weights, a TorchScript file or a torch.export program, whichever the file contains.
 
     Raises:
-        BadInputError: the file is none of these.
+        BadInputError: the file is none of these, or it is code and `trust_code` is false.
     """
     device = find_device(device)
     names = _members(path)
     sha = sha256_file(path)
+    if any("/code/" in name or "/models/" in name for name in names) and not trust_code:
+        raise BadInputError(
+            f"--features {path} is a program, which runs as code; if you trust its author, add --trust-code, or give an .onnx file"
+        )
     if any("/code/" in name for name in names):
         return TorchExtractor(
             _load_script(path, device), Identity("TorchScript", "torchscript", str(path), sha), device
@@ -80,19 +85,22 @@ def open_file(path: Path, device: str) -> Extractor:
     )
 
 
-def open_bundle(folder: Path, spec: str, device: str) -> Extractor:
+def open_bundle_model(folder: Path, spec: str, device: str, trust_code: bool) -> Extractor:
     """Open a bundle's joint model; its logits are the features.
 
     Raises:
-        BadInputError: the folder is not a bundle, or the bundle is damaged.
+        BadInputError: the folder is not a bundle, the bundle is damaged, or its code is not trusted and needed.
     """
     device = find_device(device)
-    bundle = Bundle(folder)
-    remark = "this extractor is a joint model: a model must not judge what it boosted"
+    bundle = open_bundle(folder, trust_code=trust_code)
+    remark, file = "this extractor is a joint model: a model must not judge what it boosted", "forward"
+    if not bundle.trusted and bundle.rebuild is not None:
+        remark += f"; it is built from its weights: its forward.pt2 is code ({bundle.how_to_trust()})"
+        file = "weights"
     identity = Identity(
-        f"bundle's model ({bundle.config.architecture})", "bundle", spec, bundle.artefact("forward").sha256, remark
+        f"bundle's model ({bundle.config.architecture})", "bundle", spec, bundle.artefact(file).sha256, remark
     )
-    network = load_program(bundle.checked_path("forward"), device)
+    network = load_forward(bundle, device)
     return TorchExtractor(lambda x: {"logits": network(x)}, identity, device)
 
 

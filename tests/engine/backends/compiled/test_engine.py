@@ -126,7 +126,7 @@ def test_auto_goes_by_the_times_of_the_export_or_by_a_trial(compiled, images, la
     ]
     for bundle, engine, when in cases:
         caplog.clear()
-        with caplog.at_level(logging.INFO, "jboost"), jboost.load(bundle) as booster:
+        with caplog.at_level(logging.INFO, "jboost"), jboost.load(bundle, trust_code=True) as booster:
             used = booster.boost(images, labels, jboost.PGD(1)).summary.engine
         assert engine in (None, used)
         assert f"engine {used}: " in caplog.text
@@ -238,8 +238,8 @@ def test_a_package_from_another_kind_of_machine_is_refused(compiled, tmp_path) -
     foreign = replace(config.artefacts[name], target="cpu SVE256, torch 2.13.0")
     (copy / "config.json").write_text(replace(config, artefacts=config.artefacts | {name: foreign}).to_json())
     with pytest.raises(jboost.BadInputError, match=r"SVE256.*this machine is"):
-        open_engine(ENGINES["compile"], Bundle(copy), RunRequest("joint", 3.0, 16))
-    assert config.artefacts[name].file not in verify_bundle(Bundle(copy))
+        open_engine(ENGINES["compile"], Bundle(copy, trust_code=True), RunRequest("joint", 3.0, 16))
+    assert config.artefacts[name].file not in verify_bundle(Bundle(copy, trust_code=True))
 
 
 def test_a_flipped_byte_is_refused(compiled, tmp_path) -> None:
@@ -248,7 +248,7 @@ def test_a_flipped_byte_is_refused(compiled, tmp_path) -> None:
     content = package.read_bytes()
     package.write_bytes(content[:5000] + bytes([content[5000] ^ 1]) + content[5001:])
     with pytest.raises(jboost.BadInputError, match="SHA-256"):
-        open_engine(ENGINES["compile"], Bundle(copy), RunRequest("joint", 3.0, 16))
+        open_engine(ENGINES["compile"], Bundle(copy, trust_code=True), RunRequest("joint", 3.0, 16))
 
 
 def test_figures_are_kept_and_repeated(compiled) -> None:

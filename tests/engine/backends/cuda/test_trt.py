@@ -23,7 +23,7 @@ from jboost.engine.backends.trt.network import FORWARD, GRADIENT, TensorRTNetwor
 from jboost.engine.backends.trt.plans import PlanKey, artefact_name, forward_name, key_name, why_unusable
 from jboost.engine.backends.trt.runner import TrtRunner
 from jboost.engine.backends.trt.variant import load_variant
-from jboost.engine.bundle import Bundle, artefact_of
+from jboost.engine.bundle import Bundle, artefact_of, trust_bundle
 from jboost.engine.errors import BadInputError, FailureError
 from jboost.engine.system import gpu
 from jboost.engine.system.cache import cache_folder
@@ -66,6 +66,7 @@ def planned(bundle, tmp_path_factory) -> Path:
 
 def write_config(folder, bundle, artefacts) -> None:
     (folder / "config.json").write_text(dataclasses.replace(bundle.config, artefacts=artefacts).to_json())
+    trust_bundle(Bundle(folder), folder, "the tests")
 
 
 @pytest.fixture
