@@ -110,11 +110,6 @@ class BundleConfig:
     timings: tuple[Timing, ...] = ()
     schema: int = SCHEMA
 
-    @property
-    def digest(self) -> str:
-        """The digest in ``config.json``: it covers the configuration and, by their hashes, all files."""
-        return _digest(asdict(self))
-
     def to_json(self) -> str:
         """The text of ``config.json``, digest included."""
         content = asdict(self)
@@ -240,7 +235,7 @@ class Bundle:
         Raises:
             BadInputError: another export has replaced it, or it is gone.
         """
-        if _read_config(self.path).digest != self.config.digest:
+        if _read_config(self.path)[1] != self.digest:
             raise BadInputError(f"bundle {self.path} was replaced while it was being read; run the command again")
 
     def check(self) -> None:

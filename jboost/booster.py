@@ -229,7 +229,7 @@ class Booster:
             runner = self._open_runner(settings, samples.shape[1], find_engine(begun) if begun else self._engine)
             runner.check_update(settings.update.kind)
             identity = run_identity(
-                settings, fingerprint=samples.fingerprint, images=samples.shape[0], bundle=config.digest,
+                settings, fingerprint=samples.fingerprint, images=samples.shape[0], bundle=self.bundle.digest,
                 engine=runner.name, dtype=runner.dtype, snapshots=snapshots,
             )  # fmt: skip
             store = DiskStore(out, samples.shape, identity, resume=resume, snapshots=snapshots)

@@ -116,7 +116,7 @@ def boost(
     """
     from jboost.booster import Booster
     from jboost.engine.method.settings import find_preset, make_update
-    from jboost.engine.results.store import partial_folder
+    from jboost.engine.results.identity import partial_folder
     from jboost.engine.samples import default_output, open_samples, snapshot_output
 
     inputs = {"SAMPLES": samples, "--bundle": bundle}
