@@ -225,7 +225,7 @@ class Booster:
             # A run that cannot go on, and errors of the bundle or the device, must be noticed before anything is written.
             old = check_unfinished(out, resume=resume)
             # A resumed run keeps the engine that a trial picked: another engine may differ by a grey level.
-            begun = old["engine"] if old is not None and self._engine is None else None
+            begun = str(old.get("engine")) if old is not None and self._engine is None else None
             runner = self._open_runner(settings, samples.shape[1], find_engine(begun) if begun else self._engine)
             runner.check_update(settings.update.kind)
             identity = run_identity(

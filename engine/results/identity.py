@@ -83,13 +83,15 @@ def unfinished_run(out: Path) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads((folder / HEADER).read_text(encoding="utf-8"))
-        if "format" not in content or content["format"] != FORMAT:
+        if not isinstance(content, dict):
+            raise ValueError(f"{HEADER} is damaged")
+        if content.get("format") != FORMAT:
             raise BadInputError(
                 f"{folder} was begun by another version of jboost, whose format this one cannot check; finish it with "
                 f"that version, or remove it: {remove_it(folder)}"
             )
         identity: dict[str, Any] = content["run"]
-        if content["digest"] != digest(identity):
+        if not isinstance(identity, dict) or content["digest"] != digest(identity):
             raise ValueError(f"{HEADER} is damaged")
     except BadInputError:
         raise

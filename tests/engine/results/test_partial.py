@@ -13,7 +13,7 @@ from partial_cases import SHAPE, begun, finish, images, open_store, put
 
 from jboost.engine.errors import BadInputError, FailureError
 from jboost.engine.results import partial
-from jboost.engine.results.identity import partial_folder
+from jboost.engine.results.identity import FORMAT, digest, partial_folder
 
 FILES = ("run.json", "records.bin", "images.u8", "step2/records.bin", "step2/images.u8")
 DONE = 4
@@ -206,9 +206,10 @@ def test_a_run_of_an_earlier_version_is_refused(out) -> None:
             BadInputError, match=r"another version of jboost.*finish it with that version, or remove it: rm -r"
         ):
             open_store(out, resume=resume)
-    header.write_text("[1, 2]")
-    with pytest.raises(BadInputError, match="rm -r"):
-        open_store(out)
+    for content in ([1, 2], {"format": FORMAT, "run": [1], "digest": digest([1])}, {"format": FORMAT}):
+        header.write_text(json.dumps(content))
+        with pytest.raises(BadInputError, match=r"is not an unfinished run .* rm -r"):
+            open_store(out)
 
 
 def test_a_folder_with_a_space_is_quoted_in_the_remedy(tmp_path) -> None:
