@@ -182,7 +182,7 @@ def _read_features(path: Path) -> Features:
                 raise ValueError("values that are not finite")
     except BadInputError:
         raise
-    except (KeyError, TypeError, ValueError) as e:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as e:
         raise BadInputError(f"{path} does not hold features that --save-features wrote ({e}); write them again") from e
     spatial = _read_moments(path, names, "mu_s", "sigma_s") if "mu_s" in names else None
     count = len(features)
