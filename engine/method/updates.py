@@ -101,8 +101,8 @@ UPDATES: dict[str, type[Update]] = {}
 RESERVED = frozenset({
     "name", "kind", "moves", "options", "strengths", "controls", "move",
     "samples", "output", "bundle", "engine", "dtype", "device", "batch_size", "preset", "update", "objective", "early_stop",
-    "no_early_stop", "l0", "seed", "resume", "grid", "snapshots", "run_file", "run", "json_file", "json", "debug", "trust_code", "help",
-    "images", "steps_used", "stopped_early", "seconds", "images_per_second", "realness_before", "realness_after",
+    "no_early_stop", "l0", "seed", "resume", "grid", "snapshots", "run_file", "run", "json_file", "json", "debug", "help",
+    "trust_code", "images", "steps_used", "stopped_early", "seconds", "images_per_second", "realness_before", "realness_after",
     "accuracy_before", "accuracy_after", "l2_moved", "fallbacks", "unchanged_after_failure", "labels", "peak_memory",
 })  # fmt: skip
 
