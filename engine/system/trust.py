@@ -7,6 +7,7 @@ writers never wait for each other.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -40,13 +41,15 @@ def remember(kind: str, key: str, note: dict[str, Any]) -> None:
         note: what the entry says to a reader; JSON values.
 
     Raises:
-        OSError: the record cannot be written.
+        OSError: the record cannot be written, or others may write to it, so that it would not count.
     """
     entry = _entry(kind, key)
     entry.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with replacing(entry) as aside:
         aside.chmod(0o600)
         aside.write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+    if not is_trusted(kind, key):
+        raise PermissionError(errno.EPERM, "others own it or may write to it", str(entry.parent))
 
 
 def forget(kind: str, key: str) -> bool:

@@ -52,6 +52,7 @@ def describe(path: Path, *, arch: str | None = None, num_classes: int | None = N
         bundle = Bundle(path)
         bundle.check()
         facts = dict(bundle_rows(bundle)) | {"hashes": "all files match"}
+        facts["code"] = "trusted" if bundle.trusted else f"not trusted; {bundle.how_to_trust()}"
         facts |= {file: ", ".join(filter(None, cells)) for _, file, *cells in artefact_rows(bundle)}
         return "bundle", facts
     if path.is_dir() or _looks_like_samples(path):

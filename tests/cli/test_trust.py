@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from strangers import add_package, copied, poison, reissue
 
+from jboost.cli.inspect import describe
 from jboost.engine.bundle import Bundle
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="the payload is a library, which needs gcc")
@@ -115,6 +116,20 @@ def test_a_foreign_architecture_is_refused_and_the_remedy_is_right(jboost, bundl
     assert str(folder) in jboost("trust", "--list").stdout
     assert jboost("trust", folder, "--remove").returncode == 0
     assert jboost(*arguments).returncode == 2
+
+
+@pytest.mark.slow
+def test_compile_makes_packages_of_its_own(jboost, theirs, samples, tmp_path) -> None:
+    out = tmp_path / "out.npz"
+    done = jboost("boost", samples, "--bundle", theirs, "--engine", "compile", "--steps", 1, "-o", out, "-b", 4)
+    assert done.returncode == 0, done.stderr
+    assert "compiling the gradient of joint" in done.stderr
+    assert not ran(theirs)
+
+
+def test_inspect_says_whether_the_code_is_trusted(bundle, theirs) -> None:
+    assert describe(bundle)[1]["code"] == "trusted"
+    assert f"jboost trust {theirs}" in describe(theirs)[1]["code"]
 
 
 def test_only_a_whole_bundle_can_be_trusted(jboost, bundle, tmp_path) -> None:

@@ -57,6 +57,13 @@ def test_what_others_own_does_not_count() -> None:
     assert not is_trusted("bundle", KEY)
 
 
+def test_a_folder_that_others_may_write_is_no_place_to_record() -> None:
+    trust_folder().mkdir(parents=True)
+    trust_folder().chmod(0o777)
+    with pytest.raises(PermissionError, match="others"):
+        remember("bundle", KEY, {})
+
+
 def test_damaged_entries_do_not_count() -> None:
     remember("bundle", KEY, {})
     (entry,) = trust_folder().iterdir()
