@@ -148,7 +148,7 @@ BAD = {
     "json in no folder": (["ref.npz", "after.npz", "--json", "no/r.json"], "--json"),
     "features kept in no folder": (["ref.npz", "after.npz", "--save-features", "no/f.npz"], "--save-features"),
     "features kept as another kind": (["ref.npz", "after.npz", "--save-features", "f.pt"], ".npz"),
-    "features kept over the reference": (["ref.npz", "after.npz", "--save-features", "ref.npz"], "give --save-features another path"),
+    "features kept over the reference": (["ref.npz", "after.npz", "--save-features", "ref.npz"], "another path"),
     "features kept of statistics": (["stats.npz", "after.npz", "--save-features", "f.npz"], "statistics only"),
 }
 
