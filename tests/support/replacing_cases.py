@@ -21,6 +21,7 @@ from jboost.engine.results.store import DiskStore, partial_folder
 from jboost.engine.results.summary import Summary
 from jboost.engine.samples import write_samples
 from jboost.engine.system.cache import write_cached
+from jboost.engine.system.trust import remember
 from jboost.evaluation import evaluate
 from jboost.evaluation.extractors.base import Identity
 from jboost.evaluation.sets import Features, save_features
@@ -108,6 +109,13 @@ def bundle(folder: Path, patch: pytest.MonkeyPatch) -> Case:
     save_checkpoint(source / "joint.safetensors", *model())
     old = {"config.json": b"old", "model.safetensors": b"old"}
     return Case(folder / "bundle", lambda: export_bundle(source / "joint.safetensors", folder / "bundle"), old)
+
+
+def record_of_trust(folder: Path, patch: pytest.MonkeyPatch) -> Case:
+    record = folder / "trusted"
+    record.mkdir(mode=0o700)
+    patch.setenv("JBOOST_TRUST", str(record))
+    return Case(record / "bundle-ab.json", lambda: remember("bundle", "ab", {"path": "x" * 1000}))
 
 
 def model() -> tuple[JointModel, ModelInfo]:
@@ -217,6 +225,7 @@ KINDS: dict[str, Maker] = {
     "run file": run_file,
     "report": report,
     "features": kept_features,
+    "record of trust": record_of_trust,
     "bundle": bundle,
     "checkpoint": checkpoint,
     "training state": training_state,
