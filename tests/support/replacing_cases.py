@@ -22,6 +22,7 @@ from jboost.engine.results.store import DiskStore
 from jboost.engine.results.summary import Summary
 from jboost.engine.samples import write_samples
 from jboost.engine.system.cache import write_cached
+from jboost.engine.system.trust import remember
 from jboost.evaluation import evaluate
 from jboost.evaluation.extractors.base import Identity
 from jboost.evaluation.sets import Features, save_features
@@ -102,11 +103,20 @@ def bundle(folder: Path, patch: pytest.MonkeyPatch) -> Case:
         return {}
 
     patch.setitem(sys.modules, "jboost.export.write", SimpleNamespace(write_artefacts=write_artefacts))
+    # The record of trusted bundles is a file of its own, renamed before the bundle is.
+    patch.setattr("jboost.export.bundle.trust_bundle", lambda *_: None)
     source = folder / "source"
     source.mkdir()
     save_checkpoint(source / "joint.safetensors", *model())
     old = {"config.json": b"old", "model.safetensors": b"old"}
     return Case(folder / "bundle", lambda: export_bundle(source / "joint.safetensors", folder / "bundle"), old)
+
+
+def record_of_trust(folder: Path, patch: pytest.MonkeyPatch) -> Case:
+    record = folder / "trusted"
+    record.mkdir(mode=0o700)
+    patch.setenv("JBOOST_TRUST", str(record))
+    return Case(record / "bundle-ab.json", lambda: remember("bundle", "ab", {"path": "x" * 1000}))
 
 
 def model() -> tuple[JointModel, ModelInfo]:
@@ -216,6 +226,7 @@ KINDS: dict[str, Maker] = {
     "run file": run_file,
     "report": report,
     "features": kept_features,
+    "record of trust": record_of_trust,
     "bundle": bundle,
     "checkpoint": checkpoint,
     "training state": training_state,
