@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -138,6 +139,7 @@ def read_header(f: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any], int
         MemoryError,
         RecursionError,
         SyntaxError,
+        TokenError,
         TypeError,
     ) as e:  # of Python's and numpy's parsers
         raise ValueError("an npy header that cannot be parsed") from e

@@ -64,10 +64,15 @@ def _looks_like_samples(path: Path) -> bool:
     # torch checkpoints are zip files too, but contain a data.pkl.
     if path.suffix.lower() in (".npz", ".npy"):
         return True
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return not any(name.endswith("data.pkl") for name in archive.namelist())
+    except (
+        zipfile.BadZipFile,
+        ValueError,
+        NotImplementedError,
+    ):  # no zip file, or a damaged one: torch says more about it
         return False
-    with zipfile.ZipFile(path) as archive:
-        return not any(name.endswith("data.pkl") for name in archive.namelist())
 
 
 def _describe_samples(path: Path) -> dict[str, Any]:
