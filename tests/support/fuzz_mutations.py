@@ -17,7 +17,7 @@ _NAMES = (
     "/tmp/x",
     "a\\b",
     "a\x1b[31m",
-    "",
+    " ",
     ".",
     "arr_0.npy",
     "ARR_0.npy",
