@@ -180,7 +180,7 @@ def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
 
 def _typed(path: Path, facts: dict[str, Any], records: np.ndarray[Any, Any]) -> RunFile:
     """The run file of `facts`, every value checked. Figures that are not finite become NaN: missing."""
-    summary = as_mapping(facts["summary"], "summary", most=1000)
+    summary = {"redone": 0, **as_mapping(facts["summary"], "summary", most=1000)}  # which older files lack
     snapshots = as_list(summary["snapshots"], "snapshots", most=_MOST_SNAPSHOTS)
     typed = {key: _of_summary(key, value) for key, value in summary.items() if key != "snapshots"}
     check_keys(typed, _KINDS, None)
@@ -255,7 +255,9 @@ def _seed(value: Any, name: str) -> int:
 
 #: For each entry of the summary, how to read it, and whether it may be null.
 _KINDS: dict[str, tuple[Callable[[Any, str], Any], bool]] = {
-    **dict.fromkeys(("images", "stopped_early", "batch_size", "fallbacks", "unchanged_after_failure"), (_count, False)),
+    **dict.fromkeys(
+        ("images", "stopped_early", "batch_size", "fallbacks", "redone", "unchanged_after_failure"), (_count, False)
+    ),
     **dict.fromkeys(("engine", "dtype", "device", "update", "objective", "labels"), (as_text, False)),
     **dict.fromkeys(
         ("steps_used", "seconds", "images_per_second", "realness_before", "realness_after", "l2_moved", "step_size"),

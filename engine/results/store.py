@@ -59,12 +59,20 @@ class MemoryStore:
         """Do nothing."""
 
 
+#: Each is a whole set, in two open files while the run lasts.
+MOST_SNAPSHOTS = 100
+
+
 def check_snapshots(wanted: Sequence[int], steps: int) -> tuple[int, ...]:
     """Check the requested numbers of steps; returns them ascending, each once.
 
     Raises:
-        BadInputError: a number is below 1 or above the run's `steps`.
+        BadInputError: a number is below 1 or above the run's `steps`, or there are more than `MOST_SNAPSHOTS`.
     """
+    if len(set(wanted)) > MOST_SNAPSHOTS:
+        raise BadInputError(
+            f"{len(set(wanted))} snapshots: a run takes at most {MOST_SNAPSHOTS}; name fewer numbers of steps"
+        )
     for step in wanted:
         if not 1 <= step <= steps:
             raise BadInputError(f"no snapshot after {step} steps: the run has {steps}; choose from 1 to {steps}")

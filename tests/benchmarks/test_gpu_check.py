@@ -24,7 +24,7 @@ def check():
 
 
 def part(check, code: str, limit: float = 30.0, result: str | None = None):
-    return check.Part("a part", [sys.executable, "-c", code], limit, result)
+    return check.Part("measure", "a part", [sys.executable, "-c", code], limit, result)
 
 
 def test_a_part_that_fails_says_why(check, tmp_path) -> None:
@@ -62,11 +62,11 @@ def test_parts_can_be_run_again_alone(check, tmp_path, monkeypatch, capsys) -> N
     code = (
         f"import json, pathlib; pathlib.Path({str(answer)!r}).write_text(json.dumps({{'contestants': [{contestant}]}}))"
     )
-    works = check.Part("one", [sys.executable, "-c", code], 30.0, "one.json")
-    fails = check.Part("two", [sys.executable, "-c", "raise SystemExit(3)"], 30.0)
+    works = check.Part("measure", "one", [sys.executable, "-c", code], 30.0, "one.json")
+    fails = check.Part("measure", "two", [sys.executable, "-c", "raise SystemExit(3)"], 30.0)
     for parts, arguments, code, statuses in (
         ([works, fails], [], 1, ["ok", "failed with exit code 3"]),
-        ([works, check.Part("two", [sys.executable, "-c", ""], 30.0)], ["two"], 0, ["ok", "ok"]),
+        ([works, check.Part("measure", "two", [sys.executable, "-c", ""], 30.0)], ["two"], 0, ["ok", "ok"]),
     ):
         monkeypatch.setattr(check, "parts", lambda out, parts=parts: parts)
         monkeypatch.setattr(sys, "argv", ["check.py", "--out", str(tmp_path), *arguments])

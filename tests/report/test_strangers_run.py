@@ -229,3 +229,10 @@ def test_names_of_an_update_that_nobody_registered_are_text(made, tmp_path) -> N
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "{0.  class  }&lt;b&gt; 3.5" in text
     assert "{x} a" in text
+
+
+def test_a_run_file_from_before_redone_images_were_counted_is_read(made, tmp_path) -> None:
+    facts = facts_of(made.run)
+    del facts["summary"]["redone"]
+    rewrite(made.run, facts)
+    assert refusal(made.run, tmp_path) is None

@@ -14,7 +14,7 @@ import torch
 from report_cases import make_run
 from train_cases import configuration
 
-from jboost.cli import bench, boost, main, options, train
+from jboost.cli import bench, boost, main, terminal, train
 from jboost.engine.bundle import BundleConfig
 from jboost.engine.results.identity import partial_folder
 from jboost.engine.results.run_file import write_run
@@ -96,7 +96,9 @@ def bundle(folder: Path, patch: pytest.MonkeyPatch) -> Case:
     """Export itself; the tracing, seconds of work before anything is replaced, is left out."""
 
     def write_artefacts(aside: Path, *_: object, **__: object) -> dict[str, float]:
-        config = BundleConfig("x", 3, 3, (8,), (0.5,) * 3, (0.5,) * 3, None, None, {}, {}, {})
+        config = BundleConfig(
+            "x", 3, 3, (8,), (0.5,) * 3, (0.5,) * 3, None, None, {"file": "x", "sha256": "0" * 64}, {}, {}
+        )
         (aside / "config.json").write_text(config.to_json())
         (aside / "compiled").mkdir()
         (aside / "compiled" / "gradient.pt2").write_bytes(bytes(5000))
@@ -146,7 +148,7 @@ def training_log(folder: Path, patch: pytest.MonkeyPatch) -> Case:
 
 
 def training_grid(folder: Path, patch: pytest.MonkeyPatch) -> Case:
-    bar = train._Bar(configuration(), folder, options.console(stderr=True))
+    bar = train._Bar(configuration(), folder, terminal.console(stderr=True), trust_code=False)
     validated = Validated(Validation(1, 1, 1, 1, 1, 1), IMAGES, IMAGES, np.arange(6))
     (folder / "grids").mkdir()
     return Case(folder / "grids" / "000003.png", lambda: bar._on_validation(3, validated))
