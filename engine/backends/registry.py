@@ -86,12 +86,15 @@ def pick_engine(bundle: Bundle, request: RunRequest) -> tuple[Runner, str]:
         if why is None:
             candidates.append(engine)
         else:
-            passed_over.append(f"\n  not {engine.name}: {why}")
-    rest = "".join(passed_over)
+            passed_over.append(f"not {engine.name}: {why}")
     if not candidates:
-        raise BadInputError(f"no engine can run this; see what is missing with: jboost doctor{rest}")
+        raise BadInputError(
+            f"no engine can run this ({'; '.join(passed_over)}); see what is missing with: jboost doctor"
+        )
     if len(candidates) == 1:
-        return candidates[0].open(bundle, request), f"engine {candidates[0].name}: the only one that can run this{rest}"
+        return candidates[0].open(bundle, request), _note(
+            f"engine {candidates[0].name}: the only one that can run this", passed_over
+        )
     known = _known_times(bundle, request)
     if all(engine.name in known for engine in candidates):
         times, when = {engine.name: known[engine.name] for engine in candidates}, "when the bundle was exported here"
@@ -100,21 +103,28 @@ def pick_engine(bundle: Bundle, request: RunRequest) -> tuple[Runner, str]:
     else:
 
         def pass_over(name: str, e: Exception) -> None:
-            passed_over.append(f"\n  not {name}: {type(e).__name__}: {one_line(e)}")
+            passed_over.append(f"not {name}: {type(e).__name__}: {one_line(e)}")
 
         batch_size = request.batch_size or default_batch("cpu")
         runners, times = time_engines(bundle, candidates, request, batch_size=batch_size, on_failure=pass_over)
-        rest, when = "".join(passed_over), "in a trial just now"
+        when = "in a trial just now"
         best_name = min(times, key=times.__getitem__, default=None)
         for name, other in runners.items():
             if name != best_name:
                 other.__exit__(None, None, None)
         if best_name is None:
-            raise BadInputError(f"no engine can run this:{rest}")
+            raise BadInputError(
+                f"no engine can run this ({'; '.join(passed_over)}); see what is missing with: jboost doctor"
+            )
         runner = runners[best_name]
     ranked = sorted(times.items(), key=lambda item: item[1])
     others = ", ".join(f"{name} {ms:.3g}" for name, ms in ranked[1:])
-    return runner, f"engine {ranked[0][0]}: {ranked[0][1]:.3g} ms an image-step {when} ({others}){rest}"
+    return runner, _note(f"engine {ranked[0][0]}: {ranked[0][1]:.3g} ms an image-step {when} ({others})", passed_over)
+
+
+def _note(chosen: str, passed_over: Iterable[str]) -> str:
+    """What was chosen, and on a line of its own each engine that was not."""
+    return "\n".join([chosen, *(f"  {one_line(why, None)}" for why in passed_over)])
 
 
 def time_engines(

@@ -153,7 +153,8 @@ class _ToConsole(logging.Handler):
         self._notes = notes
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._notes.print(record.getMessage(), style="dim")
+        for line in record.getMessage().split("\n"):
+            self._notes.print(line, style="dim")
 
 
 def _run(

@@ -89,6 +89,14 @@ def test_a_set_with_brackets_in_its_name_is_described(tmp_path, jboost, images, 
     assert "out[1].npz" in done.stdout
 
 
+def test_each_engine_that_was_passed_over_has_a_line(tmp_path, jboost, bundle, images, labels) -> None:
+    np.savez(tmp_path / "x.npz", images, labels)
+    done = jboost("boost", "x.npz", "--bundle", str(bundle), "--steps", "1", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "\\x0a" not in done.stderr
+    assert [line[:9] for line in done.stderr.splitlines() if line.startswith("  not ")][0] == "  not trt"
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 @pytest.mark.parametrize(
     ("line", "code"),
