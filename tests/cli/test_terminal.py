@@ -94,7 +94,7 @@ def test_each_engine_that_was_passed_over_has_a_line(tmp_path, jboost, bundle, i
     done = jboost("boost", "x.npz", "--bundle", str(bundle), "--steps", "1", cwd=tmp_path)
     assert done.returncode == 0
     assert "\\x0a" not in done.stderr
-    assert [line[:9] for line in done.stderr.splitlines() if line.startswith("  not ")][0] == "  not trt"
+    assert next(line[:9] for line in done.stderr.splitlines() if line.startswith("  not ")) == "  not trt"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
