@@ -14,15 +14,11 @@ import sys
 import time
 from collections.abc import Callable
 
-import numpy as np
 import torch
+from step import open_flight
 
 from jboost.engine.backends.compiled.captured import CapturedFlight, capture
-from jboost.engine.backends.compiled.runner import CompiledRunner
-from jboost.engine.backends.request import RunRequest
 from jboost.engine.backends.torch_device import find_device
-from jboost.engine.backends.trial import endless_flight
-from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError
 
 
@@ -51,14 +47,8 @@ def seconds(run: Callable[[], object], device: torch.device) -> tuple[float, flo
 
 def measure(path: str, dtype: str, steps: int, rounds: int, device: torch.device) -> None:
     """Print a bundle's line for each way."""
-    bundle = Bundle(path)
-    config = bundle.config
-    size = config.resolutions[0]
-    with CompiledRunner(bundle, RunRequest("joint", config.l0, size, str(device), dtype)) as runner:
-        rng, count = np.random.default_rng(0), runner.batch_size or 1
-        images = rng.integers(0, 256, (count, size, size, config.in_channels), np.uint8)
-        flight = endless_flight(runner, images, rng.integers(0, config.num_classes, count))
-        assert isinstance(flight, CapturedFlight), "the plain rows of a CPU have no graphs"
+    runner, flight, request = open_flight(path, dtype, device)
+    with runner:
         ways = both_ways(flight, steps, device)
         for run in ways.values():
             seconds(run, device)
@@ -66,7 +56,8 @@ def measure(path: str, dtype: str, steps: int, rounds: int, device: torch.device
         for _ in range(rounds):
             for name, run in ways.items():
                 taken[name].append(seconds(run, device))
-    print(f"{path}: {size} px, batch {count}, {dtype}, {steps} steps, medians of {rounds} alternating rounds")
+    print(f"{path}: {request.resolution} px, batch {runner.batch_size}, {dtype}, {steps} steps")
+    print(f"medians of {rounds} alternating rounds")
     middle = {name: [statistics.median(column) for column in zip(*times, strict=True)] for name, times in taken.items()}
     for name, (queued, done) in middle.items():
         print(f"  {name:10s} {done * 1e3:9.3f} ms, queued within {queued * 1e3:.3f} ms")

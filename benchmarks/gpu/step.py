@@ -104,8 +104,9 @@ def report(path: str, dtype: str, listed: int, rounds: int, device: torch.device
     """Print a bundle's figures."""
     runner, flight, request = open_flight(path, dtype, device)
     bundle, count, size = Bundle(path), runner.batch_size or 1, request.resolution
-    step = step_seconds(flight, device, rounds)
-    kernels = kernels_of(flight, device)
+    with runner:
+        step = step_seconds(flight, device, rounds)
+        kernels = kernels_of(flight, device)
     plain = Autograd(bundle, objective="joint", l0=request.l0, device=str(device))
     x = torch.rand(2, bundle.config.in_channels, size, size, device=device)
     flops = image_step_flops(lambda x: plain.loss(x, torch.zeros(2, dtype=torch.int64, device=device)), x)
@@ -125,7 +126,6 @@ def report(path: str, dtype: str, listed: int, rounds: int, device: torch.device
     for name, (times, us) in list(kernels.items())[:listed]:
         print(f"    {us:9.2f} us {times:5.1f}  {name[:150]}")
     sys.stdout.flush()
-    runner.__exit__(None, None, None)
 
 
 def once(path: str, dtype: str, device: torch.device) -> None:

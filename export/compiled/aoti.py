@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
+from zipfile import ZIP_STORED, ZipFile
 
 import torch
 from torch.export.passes import move_to_device_pass
@@ -19,8 +20,9 @@ from jboost.engine.backends.torch_device import set_tf32
 from jboost.engine.errors import BadInputError, FailureError, first_line, one_line
 from jboost.engine.system.devices import DeviceName, device_kind
 
-from .executable_stack import write_package
+from .executable_stack import without_executable_stack
 from .new_process import check_in_new_process
+from .without_paths import without_paths
 
 #: The package of this process that a new process has loaded, if any.
 _loads_elsewhere: list[str] = []
@@ -195,6 +197,14 @@ def compile_package(program: torch.export.ExportedProgram, path: Path, device: s
         # Once a process: what breaks is the machine's doing, not the package's.
         check_in_new_process(path, device)
         _loads_elsewhere.append(path.name)
+
+
+def write_package(buffer: io.BytesIO, path: Path) -> None:
+    """Write a package, a zip archive, to `path`; its libraries ask for no executable stack and name no folder of here."""
+    with ZipFile(buffer) as package, ZipFile(path, "w", ZIP_STORED) as written:
+        for member in package.infolist():
+            content = without_paths(member.filename, package.read(member))
+            written.writestr(member, without_executable_stack(content) if member.filename.endswith(".so") else content)
 
 
 def _reason(e: Exception) -> str:

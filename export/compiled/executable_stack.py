@@ -7,23 +7,10 @@ library into a running program; older ones make every thread's stack executable.
 
 from __future__ import annotations
 
-import io
 import struct
-from pathlib import Path
-from zipfile import ZIP_STORED, ZipFile
-
-from .without_paths import without_paths
 
 _ELF_64_LITTLE_ENDIAN = b"\x7fELF\x02\x01"
 _PT_GNU_STACK, _EXECUTABLE = 0x6474E551, 1
-
-
-def write_package(buffer: io.BytesIO, path: Path) -> None:
-    """Write a package, a zip archive, to `path`; its libraries ask for no executable stack and name no folder of here."""
-    with ZipFile(buffer) as package, ZipFile(path, "w", ZIP_STORED) as written:
-        for member in package.infolist():
-            content = without_paths(member.filename, package.read(member))
-            written.writestr(member, without_executable_stack(content) if member.filename.endswith(".so") else content)
 
 
 def without_executable_stack(library: bytes) -> bytes:

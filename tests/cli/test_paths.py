@@ -145,20 +145,15 @@ def test_streams_of_the_system_are_written_to(tmp_path) -> None:
         check_paths(json_file=str(tmp_path / "fifo"))
 
 
+def no_steps(workshop: Path) -> tuple[str | Path, ...]:
+    """The arguments of a run that only copies."""
+    return ("boost", workshop / "samples.npz", "--bundle", workshop / "bundle", "--engine", "eager", "--steps", "0")
+
+
 def test_a_link_as_an_output_is_written_through(jboost, workshop, tmp_path) -> None:
     (tmp_path / "link.json").symlink_to("there.json")
     (tmp_path / "link.npz").symlink_to("there.npz")
-    arguments = (
-        "boost",
-        workshop / "samples.npz",
-        "--bundle",
-        workshop / "bundle",
-        "--engine",
-        "eager",
-        "--steps",
-        "0",
-    )
-    done = jboost(*arguments, "-o", "link.npz", "--json", "link.json", cwd=tmp_path)
+    done = jboost(*no_steps(workshop), "-o", "link.npz", "--json", "link.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "link.npz").is_symlink()
     assert (tmp_path / "link.json").is_symlink()
@@ -186,17 +181,7 @@ def test_a_pipe_in_a_training_folder_is_refused(tmp_path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_place_for_json_is_named(jboost, workshop, tmp_path) -> None:
-    arguments = (
-        "boost",
-        workshop / "samples.npz",
-        "--bundle",
-        workshop / "bundle",
-        "--engine",
-        "eager",
-        "--steps",
-        "0",
-    )
-    done = jboost(*arguments, "-o", tmp_path / "o.npz", "--json", "/dev/full")
+    done = jboost(*no_steps(workshop), "-o", tmp_path / "o.npz", "--json", "/dev/full")
     assert done.returncode == 2
     assert "no room for /dev/full" in done.stderr.splitlines()[-1]
     assert (tmp_path / "o.npz").exists()

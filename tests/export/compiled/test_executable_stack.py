@@ -9,8 +9,8 @@ from zipfile import ZipFile
 import pytest
 import torch
 
-from jboost.export.compiled.aoti import compile_package
-from jboost.export.compiled.executable_stack import without_executable_stack, write_package
+from jboost.export.compiled.aoti import compile_package, write_package
+from jboost.export.compiled.executable_stack import without_executable_stack
 
 pytestmark = pytest.mark.skipif(shutil.which("readelf") is None, reason="binutils are not installed")
 
