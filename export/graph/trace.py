@@ -29,10 +29,12 @@ from jboost.engine.errors import BadInputError, JboostError, first_line
 from jboost.engine.method.objectives import OBJECTIVES, class_logit, resolve_objective
 from jboost.trainer.attack import evaluating
 
+from .constants import fill_caches, single_numbers
 from .dead_code import remove_dead_code
 from .decompositions import HEAD, Pooling, decomposition_table
 from .passes.batch_sizes import forget_batch_sizes
 from .passes.fold_constants import drop_no_ops, fold_constants, merge_duplicates
+from .replaced import GlobalPoolingAsMean
 from .rewriter import results
 from .unsupported import MODULE_KEY, check_supported
 
@@ -125,27 +127,31 @@ def trace_trunk(
             "a dynamic batch needs an example of two images or more: torch treats a batch of one as a constant"
         )
     example = example.detach()
+    numbers = single_numbers(model)
     state: dict[str, Tensor] = {k: p.detach() for k, p in model.named_parameters()}
-    state |= {k: b.detach() for k, b in model.named_buffers()}
+    state |= {k: b.detach() for k, b in model.named_buffers() if k not in numbers}
     names = list(state)
     mode = FakeTensorMode(shape_env=ShapeEnv() if dynamic_batch else None, allow_non_fake_inputs=True)
 
     def forward(*args: Tensor) -> tuple[Tensor]:
-        logits = torch.func.functional_call(model, dict(zip(names, args[:-1], strict=True)), (args[-1],))
+        weights = dict(zip(names, args[:-1], strict=True)) | {name: make() for name, make in numbers.items()}
+        logits = torch.func.functional_call(model, weights, (args[-1],))
         if not isinstance(logits, Tensor) or logits.dim() != 2:
             got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise BadInputError(f"the model must return logits [B, classes], got {got}")
         return (logits.clone(),)  # the tracer refuses an output that is a view, such as x.flatten(1)
 
     try:
-        with _evaluating(model), _named_nodes(model), mode:
-            x = _fake(mode, example, dynamic_batch).requires_grad_()
-            joint: Any = aot_export_joint_simple(
-                forward,
-                (*(_fake(mode, state[name]) for name in names), x),
-                trace_joint=True,
-                decompositions=decomposition_table(pooling),
-            )
+        with _evaluating(model):
+            fill_caches(model, example)
+            with _named_nodes(model), mode, GlobalPoolingAsMean():
+                x = _fake(mode, example, dynamic_batch).requires_grad_()
+                joint: Any = aot_export_joint_simple(
+                    forward,
+                    (*(_fake(mode, state[name]) for name in names), x),
+                    trace_joint=True,
+                    decompositions=decomposition_table(pooling),
+                )
     except JboostError:
         raise
     except Exception as e:
