@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 from pathlib import Path
 
@@ -11,10 +10,13 @@ from torch import nn
 from torch.export import Dim
 
 from jboost.engine.backends.archive import rebuilt
+from jboost.engine.backends.batch_of_one import at_least_two
 from jboost.engine.backends.program import load_program
 from jboost.engine.errors import BadInputError, FailureError, first_line
 from jboost.engine.method.compare import relative_error
 
+from .graph.constants import WithConstants, fill_caches
+from .verification.float64 import in_float64
 from .verification.gradient import check_images
 
 #: Default tolerances of `verify_forward_program`. They are tight because the program runs the model's own operators.
@@ -39,10 +41,14 @@ def save_forward_program(model: nn.Module, path: Path, *, in_channels: int, reso
     """
     size = resolutions[0]
     example = torch.rand(_TRACE_BATCH, in_channels, size, size)
+    fill_caches(model, example)
     try:
         # AUTO fixes the image size of a model that needs one size (position embeddings). The batch must stay free.
         program = torch.export.export(
-            model, (example,), dynamic_shapes=({0: Dim("batch"), 2: Dim.AUTO, 3: Dim.AUTO},), strict=False
+            WithConstants(model),
+            (example,),
+            dynamic_shapes=({0: Dim("batch"), 2: Dim.AUTO, 3: Dim.AUTO},),
+            strict=False,
         )
     except Exception as e:  # the model's own code and the tracer can raise anything
         raise BadInputError(
@@ -80,7 +86,7 @@ def verify_forward_program(
         FailureError: an error is above the tolerance, or a value is not finite.
     """
     program = load_program(path, "cpu")
-    exact = copy.deepcopy(model).double()
+    exact = in_float64(model)
     worst = dict.fromkeys(("logits_worst", "eager_worst", "grad_worst"), 0.0)
     for size in resolutions:
         for batch in _CHECK_BATCHES:
@@ -113,10 +119,14 @@ def verify_forward_program(
 
 def _logits_and_gradient(model: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     x = x.detach().requires_grad_()
-    logits = model(x)
+    images = at_least_two(x)
+    logits = model(images)[: len(x)]
     # Each logit has its own weight, so an error in any of them changes the gradient.
     weight = torch.linspace(-1, 1, logits.shape[1], dtype=logits.dtype)
     (grad,) = torch.autograd.grad((torch.log_softmax(logits, 1) * weight).sum(), x)
+    if images is not x:  # the logits are those of the batch itself
+        with torch.no_grad():
+            logits = model(x)
     return logits.detach(), grad
 
 

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import nn
 
+from jboost.engine.backends.batch_of_one import at_least_two
 from jboost.engine.method.arrays import per_image
 from jboost.engine.method.objectives import class_logit, cross_entropy
 from jboost.engine.method.updates import PGD
@@ -29,12 +30,18 @@ Forward = Callable[[torch.Tensor], torch.Tensor]
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put `model` in eval mode; on exit, every module returns to its previous mode."""
+    """Put `model` in eval mode; on exit, every module returns to its previous mode.
+
+    A model in training mode also gets its ``train()`` call: networks that cache tensors in eval mode (LeViT's attention
+    biases) clear them there, and a stale cache would ignore the weights' next update.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
+        if modes[0][1]:
+            model.train()
         for module, mode in modes:
             module.training = mode
 
@@ -95,7 +102,7 @@ class Rater:
 
     def _rate(self, x: torch.Tensor, labels: torch.Tensor, forward: Forward) -> torch.Tensor:
         with self._autocast():
-            logits = forward(x)
+            logits = forward(x)[: len(labels)]
         return self._score(logits.float(), labels)
 
     def __call__(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -111,7 +118,8 @@ class Rater:
         """
         x = x.detach().requires_grad_(True)
         with evaluating(self.model), torch.enable_grad():
-            score = self._rate(x, labels, self._forward)
+            images = x if self.fixed_batch else at_least_two(x)
+            score = self._rate(images, labels, self._forward)
             (grad,) = torch.autograd.grad(score.sum() * self._loss_scale, x)
         if self._loss_scale != 1.0:
             grad = torch.where(per_image(grad.isfinite().flatten(1).all(1), grad), grad, 0.0)

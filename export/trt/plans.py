@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from jboost.engine.backends.trt.network import FORWARD, GRADIENT, TensorRTNetwor
 from jboost.engine.backends.trt.plans import PlanKey, artefact_name, check_name, forward_name, key_name
 from jboost.engine.bundle import Artefact, artefact_of
 from jboost.export.request import ExportRequest
+from jboost.export.verification.float64 import in_float64
 from jboost.export.verification.forward import verify_forward_graph
 from jboost.export.verification.gradient import Tolerance, autograd, check_images, judge, measure, tolerance
 
@@ -172,7 +172,7 @@ def write_reference(
 ) -> None:
     """Write check images with float64 autograd's logits and gradients, for `jboost.engine.backends.trt.check`."""
     x = torch.cat(check_images(_CHECK_IMAGES, shape))
-    reference = copy.deepcopy(model).double().eval()
+    reference = in_float64(model)
     with torch.no_grad():
         logits = reference(x.double())
     y = torch.randint(0, logits.shape[1], (len(x),), generator=torch.Generator().manual_seed(101))

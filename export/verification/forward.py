@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import torch
 from torch import nn
@@ -11,6 +9,7 @@ from torch import nn
 from jboost.engine.errors import FailureError
 from jboost.engine.method.compare import class_logit_error
 
+from .float64 import in_float64
 from .gradient import Run, Tolerance, check_images
 
 
@@ -41,7 +40,7 @@ def verify_forward_graph(
     Raises:
         FailureError: a figure is above its bound.
     """
-    reference = copy.deepcopy(model).double().eval()
+    reference = in_float64(model)
     worst, wrong = 0.0, 0
     for batch in (fixed_batch,) if fixed_batch else (4, 2):
         for x in check_images(batch, shape, seed):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,9 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from jboost.engine.backends.batch_of_one import at_least_two
 from jboost.engine.errors import BadInputError, FailureError
 from jboost.engine.method.compare import class_logit_error, cosine, relative_error
 from jboost.engine.method.objectives import OBJECTIVES, class_logit, resolve_objective
+
+from .float64 import in_float64
 
 #: (x float32 [B, C, H, W], y int64 [B]) -> the four outputs of a gradient graph, as numpy arrays.
 Run = Callable[[NDArray[np.float32], NDArray[np.int64]], Sequence[NDArray[np.generic]]]
@@ -118,7 +120,7 @@ def autograd(
     """Compute (grad [B, C, H, W], logits [B, K], class_logit [B], loss [B]) by eager autograd."""
     x = x.detach().clone().requires_grad_()
     with torch.enable_grad():
-        logits = model(x)
+        logits = model(at_least_two(x))[: len(x)]
         loss = OBJECTIVES[objective](logits, y, 0.0 if l0 is None else l0)
         (grad,) = torch.autograd.grad(loss.sum(), x)
     f_c: Tensor = class_logit(logits, y)
@@ -153,7 +155,7 @@ def measure(
         FailureError: the artefact returns wrong shapes or values that are not finite.
     """
     resolve_objective(objective, l0)
-    reference = copy.deepcopy(model).double().eval()
+    reference = in_float64(model)
     rows: list[tuple[Tensor, ...]] = []
     wrong = 0
     for number, batch in enumerate(batch_sizes):

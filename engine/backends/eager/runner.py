@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from jboost.engine.backends.array_runner import ArrayRunner
+from jboost.engine.backends.batch_of_one import at_least_two
 from jboost.engine.backends.program import load_forward
 from jboost.engine.backends.request import RunRequest
 from jboost.engine.backends.torch_device import TORCH_DTYPES, find_device
@@ -73,7 +74,7 @@ class EagerRunner(ArrayRunner):
         x = x.detach().requires_grad_()
         with self._exact_float32():
             with self._autocast(in_float32):
-                logits = self._model(x).float()
+                logits = self._model(at_least_two(x))[: len(x)].float()
             loss = self._objective(logits, y, self._l0)
             # The sum, never the mean: an image's gradient must not depend on the batch size.
             (grad,) = torch.autograd.grad(loss.sum() * scale, x)
