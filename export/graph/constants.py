@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from jboost.engine.errors import BadInputError, first_line
+from jboost.engine.errors import BadInputError, JboostError, first_line
 
 # BatchNorm's batch counter: no forward pass in evaluation mode reads it.
 _COUNTER = "num_batches_tracked"
@@ -32,6 +32,8 @@ def fill_caches(model: nn.Module, example: Tensor) -> None:
     """
     try:
         model(example[:_IMAGES])
+    except JboostError:
+        raise
     except Exception as e:  # the model's own code can raise anything
         shape = "x".join(map(str, example.shape[2:]))
         raise BadInputError(

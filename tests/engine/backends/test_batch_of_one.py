@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from jboost.bench import baselines
+from jboost.bench.contestants import YARDSTICK, Entrant
 from jboost.engine.backends.batch_of_one import at_least_two
 from jboost.engine.backends.eager import runner as eager
 from jboost.engine.backends.request import RunRequest
@@ -97,6 +102,22 @@ def test_references_are_right(model: nn.Module, x: Tensor, want: Tensor) -> None
     assert logits.shape == (1, 4)
     exact = _logits_and_gradient(Tokens().double(), torch.cat([x, x]).double())[1][:1].float()
     assert close(grad, exact)
+
+
+def test_what_the_benchmark_compares_with_is_right(
+    model: nn.Module, x: Tensor, want: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(baselines, "load_forward", lambda bundle, device: model)
+    inputs = x.numpy(), np.array([1])
+    work = SimpleNamespace(
+        open=lambda: SimpleNamespace(config=None),
+        inputs=lambda config: inputs,
+        objective="logit",
+        l0=None,
+        device="cpu",
+    )
+    found = Entrant(YARDSTICK, work).gradient()
+    assert close(-torch.from_numpy(found), want)
 
 
 def test_the_attack_on_one_image_is_right(model: nn.Module, x: Tensor, want: Tensor) -> None:

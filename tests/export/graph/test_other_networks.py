@@ -1,0 +1,152 @@
+"""Constructions of other people's networks: pooled permuted maps, branches on buffers, tensors cached in evaluation mode."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+
+import numpy as np
+import other_networks
+import pytest
+import torch
+from graph_gradients import trace_gradient
+from graph_models import reference
+from other_networks import POOLS, Caching, Everything, GloballyPooled, SparseNet, ready
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+from jboost.engine.backends.program import load_program
+from jboost.engine.errors import BadInputError
+from jboost.export.compiled.first_use import Program
+from jboost.export.forward import FORWARD_ATOL, FORWARD_RTOL, save_forward_program, verify_forward_program
+from jboost.export.graph.trace import trace_trunk
+from jboost.export.verification.float64 import in_float64
+from jboost.trainer.attack import evaluating
+
+SHAPE = (2, 3, 16, 16)
+
+
+def inputs(batch: int = 3) -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(2)
+    return torch.rand(batch, *SHAPE[1:], generator=g, dtype=torch.float64), torch.arange(batch) % 4
+
+
+def check_gradient(model: nn.Module, exact: nn.Module | None = None) -> None:
+    """The traced gradient in float64, for any batch size, is autograd of `exact`, a network of the same function."""
+    model.double()
+    exact = exact or copy.deepcopy(model)
+    graph = trace_gradient(model, "ce", torch.zeros(SHAPE, dtype=torch.float64), dynamic_batch=True)
+    for batch in (2, 3):
+        x, y = inputs(batch)
+        for got, want in zip(graph(x, y)[:3], reference(exact, "ce", x, y, None)[:3], strict=True):
+            assert (got - want).norm() <= 1e-10 * want.norm()
+
+
+def check_program(model: nn.Module, path: Path) -> None:
+    """forward.pt2 is written, reloaded and right at several batch sizes."""
+    how = {"in_channels": 3, "resolutions": (16,)}
+    save_forward_program(model, path, **how)
+    verify_forward_program(model, path, **how, atol=FORWARD_ATOL, rtol=FORWARD_RTOL)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_global_pooling_of_a_permuted_map_is_a_mean(pool: str) -> None:
+    torch.manual_seed(0)
+    model = ready(GloballyPooled(POOLS[pool]))
+    trunk = trace_trunk(model, torch.zeros(SHAPE), dynamic_batch=True)
+    assert [str(node.target) for node in trunk.graph.nodes if "as_strided" in str(node.target)] == []
+    check_gradient(model)
+
+
+def test_global_pooling_of_an_exported_program_is_a_mean(tmp_path: Path) -> None:
+    # `compile` traces the bundle's own program, whose pooling is an operator and no function any more.
+    torch.manual_seed(0)
+    model = ready(GloballyPooled(POOLS["module"]))
+    check_program(model, tmp_path / "forward.pt2")
+    program = Program(load_program(tmp_path / "forward.pt2", "cpu"))
+    trunk = trace_trunk(program, torch.zeros(SHAPE))
+    assert [str(node.target) for node in trunk.graph.nodes if "as_strided" in str(node.target)] == []
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.4])
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_a_branch_on_a_buffer_of_one_number_is_decided_by_its_value(
+    threshold: float, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = ready(SparseNet(threshold, shape))
+    check_program(model, tmp_path / "forward.pt2")
+    check_gradient(model)
+
+
+@pytest.mark.parametrize("clears", [True, False])
+@pytest.mark.parametrize("filled", [True, False])
+def test_a_network_that_caches_a_tensor_exports(clears: bool, filled: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = ready(Caching(clears))
+    if filled:
+        model(torch.rand(SHAPE))
+    check_program(model, tmp_path / "forward.pt2")
+    before = model(torch.ones(SHAPE))
+    trace_trunk(model, torch.zeros(SHAPE))
+    # Tracing leaves nothing of its own in the cache.
+    assert not any(isinstance(tensor, FakeTensor) for tensor in model.cache.values())
+    assert torch.equal(model(torch.ones(SHAPE)), before)
+    if clears:
+        check_gradient(model)
+
+
+def test_the_float64_reference_is_float64_throughout() -> None:
+    torch.manual_seed(0)
+    model = ready(Caching(clears=False))
+    x, _ = inputs()
+    want = model(x.float())
+    exact = in_float64(model)
+    assert exact(x).dtype is torch.float64
+    assert torch.allclose(exact(x).float(), want, atol=1e-5)
+    assert model.cache["cpu"].dtype is torch.float32  # the model itself is left as it was
+
+
+def test_training_does_not_see_a_stale_cache() -> None:
+    torch.manual_seed(0)
+    model = Caching().train()
+    x = torch.rand(SHAPE)
+    with evaluating(model):
+        before = model(x).detach()
+    assert model.training
+    with torch.no_grad():
+        model.table.add_(1.0)
+    with evaluating(model):
+        assert not torch.allclose(model(x), before)
+
+
+def test_an_image_size_that_the_model_does_not_take_is_said_before_tracing() -> None:
+    with pytest.raises(BadInputError, match=r"fails on images of 16x16.*--resolution"):
+        trace_trunk(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(5, 4)), torch.zeros(SHAPE))
+
+
+def test_a_bundle_of_such_a_network_is_right_at_every_batch_size(jboost, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(ready(Everything(4)).state_dict(), tmp_path / "net.pt")
+    shutil.copy(other_networks.__file__, tmp_path)  # --arch looks in the current directory
+    made = jboost(
+        "export", "--ckpt", "net.pt", "-o", "bundle", "--arch", "other_networks:everything", "--num-classes", "4",
+        "--resolution", "16", "--normalize", "none", "--objective", "ce", cwd=tmp_path,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    checked = jboost("verify", "bundle", cwd=tmp_path)
+    assert checked.returncode == 0, checked.stderr
+    images = (inputs(3)[0].numpy().transpose(0, 2, 3, 1) * 255).astype(np.uint8)
+    np.savez(tmp_path / "samples.npz", images, np.arange(3))
+    results = []
+    for engine, batch in (("eager", 1), ("onnx", 3)):
+        out = f"{engine}{batch}.npz"
+        done = jboost(
+            "boost", "samples.npz", "-o", out, "--bundle", "bundle", "--engine", engine, "-b", batch, "--objective", "ce",
+            "--steps", "4", "--step-size", "0.3", "--device", "cpu", cwd=tmp_path,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        results.append(np.load(tmp_path / out)["arr_0"].astype(int))
+    assert np.abs(results[0] - images).max() > 3
+    assert np.abs(results[1] - results[0]).max() <= 1
