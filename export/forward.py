@@ -16,6 +16,7 @@ from jboost.engine.errors import BadInputError, FailureError, first_line
 from jboost.engine.method.compare import relative_error
 
 from .graph.constants import WithConstants, fill_caches
+from .graph.replaced import PlainFunctions
 from .verification.float64 import in_float64
 from .verification.gradient import check_images
 
@@ -44,12 +45,14 @@ def save_forward_program(model: nn.Module, path: Path, *, in_channels: int, reso
     fill_caches(model, example)
     try:
         # AUTO fixes the image size of a model that needs one size (position embeddings). The batch must stay free.
-        program = torch.export.export(
-            WithConstants(model),
-            (example,),
-            dynamic_shapes=({0: Dim("batch"), 2: Dim.AUTO, 3: Dim.AUTO},),
-            strict=False,
-        )
+        # What is not replaced here cannot be when an engine traces the program.
+        with PlainFunctions():
+            program = torch.export.export(
+                WithConstants(model),
+                (example,),
+                dynamic_shapes=({0: Dim("batch"), 2: Dim.AUTO, 3: Dim.AUTO},),
+                strict=False,
+            )
     except Exception as e:  # the model's own code and the tracer can raise anything
         raise BadInputError(
             f"the model cannot be traced at {size}x{size} ({type(e).__name__}: {first_line(e)}); torch.export needs a forward "

@@ -130,7 +130,8 @@ def max_pool_shifted(
 ) -> tuple[Tensor, Tensor]:
     """Max-pooling [B, C, H, W] as slices and maxima. The indices (second result) are a placeholder; never read them."""
     rows, columns = _axes(x, kernel, stride, padding, dilation, ceil_mode)
-    return rows.forward(columns.forward(x)), x.new_empty((0,), dtype=torch.int64)
+    top = rows.forward(columns.forward(x))
+    return top, torch.zeros_like(top, dtype=torch.int64)
 
 
 def max_pool_shifted_gradient(
@@ -304,25 +305,64 @@ def adaptive_avg_pool_gradient(grad: Tensor, x: Tensor) -> Tensor:
     return _apply(rows.t(), columns.t(), grad)
 
 
-_AVERAGE: dict[Any, Callable[..., Any]] = {
+def _even_windows(x: Tensor, output_size: Sequence[int]) -> list[int] | None:
+    """Return the kernel of adaptive pooling whose windows do not overlap and cover the map; None if it has no such windows."""
+    sizes = [int(s) for s in x.shape[-2:]]
+    return (
+        None
+        if any(s % out for s, out in zip(sizes, output_size, strict=True))
+        else [s // out for s, out in zip(sizes, output_size, strict=True)]
+    )
+
+
+def adaptive_max_pool(x: Tensor, output_size: Sequence[int]) -> Any:
+    """Adaptive max-pooling whose output size divides the map: max-pooling. The indices are a placeholder; never read them."""
+    kernel = _even_windows(x, output_size)
+    return NotImplemented if kernel is None else max_pool_shifted(x, kernel)
+
+
+def adaptive_max_pool_gradient(grad: Tensor, x: Tensor, indices: Tensor) -> Any:
+    """Input gradient of `adaptive_max_pool`; ties go to the first maximum in row-major order, as in torch."""
+    kernel = _even_windows(x, grad.shape[-2:])
+    if kernel is None:
+        return NotImplemented
+    return max_pool_shifted_gradient(grad, x, kernel, kernel, (0,), (1,), False, indices)
+
+
+def replication_pad_gradient(grad: Tensor, x: Tensor, padding: Sequence[int]) -> Tensor:
+    """Input gradient of padding that repeats the border: one matrix along each axis, which adds the copies' gradients."""
+
+    def along(axis: int, before: int) -> Tensor:
+        size = int(x.shape[axis])
+        source = (torch.arange(int(grad.shape[axis])) - before).clamp(0, size - 1)
+        return (source[:, None] == torch.arange(size)).to(x.dtype)
+
+    left, _, top, _ = padding
+    return _apply(along(-2, top).t(), along(-1, left).t(), grad)
+
+
+_COMMON: dict[Any, Callable[..., Any]] = {
     aten.avg_pool2d.default: avg_pool,
     aten.avg_pool2d_backward.default: avg_pool_gradient,
     aten._adaptive_avg_pool2d.default: adaptive_avg_pool,
     aten._adaptive_avg_pool2d_backward.default: adaptive_avg_pool_gradient,
+    aten.adaptive_max_pool2d.default: adaptive_max_pool,
+    aten.adaptive_max_pool2d_backward.default: adaptive_max_pool_gradient,
+    aten.replication_pad2d_backward.default: replication_pad_gradient,
 }
 
 #: Rules by form of max-pooling and its gradient.
 RULES: dict[str, dict[Any, Callable[..., Any]]] = {
     # For targets without max-pooling with indices (TensorRT), or with comparisons as fast as indices.
-    "shifted": _AVERAGE
+    "shifted": _COMMON
     | {
         aten.max_pool2d_with_indices.default: max_pool_shifted,
         aten.max_pool2d_with_indices_backward.default: max_pool_shifted_gradient,
     },
     # For Inductor on a CPU.
-    "scatter": _AVERAGE | {aten.max_pool2d_with_indices_backward.default: max_pool_scatter_gradient},
+    "scatter": _COMMON | {aten.max_pool2d_with_indices_backward.default: max_pool_scatter_gradient},
     # For Inductor on a GPU.
-    "gather": _AVERAGE
+    "gather": _COMMON
     | {
         aten.max_pool2d_with_indices_backward.default: max_pool_gather_gradient,
         aten._unsafe_index.Tensor: lambda *_: NotImplemented,  # keep it: torch's rule would check each index

@@ -34,7 +34,7 @@ from .dead_code import remove_dead_code
 from .decompositions import HEAD, Pooling, decomposition_table
 from .passes.batch_sizes import forget_batch_sizes
 from .passes.fold_constants import drop_no_ops, fold_constants, merge_duplicates
-from .replaced import GlobalPoolingAsMean
+from .replaced import PlainFunctions
 from .rewriter import results
 from .unsupported import MODULE_KEY, check_supported
 
@@ -144,7 +144,7 @@ def trace_trunk(
     try:
         with _evaluating(model):
             fill_caches(model, example)
-            with _named_nodes(model), mode, GlobalPoolingAsMean():
+            with _named_nodes(model), mode, PlainFunctions():
                 x = _fake(mode, example, dynamic_batch).requires_grad_()
                 joint: Any = aot_export_joint_simple(
                     forward,

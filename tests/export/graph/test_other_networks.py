@@ -69,6 +69,38 @@ def test_global_pooling_of_an_exported_program_is_a_mean(tmp_path: Path) -> None
     assert [str(node.target) for node in trunk.graph.nodes if "as_strided" in str(node.target)] == []
 
 
+LAYERS: dict[str, nn.Module] = {
+    "instance norm": nn.InstanceNorm2d(6, affine=True),
+    "instance norm with statistics": nn.InstanceNorm2d(6, track_running_stats=True),
+    "adaptive max-pooling": nn.AdaptiveMaxPool2d((2, 4)),
+    "global max-pooling": nn.AdaptiveMaxPool2d(1),
+    "max-pooling of tokens": nn.Sequential(nn.Flatten(2), nn.MaxPool1d(3, 2, 1)),
+    "repeated border": nn.ReplicationPad2d((1, 2, 3, 0)),
+    "local response norm": nn.LocalResponseNorm(4, alpha=0.1),
+    "randomised leaky ReLU": nn.RReLU(),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_layers_whose_own_operators_have_no_forward_form(layer: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU(), copy.deepcopy(LAYERS[layer]), nn.Flatten(), nn.LazyLinear(4)
+    )
+    model(torch.rand(SHAPE))
+    model.eval().requires_grad_(False)
+    # The program that `compile` traces, and the network itself.
+    check_program(model, tmp_path / "forward.pt2")
+    trace_trunk(Program(load_program(tmp_path / "forward.pt2", "cpu")), torch.zeros(SHAPE))
+    check_gradient(model)
+
+
+def test_adaptive_max_pooling_to_a_size_that_does_not_divide_the_map_is_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.AdaptiveMaxPool2d(3), nn.Flatten(), nn.Linear(54, 4)).eval()
+    with pytest.raises(BadInputError, match=r"adaptive_max_pool2d_backward.*AdaptiveMaxPool2d"):
+        trace_trunk(model, torch.zeros(SHAPE))
+
+
 @pytest.mark.parametrize("threshold", [0.0, 0.4])
 @pytest.mark.parametrize("shape", [(), (1,)])
 def test_a_branch_on_a_buffer_of_one_number_is_decided_by_its_value(
