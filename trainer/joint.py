@@ -17,6 +17,9 @@ NORMALIZATIONS = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
 }
 
+#: What `parse_normalization` reads.
+FORMS = "imagenet, cifar10, none or m1,m2,m3/s1,s2,s3 (one value a channel)"
+
 
 class JointModel(nn.Module):
     """``network((x - mean) / std)``.
@@ -77,18 +80,17 @@ def parse_normalization(text: str, in_channels: int) -> tuple[tuple[float, ...],
     """
     if text == "none":
         return (0.0,) * in_channels, (1.0,) * in_channels
-    forms = "imagenet, cifar10, none or m1,m2,m3/s1,s2,s3 (one value a channel)"
     if text in NORMALIZATIONS:
         mean, std = (tuple(values) for values in NORMALIZATIONS[text])
     else:
         try:
             mean, std = (tuple(float(v) for v in part.split(",")) for part in text.split("/"))
         except ValueError:
-            raise BadInputError(f"cannot read the normalisation {text!r}; give {forms}") from None
+            raise BadInputError(f"cannot read the normalisation {text!r}; give {FORMS}") from None
     if len(mean) != in_channels or len(std) != in_channels:
         raise BadInputError(
             f"normalisation {text!r} has {len(mean)} means and {len(std)} stds, the model takes {in_channels} "
-            f"channels; give {forms}"
+            f"channels; give {FORMS}"
         )
     check_normalization(mean, std)
     return mean, std
