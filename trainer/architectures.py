@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -132,8 +132,10 @@ def described_architecture(facts: FolderFacts, name: str) -> Architecture:
             f"{name} describes {theirs}; write a factory that builds it and pass --arch file.py:factory"
         )
     # With further arguments the name alone does not build the network again.
-    whole = f"timm:{facts.architecture}" + (" with model_args of config.json" if facts.arguments else "")
-    return timm_architecture(whole, facts.architecture, dict(facts.arguments))
+    whole = f"timm:{facts.architecture}" + (f" with {', '.join(facts.arguments)} of config.json" if facts.arguments else "")
+    found = timm_architecture(whole, facts.architecture, dict(facts.arguments))
+    # The folder's weights may be trained on other statistics than those of timm's registry.
+    return found if facts.usual is None else replace(found, usual=lambda network: facts.usual)
 
 
 def _of_hub(repository: str) -> Architecture:

@@ -50,7 +50,7 @@ def read_folder(folder: Path) -> FolderFacts:
         cfg = config["pretrained_cfg"] if isinstance(config.get("pretrained_cfg"), dict) else config
         return FolderFacts(
             architecture=config["architecture"],
-            arguments=config["model_args"] if isinstance(config.get("model_args"), dict) else {},
+            arguments=_arguments(config.get("model_args")),
             num_classes=_classes(config.get("num_classes", cfg.get("num_classes"))),
             usual=usual_of(cfg, CONFIG) or usual,
             notes=notes,
@@ -61,6 +61,13 @@ def read_folder(folder: Path) -> FolderFacts:
         classes = config.get("num_labels", len(labels) if isinstance(labels, dict) else None)
         return FolderFacts(num_classes=_classes(classes), usual=usual, transformers=printable(names[0][:100]), notes=notes)
     return FolderFacts(usual=usual, notes=notes)
+
+
+def _arguments(kept: Any) -> dict[str, Any]:
+    """What a constructor is given beside the two numbers that the weights tell."""
+    if not isinstance(kept, dict):
+        return {}
+    return {printable(name[:100]): value for name, value in kept.items() if name not in ("num_classes", "in_chans")}
 
 
 def _is_timms(config: Mapping[str, Any]) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from jboost.engine.errors import BadInputError
+from jboost.engine.errors import BadInputError, one_line
 
 # Normalisations that the field calls by name. CIFAR-10's standard deviations are those of all its pixels, as in
 # RobustBench and the Madry lab.
@@ -49,8 +49,37 @@ class JointModel(nn.Module):
         """Logits [B, num_classes] of images [B, C, H, W] in [0, 1]."""
         if x.ndim != 4 or x.shape[1] != self.mean.shape[1]:
             raise BadInputError(f"the model takes images [B, {self.mean.shape[1]}, H, W], got {list(x.shape)}")
-        logits: Tensor = self.network((x - self.mean) / self.std)
-        return logits
+        return logits_of(self.network((x - self.mean) / self.std))
+
+
+def logits_of(output: object) -> Tensor:
+    """The logits in a network's output: a tensor [B, C] or [B, C, 1, 1], or an object or a dict with ``logits``.
+
+    Raises:
+        BadInputError: it is something else, and which of its parts are the logits would be a guess.
+    """
+    if isinstance(output, Mapping):
+        found = output.get("logits")
+    else:
+        found = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(found, Tensor):
+        raise BadInputError(f"the network returns {_parts(output)} where logits [B, classes] are needed; {_WRAP}")
+    return found.flatten(1) if found.ndim == 4 and found.shape[2:] == (1, 1) else found
+
+
+_WRAP = (
+    "wrap it in your factory: class Logits(torch.nn.Module) whose forward returns one tensor, e.g. return self.net(x)[0] for the "
+    "first part of a tuple or self.net(x)['out'] for an entry of a dict"
+)
+
+
+def _parts(output: object) -> str:
+    if isinstance(output, Mapping):
+        return f"a dict of {one_line(', '.join(map(str, list(output)[:8])))}"
+    if isinstance(output, tuple | list):
+        parts = [f"[{', '.join(map(str, part.shape))}]" if isinstance(part, Tensor) else type(part).__name__ for part in output[:8]]
+        return f"a {type(output).__name__} of {', '.join(parts)}"
+    return f"an object of type {type(output).__name__}"
 
 
 def check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:

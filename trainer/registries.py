@@ -50,9 +50,10 @@ def package(name: str) -> Any:
     except Exception as error:  # a build for another torch fails with RuntimeError or OSError
         import torch
 
+        index = " --index-url https://download.pytorch.org/whl/cpu" if torch.__version__.endswith("+cpu") else ""
         raise BadInputError(
             f"{name} does not import beside torch {torch.__version__} ({type(error).__name__}: {one_line(error)}); torch and "
-            "torchvision must come from one index: reinstall both from it"
+            f"torchvision must come from one index: pip install --force-reinstall torch torchvision{index}"
         ) from error
 
 

@@ -65,7 +65,7 @@ def best_fit(path: Path, peeled: Sequence[View], network: nn.Module) -> Fit:
         averaged = [p for p in whole if re.search(r"(?i)ema|average", p)]
         if len(averaged) != 1:
             raise BadInputError(
-                f"{path} holds several networks that fit, under {', '.join(whole)}; save the state_dict() of one of them"
+                f"{path} holds several networks that fit, under {', '.join(sorted(whole))}; save the state_dict() of one of them"
             )
         best, others = whole[averaged[0]], ", ".join(repr(p) for p in whole if p != averaged[0])
         note = f"weights: those under {averaged[0]!r}, not {others} (averaged weights are preferred)"

@@ -89,7 +89,8 @@ def named_architecture(facts: FolderFacts, path: Path, inferred: str | None) -> 
     """
     if facts.architecture is None:
         return None
-    if inferred is not None and facts.architecture.partition(".")[0] == inferred and not facts.arguments:
+    usual = {"global_pool": "avg"}  # timm writes this of every ResNet
+    if inferred is not None and facts.architecture.partition(".")[0] == inferred and facts.arguments in ({}, usual):
         return find_architecture(inferred)
     return described_architecture(facts, str(path))
 
