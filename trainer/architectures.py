@@ -93,7 +93,9 @@ def find_architecture(name: str) -> Architecture:
         )
     if name in RESNETS:
         shape = RESNETS[name]
-        return Architecture(name, _of_both(lambda classes, channels: ResNet(shape, classes, channels)), normalization="imagenet")
+        return Architecture(
+            name, _of_both(lambda classes, channels: ResNet(shape, classes, channels)), normalization="imagenet"
+        )
     if match := _WRN.fullmatch(name):
         depth, widen = int(match[1]), int(match[2])
         return Architecture(
@@ -132,7 +134,9 @@ def described_architecture(facts: FolderFacts, name: str) -> Architecture:
             f"{name} describes {theirs}; write a factory that builds it and pass --arch file.py:factory"
         )
     # With further arguments the name alone does not build the network again.
-    whole = f"timm:{facts.architecture}" + (f" with {', '.join(facts.arguments)} of config.json" if facts.arguments else "")
+    whole = f"timm:{facts.architecture}" + (
+        f" with {', '.join(facts.arguments)} of config.json" if facts.arguments else ""
+    )
     found = timm_architecture(whole, facts.architecture, dict(facts.arguments))
     # The folder's weights may be trained on other statistics than those of timm's registry.
     return found if facts.usual is None else replace(found, usual=lambda network: facts.usual)

@@ -132,7 +132,7 @@ def users_code(name: str) -> Iterator[None]:
         BadInputError: the code called ``sys.exit`` or its arguments were refused.
     """
 
-    def refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    def refuse(self: argparse.ArgumentParser, message: str) -> NoReturn:
         raise SystemExit(message)  # argparse would print its usage first, under jboost's name
 
     argv, error = sys.argv, argparse.ArgumentParser.error
@@ -143,7 +143,8 @@ def users_code(name: str) -> Iterator[None]:
     except SystemExit as e:
         said = f"sys.exit({one_line(e)})" if e.code is not None else "sys.exit()"
         raise BadInputError(
-            f'{name} ends the program when it is imported or called: {said}; put what only a script does under if __name__ == "__main__":'
+            f"{name} ends the program when it is imported or called: {said}; put what only a script does under "
+            'if __name__ == "__main__":'
         ) from e
     finally:
         sys.argv = argv

@@ -56,10 +56,12 @@ def read_folder(folder: Path) -> FolderFacts:
             notes=notes,
         )
     names = config.get("architectures")
-    if isinstance(names, list) and names and isinstance(names[0], str):
+    if isinstance(names, list) and names and isinstance(names[0], str) and names[0].isidentifier():
         labels = config.get("id2label")
         classes = config.get("num_labels", len(labels) if isinstance(labels, dict) else None)
-        return FolderFacts(num_classes=_classes(classes), usual=usual, transformers=printable(names[0][:100]), notes=notes)
+        return FolderFacts(
+            num_classes=_classes(classes), usual=usual, transformers=printable(names[0][:100]), notes=notes
+        )
     return FolderFacts(usual=usual, notes=notes)
 
 
@@ -94,7 +96,11 @@ def _processing(config: Mapping[str, Any]) -> tuple[Usual | None, tuple[str, ...
     if not config:
         return None, ()
     factor = config.get("rescale_factor", 1 / 255)
-    scaled = config.get("do_rescale", True) is True and isinstance(factor, float) and math.isclose(factor, 1 / 255, rel_tol=1e-4)
+    scaled = (
+        config.get("do_rescale", True) is True
+        and isinstance(factor, float)
+        and math.isclose(factor, 1 / 255, rel_tol=1e-4)
+    )
     if not scaled or config.get("do_normalize", True) not in (True, False):
         return None, (f"{PREPROCESSOR} rescales images in another way than by 1/255, so its values are not taken",)
     crop = config.get("crop_size") if config.get("do_center_crop") else config.get("size")

@@ -77,7 +77,10 @@ def _parts(output: object) -> str:
     if isinstance(output, Mapping):
         return f"a dict of {one_line(', '.join(map(str, list(output)[:8])))}"
     if isinstance(output, tuple | list):
-        parts = [f"[{', '.join(map(str, part.shape))}]" if isinstance(part, Tensor) else type(part).__name__ for part in output[:8]]
+        parts = [
+            f"[{', '.join(map(str, part.shape))}]" if isinstance(part, Tensor) else type(part).__name__
+            for part in output[:8]
+        ]
         return f"a {type(output).__name__} of {', '.join(parts)}"
     return f"an object of type {type(output).__name__}"
 

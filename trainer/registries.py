@@ -21,7 +21,9 @@ from jboost.engine.errors import BadInputError, one_line
 _NAME = re.compile(r"[A-Za-z0-9_]{1,200}(\.[A-Za-z0-9_-]{1,200})?")
 _REPOSITORY = re.compile(r"[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}(@[A-Za-z0-9_./-]{1,200})?")
 # Arguments of timm.create_model that load files: a config.json must not choose these.
-_NOT_FROM_FILES = frozenset({"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "model_name"})
+_NOT_FROM_FILES = frozenset(
+    {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "model_name"}
+)
 _HUB_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 _OLD_WEIGHTS = "pytorch_model.bin"
 
@@ -68,7 +70,9 @@ def knows(name: str, package_name: str) -> bool:
     return bool(found.is_model(name)) if package_name == "timm" else name.lower() in found.models.list_models()
 
 
-def timm_network(name: str, num_classes: int | None, in_channels: int | None, arguments: Mapping[str, Any]) -> nn.Module:
+def timm_network(
+    name: str, num_classes: int | None, in_channels: int | None, arguments: Mapping[str, Any]
+) -> nn.Module:
     """Build a network of timm, with random weights.
 
     Raises:
@@ -123,12 +127,12 @@ def usual_of_timm(network: nn.Module) -> Usual | None:
 
 def usual_of(cfg: Mapping[str, Any], source: str) -> Usual | None:
     """`Usual` of a mapping with timm's entries ``mean``, ``std`` and ``input_size``; None without the first two."""
-    mean, std, size = cfg.get("mean"), cfg.get("std"), cfg.get("input_size")
-    if not (_are_numbers(mean) and _are_numbers(std)) or len(mean) != len(std):
+    mean, std, size = _numbers(cfg.get("mean")), _numbers(cfg.get("std")), cfg.get("input_size")
+    if mean is None or std is None or len(mean) != len(std):
         return None
     square = isinstance(size, list | tuple) and len(size) == 3 and size[1] == size[2] and type(size[1]) is int
     resolution = size[1] if square and 0 < size[1] < 1 << 16 else None
-    return Usual(tuple(map(float, mean)), tuple(map(float, std)), resolution, source)
+    return Usual(mean, std, resolution, source)
 
 
 def hub_repository(name: str) -> str | None:
@@ -149,7 +153,9 @@ def hub_folder(repository: str, *, weights: bool = True) -> Path:
         BadInputError: the name is no ``org/name[@revision]``, huggingface_hub is missing, or the files are not found.
     """
     if not _REPOSITORY.fullmatch(repository) or ".." in repository:
-        raise BadInputError(f"cannot read the repository {repository!r}; write it as hf-hub:ORG/NAME or hf-hub:ORG/NAME@REVISION")
+        raise BadInputError(
+            f"cannot read the repository {repository!r}; write it as hf-hub:ORG/NAME or hf-hub:ORG/NAME@REVISION"
+        )
     repo, _, revision = repository.partition("@")
     try:
         from huggingface_hub import snapshot_download
@@ -201,9 +207,9 @@ def _built(what: str, build: Any, given: Mapping[str, Any]) -> nn.Module:
     return network
 
 
-def _are_numbers(values: Any) -> bool:
-    return (
-        isinstance(values, list | tuple)
-        and 1 <= len(values) <= 16
-        and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-    )
+def _numbers(values: Any) -> tuple[float, ...] | None:
+    """A list of up to 16 numbers; None for anything else."""
+    if not isinstance(values, list | tuple) or not 1 <= len(values) <= 16:
+        return None
+    plain = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    return tuple(map(float, values)) if plain else None

@@ -22,6 +22,7 @@ from .read import some_of
 from .recognise import Inferred, View, guess_in_channels, guess_num_classes, infer, views
 from .source import Source, named_architecture
 
+_UNSEEN = "activations and pooling cannot be read from weights"
 # The released checkpoints take 64x64 images.
 _RELEASED_RESOLUTION = 64
 
@@ -59,7 +60,9 @@ def from_elsewhere(source: Source, num_classes: int | None, in_channels: int | N
         classes, counted = _classes_of_ours(path, peeled, inferred, num_classes), True
         channels = inferred.in_channels if inferred is not None else guess_in_channels(peeled) or 3
         if in_channels not in (None, channels):
-            raise BadInputError(f"the weights in {path} take {channels} channels, not {in_channels}; leave --in-channels out")
+            raise BadInputError(
+                f"the weights in {path} take {channels} channels, not {in_channels}; leave --in-channels out"
+            )
         network = build(architecture, classes, channels)
     else:
         network, classes, channels, counted = _foreign(source, architecture, peeled, num_classes, in_channels)
@@ -101,25 +104,28 @@ def _architecture(
             f"cannot infer the architecture of {path} from its weights ({some_of(peeled[-1].weights)}); "
             + _how_to_name(source)
         )
-    if told is not None and inferred.arch in RESNETS and _contradicts(told, inferred.arch):
+    if told is not None and _contradicts(told, inferred.arch):
         raise BadInputError(
             f"the weights in {path} have the names and shapes of {inferred.arch}, but the file names {told}: {_arch_for(told)}, or "
             f"--arch {inferred.arch} if it is one"
         )
     remark = ()
     if inferred.arch in RESNETS:
-        remark = ("activations and pooling cannot be read from weights; torchvision's are assumed (else name the network with --arch)",)
+        remark = (f"{_UNSEEN}; torchvision's are assumed (else name the network with --arch)",)
     elif inferred.arch.startswith("wrn_"):
-        remark = ("activations cannot be read from weights; the ReLU of TRADES' WideResNet is assumed (else use --arch)",)
+        remark = (
+            "activations cannot be read from weights; the ReLU of TRADES' WideResNet is assumed (else use --arch)",
+        )
     return find_architecture(inferred.arch), "inferred from the names and shapes of the weights", remark
 
 
 def _how_to_name(source: Source) -> str:
     told, theirs = source.content.arch, source.facts.transformers
     if theirs is not None:
+        call = f"transformers.{theirs}(transformers.AutoConfig.from_pretrained({str(source.path.parent)!r}))"
         return (
-            f"config.json names {theirs} of transformers: write a factory that returns it, e.g. def build(): return "
-            f"transformers.{theirs}(transformers.AutoConfig.from_pretrained({str(source.path.parent)!r})), and pass --arch file.py:build"
+            f"config.json names {theirs} of transformers: write a factory that returns it, e.g. def build(): return {call}, and "
+            "pass --arch file.py:build"
         )
     if told is not None:
         return f"the file names {told}: {_arch_for(told)}"
@@ -142,9 +148,12 @@ def _plain(name: str) -> str:
 def _contradicts(told: str, inferred: str) -> bool:
     """Whether a file's own name for its architecture is another one's than the inferred: a variant, or one of a registry."""
     plain = _plain(told)
-    if plain in (inferred, f"tv_{inferred}", inferred.replace("_", "")) or plain.replace("_", "") == inferred.replace("_", ""):
+    if re.search(r"silu|swish|gelu|mish|blur", plain):
+        return True
+    known = inferred.replace("_", "")
+    if inferred not in RESNETS or plain.replace("_", "") in (known, f"tv{known}"):
         return False
-    return re.search(r"res_?net|resnext|\d", plain) is not None or knows(told, "timm") or knows(told, "torchvision")
+    return re.search(r"res_?net|resnext", plain) is not None or knows(told, "timm") or knows(told, "torchvision")
 
 
 def _classes_of_ours(path: Path, peeled: Sequence[View], inferred: Inferred | None, num_classes: int | None) -> int:
@@ -184,7 +193,9 @@ def _foreign(
         mean = fit.view.mean or peeled[-1].mean
         channels = len(mean) if mean is not None and len(mean) > 1 else image_channels(network)
     if channels is None:
-        raise BadInputError(f"the first layer of {architecture.name} does not tell the number of image channels; give --in-channels")
+        raise BadInputError(
+            f"the first layer of {architecture.name} does not tell the number of image channels; give --in-channels"
+        )
     built = outputs(network)
     if num_classes is None and built is not None and "num_classes" not in options:
         return network, built, channels, False

@@ -27,10 +27,10 @@ def image_channels(network: nn.Module) -> int | None:
     layer = first[1]
     if isinstance(layer, nn.Conv2d):
         return layer.in_channels
-    # A linear layer over square patches or images: a side of whole pixels, for three channels or for one.
+    # A linear layer over pixels, square patches or images: a side of whole pixels, for three channels or for one.
     for channels in (3, 1):
         side = math.isqrt(layer.in_features // channels)
-        if side > 1 and side * side * channels == layer.in_features:
+        if side * side * channels == layer.in_features:
             return channels
     return None
 

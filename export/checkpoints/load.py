@@ -101,9 +101,7 @@ def load_checkpoint(
     )
     notes += fill(source.path, found.network, found.view.weights)
     model = JointModel(found.network, normal.mean, normal.std).eval().requires_grad_(False)
-    return LoadedCheckpoint(
-        model, info, source.sha256, tuple(notes), source.path.name, found.counted, normal.known
-    )
+    return LoadedCheckpoint(model, info, source.sha256, tuple(notes), source.path.name, found.counted, normal.known)
 
 
 def _from_our_trainer(

@@ -54,9 +54,7 @@ def find_normalization(
     """
     if asked is not None:
         replaced = "" if view.mean is None else ", in place of the checkpoint's own"
-        return Normalization(
-            *parse_normalization(asked, channels), f"normalisation: {asked} (--normalize{replaced})"
-        )
+        return Normalization(*parse_normalization(asked, channels), f"normalisation: {asked} (--normalize{replaced})")
     if view.mean is not None and view.std is not None:
         mean, std = (v * channels if len(v) == 1 else v for v in (view.mean, view.std))
         if len(mean) != channels or len(std) != channels:
@@ -82,7 +80,9 @@ def find_normalization(
         remark = "normalisation: ImageNet mean/std (torchvision ResNet; change with --normalize)"
         return Normalization(*NORMALIZATIONS["imagenet"], remark)
     elif architecture.builtin and architecture.normalization == "none":
-        remark = f"normalisation: none (usual for {architecture.name}, the checkpoint holds none; change with --normalize)"
+        remark = (
+            f"normalisation: none (usual for {architecture.name}, the checkpoint holds none; change with --normalize)"
+        )
         return Normalization(*parse_normalization("none", channels), remark)
     else:
         why = f"nothing says how {architecture.name} in {path} normalises its {channels}-channel images"

@@ -99,5 +99,7 @@ def _looks_wrong(logits: Tensor) -> str | None:
             "return them from before the log_softmax"
         )
     if bool(((logits >= 0) & (logits <= 1)).all()):
-        return "outputs: every one is in 0..1, as of a sigmoid; realness needs logits: return them from before the sigmoid"
+        return (
+            "outputs: every one is in 0..1, as of a sigmoid; realness needs logits: return them from before the sigmoid"
+        )
     return None

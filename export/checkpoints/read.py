@@ -25,7 +25,16 @@ from jboost.trainer.checkpoint import ModelInfo, check_count, read_safetensors
 from jboost.trainer.registries import Usual, usual_of
 
 # Names that training scripts give the state dict: averaged weights first, then the likeliest first.
-_AVERAGED = ("state_dict_ema", "model_ema", "ema", "ema_state_dict", "ema_model", "params_ema", "module_ema", "model_ema_state_dict")
+_AVERAGED = (
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+    "ema_state_dict",
+    "ema_model",
+    "params_ema",
+    "module_ema",
+    "model_ema_state_dict",
+)
 _CONTAINERS = (*_AVERAGED, "model", "state_dict", "model_state_dict", "network", "net", "module", "weights", "params")
 # Entries that name the architecture; timm's and torchvision's training scripts keep their arguments too.
 _ARCH_ENTRIES = ("arch", "architecture", "model_name")
@@ -175,7 +184,8 @@ def _unpickle_weights(path: Path) -> object:
         out = path.with_suffix(".safetensors")
         raise BadInputError(
             f"{path} holds pickled code ({named[1]}), which jboost never runs; only if you trust the file, convert it "
-            f'once (this runs its code), with the packages it needs installed: python -c "{_CONVERT}" {shlex.quote(str(path))} {shlex.quote(str(out))}'
+            f'once (this runs its code), with the packages it needs installed: python -c "{_CONVERT}" '
+            f"{shlex.quote(str(path))} {shlex.quote(str(out))}"
         ) from None
     except MemoryError:
         raise

@@ -204,7 +204,9 @@ def infer(shapes: Shapes) -> Inferred | None:
     found = {_infer(shapes)} if "conv1.weight" in shapes else set()
     if not found:
         starts = [n.removesuffix("conv1.weight") for n in shapes if n.endswith(".conv1.weight")]
-        starts = [p for p in starts if f"{p}layer1.0.conv1.weight" in shapes or f"{p}block1.layer.0.conv1.weight" in shapes]
+        starts = [
+            p for p in starts if f"{p}layer1.0.conv1.weight" in shapes or f"{p}block1.layer.0.conv1.weight" in shapes
+        ]
         for start in starts[:_MOST_WRAPPERS]:
             found.add(_infer({n[len(start) :]: shape for n, shape in shapes.items() if n.startswith(start)}))
     return next(iter(found)) if len(found) == 1 else None

@@ -74,7 +74,9 @@ def _without_file(arch: str | None) -> Source:
         asked = find_architecture(arch)
         state = {name: t.detach().clone().contiguous() for name, t in asked.build(None, None).state_dict().items()}
         notes = ("weights: those of the instance",)
-        return Source(Path(asked.name), Content(state, notes=notes), hashlib.sha256(save(state)).hexdigest(), FolderFacts(), asked)
+        return Source(
+            Path(asked.name), Content(state, notes=notes), hashlib.sha256(save(state)).hexdigest(), FolderFacts(), asked
+        )
     raise BadInputError(
         "no weights: pass --ckpt FILE (only hf-hub:ORG/NAME, timm:NAME.TAG and instances of a network bring their own); "
         f"--arch takes {OTHERS}"
@@ -101,7 +103,9 @@ def _weights_in(folder: Path) -> Path:
             return folder / name
     sharded = next((n for n in _WEIGHTS if (folder / f"{n}.index.json").is_file()), None)
     if sharded is not None:
-        raise BadInputError(f"{folder} holds weights in several files ({sharded}.index.json); save the model in one file")
+        raise BadInputError(
+            f"{folder} holds weights in several files ({sharded}.index.json); save the model in one file"
+        )
     raise BadInputError(f"{folder} is a folder without {' or '.join(_WEIGHTS)}; give the checkpoint file in it")
 
 

@@ -35,7 +35,9 @@ def export(
     in_channels: Annotated[
         int | None,
         typer.Option(
-            help="Number of image channels.", show_default="read from the weights and the network", rich_help_panel=_MODEL
+            help="Number of image channels.",
+            show_default="read from the weights and the network",
+            rich_help_panel=_MODEL,
         ),
     ] = None,
     normalize: Annotated[
