@@ -17,6 +17,7 @@ from jboost.engine.system.replacing import replacing_folder
 from jboost.engine.system.trust import trust_folder
 
 from .checkpoints.load import LoadedCheckpoint, load_checkpoint
+from .checkpoints.outputs import check_outputs
 from .compiled.aoti import check_compiler
 from .l0 import mean_realness
 from .request import ExportRequest, check_dtypes
@@ -35,11 +36,12 @@ class Exported:
 
 
 def export_bundle(
-    checkpoint: Path,
+    checkpoint: Path | None,
     out: Path,
     *,
     arch: str | None = None,
     num_classes: int | None = None,
+    in_channels: int | None = None,
     normalization: str | None = None,
     resolutions: tuple[int, ...] | None = None,
     formats: tuple[str, ...] = ("onnx",),
@@ -57,9 +59,9 @@ def export_bundle(
     """Write a verified bundle.
 
     Args:
-        checkpoint: any file that `load_checkpoint` reads.
+        checkpoint: any file or folder that `load_checkpoint` reads; None takes the weights that `arch` brings.
         out: the bundle's folder. An existing bundle or empty folder is replaced; a file or another folder is an error.
-        arch, num_classes, normalization: facts that the checkpoint lacks.
+        arch, num_classes, in_channels, normalization: facts that the checkpoint lacks.
         resolutions: image sizes in pixels; by default the checkpoint's own.
         formats: gradient graphs to write: ``"onnx"``, ``"compile"`` (for this kind of machine, about a minute each) and
             ``"trt"`` (for a kind of GPU; plans are built from the ONNX graphs, so those are written too). An empty
@@ -99,9 +101,12 @@ def export_bundle(
     if batch_size is not None and batch_size < 1:
         raise BadInputError(f"batch size must be at least 1, got {batch_size}")
     samples = None if real is None else open_samples(real)
-    say(f"reading {checkpoint}")
-    loaded = load_checkpoint(checkpoint, arch=arch, num_classes=num_classes, normalization=normalization)
+    say(f"reading {checkpoint or arch}")
+    loaded = load_checkpoint(
+        checkpoint, arch=arch, num_classes=num_classes, in_channels=in_channels, normalization=normalization
+    )
     sizes = _resolutions(loaded, resolutions)
+    loaded = check_outputs(loaded, sizes)
     l0 = loaded.info.l0
     if samples is not None:
         say(f"computing l0 over {samples.shape[0]:,} real images")
@@ -126,7 +131,7 @@ def export_bundle(
                 seconds = write_artefacts(
                     aside,
                     loaded,
-                    checkpoint.name,
+                    loaded.name,
                     request,
                     l0=l0,
                     formats=formats,
@@ -142,7 +147,9 @@ def export_bundle(
     except OSError as e:
         raise cannot_write(out, e) from e
     unverified = _remark_on_plans(bundle.config.artefacts.values())
-    return Exported(bundle, (*loaded.notes, *built_from, *remarks, *unverified, *notes), seconds)
+    # The size that was not taken is no assumption.
+    assumed = (note for note in loaded.notes if not (resolutions and note.startswith("resolution:")))
+    return Exported(bundle, (*assumed, *built_from, *remarks, *unverified, *notes), seconds)
 
 
 def _trust(bundle: Bundle, out: Path) -> tuple[str, ...]:

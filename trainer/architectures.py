@@ -1,27 +1,27 @@
-"""Build a network from the name of its architecture: one of the project's own, or a user's factory."""
+"""Build a network from the name of its architecture: one of the project's own, of a registry, or a user's factory."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import inspect
-import os
 import re
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from torch import nn
 
-from jboost.engine.errors import BadInputError, one_line
+from jboost.engine.errors import BadInputError
 
+from . import registries
 from .cifar_wrn import WideResNet
+from .factories import call_factory, factory_options
+from .folder import FolderFacts, read_folder
+from .registries import Usual, hub_folder
 from .resnet import RESNETS, ResNet
 from .small_resnet import SmallResNet
 
 # The names that messages list; wrn_<depth>_<widen> and small_resnet<width> are accepted with any numbers.
 NAMES = (*RESNETS, "wrn_28_10", "wrn_34_10", "small_resnet")
+OTHERS = "timm:NAME, torchvision:NAME, hf-hub:ORG/NAME, package.module:factory or file.py:factory"
 _WRN = re.compile(r"wrn_([1-9]\d{0,3})_([1-9]\d{0,3})")
 _SMALL = re.compile(r"small_resnet([1-9]\d{0,3})?")
 _SMALL_WIDTH = 24
@@ -32,46 +32,118 @@ class Architecture:
     """A named architecture and its customary settings.
 
     Attributes:
-        name: the name that checkpoints store (``small_resnet24`` is stored as ``small_resnet``).
+        name: the name that checkpoints store (``small_resnet24`` is stored as ``small_resnet``, a file without its folder).
         build: ``build(num_classes, in_channels)`` -> network: normalised images [B, in_channels, H, W] -> logits [B,
-            num_classes].
-        normalization: ``"imagenet"`` or ``"none"``: the normalisation that published weights expect for three channels.
+            num_classes]. None leaves an argument to the network's default; the project's own networks need both.
+        options: which of "num_classes" and "in_channels" `build` heeds. It imports the network's module.
+        normalization: ``"imagenet"`` or ``"none"``: the normalisation that published weights of the project's own
+            architectures expect for three channels; elsewhere it means nothing.
+        usual: what a registry says of a network that `build` made; None where nothing says.
         resolution: image size that it is made for, in pixels; None if it is made for any.
-        builtin: True if this project defines it, False if a user's factory does.
+        builtin: True if this project defines it.
+        registered: True if a registry of timm or torchvision does: its name runs no other code.
     """
 
     name: str
-    build: Callable[[int, int], nn.Module]
+    build: Callable[[int | None, int | None], nn.Module]
+    options: Callable[[], frozenset[str]] = lambda: frozenset({"num_classes", "in_channels"})
     normalization: str = "none"
+    usual: Callable[[nn.Module], Usual | None] = registries.usual_of_timm
     resolution: int | None = None
     builtin: bool = True
+    registered: bool = False
 
 
 def find_architecture(name: str) -> Architecture:
-    """Find an architecture by name: one of `NAMES`, ``wrn_<depth>_<widen>``, ``small_resnet<width>`` or a factory.
+    """Find an architecture by name: one of `NAMES`, ``wrn_<depth>_<widen>``, ``small_resnet<width>``, or one of `OTHERS`.
 
-    A factory is named as ``package.module:factory`` and called as ``factory(num_classes=...)``, with
-    ``in_channels=...`` if it has a parameter of that name. `build` imports its module from the Python path, else from
-    the current directory.
+    A factory is called as ``factory(num_classes=...)``, with ``in_channels=...`` or ``in_chans=...`` if it has a parameter
+    of that name. `build` imports its module from the Python path, else from the current directory. The name may also lead
+    to an instance of a network.
 
     Raises:
         BadInputError: an unknown name (the message lists the known ones).
     """
+    scheme, _, rest = name.partition(":")
+    if scheme == "timm":
+        return timm_architecture(name, rest, {})
+    if scheme == "hf-hub":
+        return Architecture(
+            name,
+            lambda classes, channels: _of_hub(rest).build(classes, channels),
+            usual=lambda network: read_folder(hub_folder(rest, weights=False)).usual,
+            builtin=False,
+        )
+    if scheme == "torchvision":
+        return Architecture(
+            name,
+            lambda classes, channels: registries.torchvision_network(rest, classes),
+            options=lambda: frozenset({"num_classes"}),
+            usual=lambda network: registries.usual_of_torchvision(rest),
+            builtin=False,
+            registered=True,
+        )
     if ":" in name:
-        return Architecture(name, lambda classes, channels: _call_factory(name, classes, channels), builtin=False)
+        file, attribute = name.rpartition(":")[::2]
+        return Architecture(
+            f"{Path(file).name}:{attribute}" if file.endswith(".py") else name,
+            lambda classes, channels: call_factory(name, classes, channels),
+            options=lambda: factory_options(name),
+            builtin=False,
+        )
     if name in RESNETS:
         shape = RESNETS[name]
-        return Architecture(name, lambda classes, channels: ResNet(shape, classes, channels), normalization="imagenet")
+        return Architecture(
+            name, _of_both(lambda classes, channels: ResNet(shape, classes, channels)), normalization="imagenet"
+        )
     if match := _WRN.fullmatch(name):
         depth, widen = int(match[1]), int(match[2])
-        return Architecture(name, lambda classes, channels: WideResNet(depth, widen, classes, channels), resolution=32)
+        return Architecture(
+            name, _of_both(lambda classes, channels: WideResNet(depth, widen, classes, channels)), resolution=32
+        )
     if match := _SMALL.fullmatch(name):
         width = int(match[1] or _SMALL_WIDTH)
-        return Architecture(small_resnet_name(width), lambda classes, channels: SmallResNet(width, classes, channels))
+        return Architecture(
+            small_resnet_name(width), _of_both(lambda classes, channels: SmallResNet(width, classes, channels))
+        )
     raise BadInputError(
-        f"unknown architecture {name!r}; choose one of {', '.join(NAMES)} (or small_resnet<width>), or name your own "
-        "factory as package.module:factory"
+        f"unknown architecture {name!r}; choose one of {', '.join(NAMES)} (or small_resnet<width>), or name your own as "
+        f"{OTHERS}"
     )
+
+
+def timm_architecture(name: str, model: str, arguments: dict[str, object]) -> Architecture:
+    """The network `model` of timm's registry, built with further arguments of its constructor, under `name`."""
+    return Architecture(
+        name,
+        lambda classes, channels: registries.timm_network(model, classes, channels, arguments),
+        builtin=False,
+        registered=True,
+    )
+
+
+def described_architecture(facts: FolderFacts, name: str) -> Architecture:
+    """The network of timm's registry that a folder describes; `name` is the folder's in messages.
+
+    Raises:
+        BadInputError: the folder describes none.
+    """
+    if facts.architecture is None:
+        theirs = "no network of timm's" if facts.transformers is None else f"{facts.transformers} of transformers"
+        raise BadInputError(
+            f"{name} describes {theirs}; write a factory that builds it and pass --arch file.py:factory"
+        )
+    # With further arguments the name alone does not build the network again.
+    whole = f"timm:{facts.architecture}" + (
+        f" with {', '.join(facts.arguments)} of config.json" if facts.arguments else ""
+    )
+    found = timm_architecture(whole, facts.architecture, dict(facts.arguments))
+    # The folder's weights may be trained on other statistics than those of timm's registry.
+    return found if facts.usual is None else replace(found, usual=lambda network: facts.usual)
+
+
+def _of_hub(repository: str) -> Architecture:
+    return described_architecture(read_folder(hub_folder(repository, weights=False)), f"hf-hub:{repository}")
 
 
 def small_resnet_name(width: int) -> str:
@@ -101,82 +173,10 @@ def build_network(arch: str, num_classes: int, in_channels: int = 3) -> nn.Modul
     return architecture.build(num_classes, in_channels)
 
 
-def _call_factory(name: str, num_classes: int, in_channels: int) -> nn.Module:
-    """Import ``package.module:factory`` and call it."""
-    module_name, _, attribute = name.partition(":")
-    if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
-        raise BadInputError(f"cannot read the architecture {name!r}; write it as package.module:factory")
-    # The factory is called inside the context too, because it may import its neighbours only then.
-    with current_directory_on_path():
-        factory = find_factory(module_name, attribute)
-        arguments: dict[str, int] = {"num_classes": num_classes}
-        if _takes(factory, "in_channels"):
-            arguments["in_channels"] = in_channels
-        try:
-            network = factory(**arguments)
-        except Exception as error:
-            call = ", ".join(f"{key}={value}" for key, value in arguments.items())
-            raise BadInputError(
-                f"{name} called with ({call}) failed: {type(error).__name__}: {one_line(error)}"
-            ) from error
-    if not isinstance(network, nn.Module):
-        raise BadInputError(f"{name} returned {_describe(network)} where a torch.nn.Module was expected")
-    return network
+def _of_both(build: Callable[[int, int], nn.Module]) -> Callable[[int | None, int | None], nn.Module]:
+    def built(num_classes: int | None, in_channels: int | None) -> nn.Module:
+        assert num_classes is not None
+        assert in_channels is not None
+        return build(num_classes, in_channels)
 
-
-def find_factory(module_name: str, attribute: str) -> Callable[..., Any]:
-    """Import `module_name` (dots allowed) and return its callable `attribute`.
-
-    Raises:
-        BadInputError: no such module or attribute, the import fails, or the attribute cannot be called.
-    """
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        # A missing module and an existing module that lacks a dependency need different remedies.
-        if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
-            raise BadInputError(
-                f"no module {module_name!r} on the Python path or in {os.getcwd()}; run from the directory that holds "
-                "it, or set PYTHONPATH"
-            ) from error
-        raise BadInputError(
-            f"importing {module_name} failed: {type(error).__name__}: {one_line(error)}; install what it needs"
-        ) from error
-    except Exception as error:
-        raise BadInputError(f"importing {module_name} failed: {type(error).__name__}: {one_line(error)}") from error
-    factory = getattr(module, attribute, None)
-    if factory is None:
-        where = getattr(module, "__file__", None) or module_name
-        raise BadInputError(f"module {module_name!r} ({where}) has no {attribute!r}; check the name after the colon")
-    if not callable(factory):
-        raise BadInputError(f"{module_name}:{attribute} is {_describe(factory)}, which cannot be called")
-    found: Callable[..., Any] = factory
-    return found
-
-
-@contextlib.contextmanager
-def current_directory_on_path() -> Iterator[None]:
-    """Put the current directory last on the Python path: its modules can be imported but hide no installed ones."""
-    here = os.getcwd()
-    importlib.invalidate_caches()
-    sys.path.append(here)
-    try:
-        yield
-    finally:
-        # The first entry of that name may have been there before: remove the one added last.
-        for i in range(len(sys.path) - 1, -1, -1):
-            if sys.path[i] == here:
-                del sys.path[i]
-                break
-
-
-def _takes(factory: Callable[..., Any], parameter: str) -> bool:
-    """Whether `factory` names `parameter`. ``**kwargs`` does not count: its receiver may not accept the name."""
-    try:
-        return parameter in inspect.signature(factory).parameters
-    except (TypeError, ValueError):
-        return False
-
-
-def _describe(value: object) -> str:
-    return "None" if value is None else f"an object of type {type(value).__name__}"
+    return built

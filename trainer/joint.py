@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from jboost.engine.errors import BadInputError
+from jboost.engine.errors import BadInputError, one_line
 
 # Normalisations that the field calls by name. CIFAR-10's standard deviations are those of all its pixels, as in
 # RobustBench and the Madry lab.
@@ -16,6 +16,9 @@ NORMALIZATIONS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
 }
+
+#: What `parse_normalization` reads.
+FORMS = "imagenet, cifar10, none or m1,m2,m3/s1,s2,s3 (one value a channel)"
 
 
 class JointModel(nn.Module):
@@ -46,8 +49,40 @@ class JointModel(nn.Module):
         """Logits [B, num_classes] of images [B, C, H, W] in [0, 1]."""
         if x.ndim != 4 or x.shape[1] != self.mean.shape[1]:
             raise BadInputError(f"the model takes images [B, {self.mean.shape[1]}, H, W], got {list(x.shape)}")
-        logits: Tensor = self.network((x - self.mean) / self.std)
-        return logits
+        return logits_of(self.network((x - self.mean) / self.std))
+
+
+def logits_of(output: object) -> Tensor:
+    """The logits in a network's output: a tensor [B, C] or [B, C, 1, 1], or an object or a dict with ``logits``.
+
+    Raises:
+        BadInputError: it is something else, and which of its parts are the logits would be a guess.
+    """
+    if isinstance(output, Mapping):
+        found = output.get("logits")
+    else:
+        found = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(found, Tensor):
+        raise BadInputError(f"the network returns {_parts(output)} where logits [B, classes] are needed; {_WRAP}")
+    return found.flatten(1) if found.ndim == 4 and found.shape[2:] == (1, 1) else found
+
+
+_WRAP = (
+    "wrap it in your factory: class Logits(torch.nn.Module) whose forward returns one tensor, e.g. return self.net(x)[0] for the "
+    "first part of a tuple or self.net(x)['out'] for an entry of a dict"
+)
+
+
+def _parts(output: object) -> str:
+    if isinstance(output, Mapping):
+        return f"a dict of {one_line(', '.join(map(str, list(output)[:8])))}"
+    if isinstance(output, tuple | list):
+        parts = [
+            f"[{', '.join(map(str, part.shape))}]" if isinstance(part, Tensor) else type(part).__name__
+            for part in output[:8]
+        ]
+        return f"a {type(output).__name__} of {', '.join(parts)}"
+    return f"an object of type {type(output).__name__}"
 
 
 def check_normalization(mean: Sequence[float], std: Sequence[float]) -> None:
@@ -77,18 +112,17 @@ def parse_normalization(text: str, in_channels: int) -> tuple[tuple[float, ...],
     """
     if text == "none":
         return (0.0,) * in_channels, (1.0,) * in_channels
-    forms = "imagenet, cifar10, none or m1,m2,m3/s1,s2,s3 (one value a channel)"
     if text in NORMALIZATIONS:
         mean, std = (tuple(values) for values in NORMALIZATIONS[text])
     else:
         try:
             mean, std = (tuple(float(v) for v in part.split(",")) for part in text.split("/"))
         except ValueError:
-            raise BadInputError(f"cannot read the normalisation {text!r}; give {forms}") from None
+            raise BadInputError(f"cannot read the normalisation {text!r}; give {FORMS}") from None
     if len(mean) != in_channels or len(std) != in_channels:
         raise BadInputError(
             f"normalisation {text!r} has {len(mean)} means and {len(std)} stds, the model takes {in_channels} "
-            f"channels; give {forms}"
+            f"channels; give {FORMS}"
         )
     check_normalization(mean, std)
     return mean, std

@@ -5,39 +5,80 @@ This module never executes pickles: it reads with ``torch.load(weights_only=True
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import re
 import shlex
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
-from jboost.engine.errors import BadInputError, one_line
+from jboost.engine.errors import BadInputError, one_line, printable
 from jboost.trainer.checkpoint import ModelInfo, check_count, read_safetensors
+from jboost.trainer.registries import Usual, usual_of
 
-# Names that training scripts give the state dict, the likeliest first.
-_CONTAINERS = ("model", "state_dict", "model_state_dict", "network", "net")
+# Names that training scripts give the state dict: averaged weights first, then the likeliest first.
+_AVERAGED = (
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+    "ema_state_dict",
+    "ema_model",
+    "params_ema",
+    "module_ema",
+    "model_ema_state_dict",
+)
+_CONTAINERS = (*_AVERAGED, "model", "state_dict", "model_state_dict", "network", "net", "module", "weights", "params")
+# Entries that name the architecture; timm's and torchvision's training scripts keep their arguments too.
+_ARCH_ENTRIES = ("arch", "architecture", "model_name")
+_ARGUMENTS, _ARCH_ARGUMENTS = ("args", "hparams", "hyper_parameters", "config"), ("model", "arch", "architecture")
 
 _LONGEST_NAME = 2_000
 # The most bytes of a tensor that repeats fewer stored values (stride 0).
 _MOST_REPEATED = 1 << 30
 
+# Takes the same entry as `_state_dict` does, and says which. The architecture that the file names is kept as metadata.
 _CONVERT = (
-    "import sys, torch; from safetensors.torch import save_file; "
-    "c = torch.load(sys.argv[1], map_location='cpu', weights_only=False); "
-    "c = next((c[k] for k in ('model', 'state_dict', 'model_state_dict') if k in c), c) if isinstance(c, dict) else c; "
-    "c = c.state_dict() if hasattr(c, 'state_dict') else c; "
-    "save_file({k: v.clone().contiguous() for k, v in c.items() if torch.is_tensor(v)}, sys.argv[2])"
+    f"import sys, torch; from safetensors.torch import save_file; K = {_CONTAINERS}; "
+    "sd = lambda v: v.state_dict() if hasattr(v, 'state_dict') else v; "
+    "ok = lambda v: isinstance(v, dict) and len(v) > 0 and all(map(torch.is_tensor, v.values())); "
+    "get = lambda v: [(k, sd(v[k])) for k in K if k in v] if isinstance(v, dict) else []; "
+    "f = sd(torch.load(sys.argv[1], map_location='cpu', weights_only=False)); "
+    "found = [(k, w) for k, v in get(f) for w in [v, *(w for _, w in get(v))] if ok(w)]; "
+    "k, c = (found or [('none, the file itself', f)])[0]; a = f.get('arch') if isinstance(f, dict) else None; "
+    "save_file({n: t.clone().contiguous() for n, t in c.items() if torch.is_tensor(t)}, sys.argv[2], "
+    "{'arch': a} if isinstance(a, str) else None); print('weights: entry', k)"
 )
 
 
-def read_weights(path: Path) -> tuple[Mapping[str, Tensor], ModelInfo | None, list[str]]:
-    """Return the file's state dict, our trainer's metadata (None in other files), and remarks.
+@dataclass(frozen=True)
+class Content:
+    """What a checkpoint file holds.
+
+    Attributes:
+        weights: name -> tensor.
+        stored: our trainer's metadata; None in other files.
+        arch: the architecture that the file names, as it was written; None if it names none.
+        usual: the normalisation among the arguments of a training that the file keeps; None if it keeps none.
+        notes: remarks.
+    """
+
+    weights: Mapping[str, Tensor]
+    stored: ModelInfo | None = None
+    arch: str | None = None
+    usual: Usual | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read_weights(path: Path) -> Content:
+    """Read a checkpoint file.
 
     Raises:
         BadInputError: the file is no checkpoint, holds code or no state dict, or a tensor is not plain.
@@ -49,16 +90,53 @@ def read_weights(path: Path) -> tuple[Mapping[str, Tensor], ModelInfo | None, li
         if not tensors:
             raise BadInputError(f"{path} holds no tensors; save the model again")
         _check_tensors(path, tensors)
-        return tensors, stored, []
+        with safe_open(path, framework="pt") as file:
+            named = (file.metadata() or {}).get("arch")
+        return Content(tensors, stored, arch=named)
+    _check_archive(path)
     # torch.save writes a zip archive; before 1.6 it wrote pickles, protocol 2.
     if not start.startswith((b"PK\x03\x04", b"\x80")):
         raise BadInputError(
             f"{path} is not a checkpoint: neither torch.save nor safetensors wrote it; give a .pt, .pth or "
             ".safetensors file"
         )
-    weights, notes = _state_dict(path, _unpickle_weights(path))
+    content = _unpickle_weights(path)
+    weights, notes = _state_dict(path, content)
     _check_tensors(path, weights)
-    return weights, None, notes
+    named, usual = _told(content)
+    return Content(weights, None, named, usual, tuple(notes))
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse a zip archive that torch.save did not write."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
+        return  # no archive, or a damaged one: torch's reader decides
+    if any(name.endswith(("data.pkl", "constants.pkl")) for name in names):
+        return
+    if any(name.endswith(".npy") for name in names):
+        raise BadInputError(
+            f"{path} holds arrays, like a set of samples, and no network; pass the network's file to --ckpt, and images to "
+            "--real or to jboost boost"
+        )
+    raise BadInputError(f"{path} is a zip archive that torch.save did not write; give a .pt, .pth or .safetensors file")
+
+
+def _told(content: object) -> tuple[str | None, Usual | None]:
+    """The architecture and the normalisation that a training script wrote beside the weights."""
+    if not isinstance(content, Mapping):
+        return None, None
+    named = next((v for e in _ARCH_ENTRIES if isinstance(v := content.get(e), str)), None)
+    usual = None
+    for entry in _ARGUMENTS:
+        kept = content.get(entry)
+        kept = vars(kept) if isinstance(kept, argparse.Namespace) else kept
+        if isinstance(kept, Mapping):
+            named = named or next((v for e in _ARCH_ARGUMENTS if isinstance(v := kept.get(e), str)), None)
+            usual = usual or usual_of(kept, f"the checkpoint's {entry}")
+    return None if named is None else printable(named[:200]), usual
 
 
 def _check_tensors(path: Path, weights: Mapping[str, Tensor]) -> None:
@@ -93,7 +171,9 @@ def _unpickle_weights(path: Path) -> object:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they concern how the file was written, which the user cannot change
-            return torch.load(path, map_location="cpu", weights_only=True)
+            # A Namespace is an object with attributes and no code; timm keeps the arguments of a training in one.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch 2.13 words a refusal as "GLOBAL some.name was not an allowed ..."; a damaged pickle names nothing.
         named = re.search(r"GLOBAL (\S+)", str(error))
@@ -103,8 +183,9 @@ def _unpickle_weights(path: Path) -> object:
             ) from None
         out = path.with_suffix(".safetensors")
         raise BadInputError(
-            f"{path} holds pickled code ({named[1]}), which jboost never runs; if you trust its author, convert it "
-            f'once, with the packages it needs installed: python -c "{_CONVERT}" {shlex.quote(str(path))} {shlex.quote(str(out))}'
+            f"{path} holds pickled code ({named[1]}), which jboost never runs; only if you trust the file, convert it "
+            f'once (this runs its code), with the packages it needs installed: python -c "{_CONVERT}" '
+            f"{shlex.quote(str(path))} {shlex.quote(str(out))}"
         ) from None
     except MemoryError:
         raise
@@ -134,17 +215,28 @@ def _state_dict(path: Path, content: object) -> tuple[Mapping[str, Tensor], list
     if _is_state_dict(content):
         return content, []
     if isinstance(content, Mapping):
-        inside = {key: value for key, value in content.items() if _is_state_dict(value)}
+        # One level deeper too, as in {"ema": {"module": ...}}.
+        inside = {key: found for key, value in content.items() if (found := _inside(value)) is not None}
         for key in _CONTAINERS:
             if key in inside:
-                others = ", ".join(str(other) for other in inside if other != key)
-                return inside[key], [f"weights: entry {key!r} of the file, not {others}"] if others else []
+                others = ", ".join(repr(other) for other in inside if other != key)
+                why = " (averaged weights are preferred)" if key in _AVERAGED else ""
+                return inside[key], [f"weights: entry {key!r} of the file, not {others}{why}"] if others else []
     what = f"a {type(content).__name__}"
     if isinstance(content, Mapping):
         what = f"a dict of {some_of(content)}" if content else "an empty dict"
     raise BadInputError(
         f"{path} holds {what}, not a state dict; save model.state_dict(), by itself or under the key 'state_dict'"
     )
+
+
+def _inside(value: object) -> Mapping[str, Tensor] | None:
+    """A state dict, or the one that a dict holds under a usual name."""
+    if _is_state_dict(value):
+        return value
+    if isinstance(value, Mapping):
+        return next((found for key in _CONTAINERS if _is_state_dict(found := value.get(key))), None)
+    return None
 
 
 def _is_state_dict(value: object) -> TypeGuard[Mapping[str, Tensor]]:

@@ -19,6 +19,7 @@ from jboost.trainer.resnet import RESNETS, ResNetShape
 from jboost.trainer.small_resnet import BLOCKS_PER_STAGE
 
 Shapes = Mapping[str, tuple[int, ...]]
+Values = tuple[float, ...]
 
 # A prefix names a wrapper when every entry of the file has it. `1.`: Sequential(normaliser, network).
 _WRAPPERS = ("module.", "model.", "network.", "net.", "1.")
@@ -35,6 +36,7 @@ _NORMALIZERS = (
     ("0.mean", "0.std"),
     ("mu", "sigma"),
     ("mean", "std"),
+    ("pixel_mean", "pixel_std"),
 )
 
 # Usual names of the last and the first layer in networks from elsewhere (torchvision, timm).
@@ -49,6 +51,7 @@ class View:
     Attributes:
         weights: name -> tensor.
         mean, std: values of a removed normaliser, as stored (one per channel, or one for all); None if there was none.
+        lost_normalizer: whether a ``1.`` was removed and no normaliser with it: the values of the ``0.`` before it are unknown.
         released: whether it has the marks of the paper's released checkpoints: ``model.*`` and a scalar ``dummy``.
         notes: one-line remarks on everything left out.
     """
@@ -57,6 +60,7 @@ class View:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     released: bool = False
+    lost_normalizer: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -119,16 +123,47 @@ def _peel(view: View) -> View | None:
         return replace(view, weights=rest, released=all(n.startswith("model.") for n in rest))
     for mean_name, std_name in _NORMALIZERS:
         if mean_name in names and std_name in names:
-            mean, std = _values(view.weights[mean_name]), _values(view.weights[std_name])
-            if mean is None or std is None:
+            found = _normalizer(view.weights[mean_name], view.weights[std_name])
+            if found is None:
                 continue
             rest = _without(view.weights, {mean_name, std_name})
             # Keep the outermost normaliser; a second one (the attacker's) repeats it.
-            return replace(view, weights=rest, mean=view.mean or mean, std=view.std or std)
+            if view.mean is not None:
+                return replace(view, weights=rest)
+            mean, std, remark = found
+            return replace(view, weights=rest, mean=mean, std=std, notes=(*view.notes, *remark))
     for prefix in _WRAPPERS:
         if names and all(name.startswith(prefix) for name in names):
-            return replace(view, weights={name[len(prefix) :]: tensor for name, tensor in view.weights.items()})
+            lost = view.lost_normalizer or prefix == "1."
+            rest = {name[len(prefix) :]: tensor for name, tensor in view.weights.items()}
+            return replace(view, weights=rest, lost_normalizer=lost)
     return None
+
+
+def normalizer_among(
+    weights: Mapping[str, Tensor],
+) -> tuple[Values, Values, tuple[str, ...], tuple[str, str]] | None:
+    """Return mean, std, remarks and names of the one normaliser among tensors that no network needs; None without one."""
+    found = []
+    for mean_name, std_name in _NORMALIZERS:
+        for name in weights:
+            if name == mean_name or name.endswith(f".{mean_name}"):
+                other = name[: len(name) - len(mean_name)] + std_name
+                if other in weights and (values := _normalizer(weights[name], weights[other])) is not None:
+                    found.append((*values, (name, other)))
+    return found[0] if len({values[:2] for values in found}) == 1 else None
+
+
+def _normalizer(mean: Tensor, std: Tensor) -> tuple[Values, Values, tuple[str, ...]] | None:
+    """Return a normaliser's mean and std for images in [0, 1], and remarks; None if these are no such values."""
+    means, stds = _values(mean), _values(std)
+    if means is None or stds is None:
+        return None
+    # No mean of images in [0, 1] is above 1, and no spread is near 2: these are of images in 0-255.
+    if max(means) > 1 or max(stds) >= 2:
+        means, stds = (tuple(round(v / 255, 9) for v in values) for values in (means, stds))
+        return means, stds, ("normalisation: the checkpoint's values are for images in 0-255 and divided by 255",)
+    return means, stds, ()
 
 
 def _without(weights: Mapping[str, Tensor], names: set[str]) -> dict[str, Tensor]:
@@ -163,8 +198,21 @@ def _values(tensor: Tensor) -> tuple[float, ...] | None:
 def infer(shapes: Shapes) -> Inferred | None:
     """Return our architecture whose state dict has these names and shapes; None if there is none.
 
-    This reads only the entries that distinguish the architectures; the loader compares every name and shape.
+    This reads only the entries that distinguish the architectures; the loader compares every name and shape. The network may
+    lie under any prefix, if it is the only one: the rest may be another task's.
     """
+    found = {_infer(shapes)} if "conv1.weight" in shapes else set()
+    if not found:
+        starts = [n.removesuffix("conv1.weight") for n in shapes if n.endswith(".conv1.weight")]
+        starts = [
+            p for p in starts if f"{p}layer1.0.conv1.weight" in shapes or f"{p}block1.layer.0.conv1.weight" in shapes
+        ]
+        for start in starts[:_MOST_WRAPPERS]:
+            found.add(_infer({n[len(start) :]: shape for n, shape in shapes.items() if n.startswith(start)}))
+    return next(iter(found)) if len(found) == 1 else None
+
+
+def _infer(shapes: Shapes) -> Inferred | None:
     stem = shapes.get("conv1.weight", ())
     if len(stem) != 4:
         return None
@@ -221,8 +269,8 @@ def guess_num_classes(peeled: Sequence[View]) -> int | None:
     return None
 
 
-def guess_in_channels(peeled: Sequence[View]) -> int:
-    """Return the image channels of a network from elsewhere: from its normaliser, else its first layer, else three."""
+def guess_in_channels(peeled: Sequence[View]) -> int | None:
+    """Return the image channels of a network from elsewhere: from its normaliser, else its first layer; None if unusual."""
     mean = peeled[-1].mean
     if mean is not None and len(mean) > 1:
         return len(mean)
@@ -230,4 +278,4 @@ def guess_in_channels(peeled: Sequence[View]) -> int:
         for name, shape in view.shapes.items():
             if _STEM.fullmatch(name) and len(shape) == 4:
                 return shape[1]
-    return 3
+    return None

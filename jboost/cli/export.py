@@ -21,21 +21,30 @@ _MODEL, _GRAPHS, _CHECK = "Model", "Graphs", "Verification"
 
 def export(
     ckpt: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--ckpt",
-            help="Checkpoint from the paper, torchvision, Madry-lab, RobustBench, TRADES or `jboost train`, or safetensors.",
-            show_default=False,
+            help="Checkpoint from the paper, torchvision, timm, Madry-lab, RobustBench, TRADES or `jboost train`, safetensors, "
+            "or a folder with model.safetensors.",
+            show_default="the weights that --arch brings",
         ),
-    ],
+    ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Bundle folder to write.")] = Path("bundle"),
     arch: Annotated[str | None, options.arch(_MODEL)] = None,
     num_classes: Annotated[int | None, options.num_classes(_MODEL)] = None,
+    in_channels: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of image channels.",
+            show_default="read from the weights and the network",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None,
     normalize: Annotated[
         str | None,
         typer.Option(
             help="Normalisation inside the model: imagenet, cifar10, none or m1,m2,m3/s1,s2,s3.",
-            show_default="the checkpoint's",
+            show_default="the checkpoint's or its package's; else it must be given",
             rich_help_panel=_MODEL,
         ),
     ] = None,
@@ -103,6 +112,7 @@ def export(
             output,
             arch=arch,
             num_classes=num_classes,
+            in_channels=in_channels,
             normalization=normalize,
             resolutions=split_numbers(resolution, "--resolution"),
             formats=() if formats == "none" else tuple(formats.split(",")),

@@ -105,7 +105,7 @@ def _describe_samples(path: Path) -> dict[str, Any]:
 def _describe_checkpoint(path: Path, arch: str | None, num_classes: int | None) -> dict[str, Any]:
     from jboost.export.checkpoints.load import load_checkpoint
 
-    loaded = load_checkpoint(path, arch=arch, num_classes=num_classes)
+    loaded = load_checkpoint(path, arch=arch, num_classes=num_classes, required=False)
     info = loaded.info
     return {
         "architecture": info.arch,
@@ -113,8 +113,8 @@ def _describe_checkpoint(path: Path, arch: str | None, num_classes: int | None) 
         "classes": info.num_classes,
         "channels": info.in_channels,
         "resolution": info.resolution,
-        "mean": list(info.mean),
-        "std": list(info.std),
+        "mean": list(info.mean) if loaded.normalized else None,
+        "std": list(info.std) if loaded.normalized else None,
         "l0": info.l0,
         "class names": None if info.class_names is None else list(info.class_names),
         "notes": list(loaded.notes),

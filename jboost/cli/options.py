@@ -56,7 +56,10 @@ dtypes = _Shared("Network precisions: fp32, fp16 or bf16, several with commas.")
 objective = _Shared("Objective: logit, ce, bce, ce-bce, joint or energy.", default=_BY_OBJECTIVE)
 objectives = _Shared("Objectives to write graphs for, several with commas, e.g. joint,logit.", default=_BY_OBJECTIVE)
 batch_size = _Shared("Images per batch.", "-b", "--batch-size")
-arch = _Shared("Architecture, e.g. resnet50 or package.module:factory.", default="read from the weights")
+arch = _Shared(
+    "Architecture: resnet50, timm:NAME, torchvision:NAME, hf-hub:ORG/NAME, package.module:factory or file.py:factory.",
+    default="read from the weights",
+)
 num_classes = _Shared("Number of classes.", default="read from the weights")
 atol = _Shared("Largest error allowed for a logit.", default="by dtype")
 rtol = _Shared("Largest relative L2 error allowed for an image's gradient.", default="by dtype")

@@ -44,7 +44,14 @@ def test_a_bundle_holds_neither_folders_nor_source_lines(tmp_path, monkeypatch) 
     (tmp_path / "secret_module.py").write_text(MODEL)
     monkeypatch.chdir(tmp_path)
     torch.save({"head.weight": torch.rand(4, 3), "head.bias": torch.rand(4)}, tmp_path / "a.pt")
-    export_bundle(tmp_path / "a.pt", tmp_path / "bundle", arch="secret_module:net", num_classes=4, resolutions=(8,))
+    export_bundle(
+        tmp_path / "a.pt",
+        tmp_path / "bundle",
+        arch="secret_module:net",
+        num_classes=4,
+        normalization="none",
+        resolutions=(8,),
+    )
     files = [file for file in (tmp_path / "bundle").rglob("*") if file.is_file()]
     assert {file.suffix for file in files} >= {".pt2", ".onnx", ".safetensors", ".json"}
     for file in files:

@@ -18,7 +18,7 @@ from jboost.engine.backends.torch_device import find_device
 from jboost.engine.bundle import sha256_file
 from jboost.engine.errors import BadInputError, first_line
 from jboost.opening import open_bundle
-from jboost.trainer.architectures import current_directory_on_path, find_factory
+from jboost.trainer.factories import current_directory_on_path, find_factory
 
 from .base import Extractor, Identity, Numpy, Outputs, fix_batch, read_outputs
 from .inception import PUBLISHED, load_inception

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
+import fractions
 import pickle
 import re
 import shlex
@@ -19,6 +19,7 @@ from checkpoint_cases import NONE, StateDict, check, network, prefixed, refused
 from safetensors.torch import save_file
 from torch import nn
 
+from jboost.export.checkpoints.read import read_weights
 from jboost.trainer.checkpoint import ModelInfo, save_checkpoint
 from jboost.trainer.joint import JointModel
 
@@ -63,8 +64,9 @@ def test_a_factorys_network_is_filled(factory: nn.Module, tmp_path: Path) -> Non
     for prefix in ("", "module.", "model."):
         torch.save({"state_dict": prefixed(prefix, factory.state_dict())}, path)
         refused(path, "--arch", "package.module:factory")
-        # Two channels cannot be told by names that we don't know; three are assumed, and the shapes object.
-        refused(path, "model.weight [4, 2, 3, 3] where [4, 3, 3, 3]", arch="jb_custom:build")
+        # The names are unknown, so the built network's first layer says which weights hold the number of channels.
+        refused(path, "2-channel images", "--normalize imagenet, cifar10, none or", arch="jb_custom:build")
+        check(path, factory, ((0.0,) * 2, (1.0,) * 2), arch="jb_custom:build", normalization="none")
         torch.save({"state_dict": prefixed(prefix, {**factory.state_dict(), **normaliser(2)})}, path)
         assert check(path, factory, ((0.25,) * 2, (0.5,) * 2), arch="jb_custom:build").info.num_classes == 6
 
@@ -180,7 +182,7 @@ NOT_CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "zip.pt": (write_truncated_zip, "truncated"),
     "legacy.pt": (write_truncated_legacy, "truncated"),
     "cut.safetensors": (write_truncated_safetensors, "not a readable safetensors"),
-    "samples.npz": (write_samples, "cannot be read as a checkpoint"),
+    "samples.npz": (write_samples, "holds arrays, like a set of samples"),
     "script.pt": (lambda path: torch.jit.save(torch.jit.script(nn.Linear(1, 1)), path), "TorchScript"),
     "pickle.pt": (lambda path: path.write_bytes(pickle.dumps({"a": 1}, protocol=4)), "not a checkpoint"),
     "list.pt": (lambda path: torch.save([torch.ones(1)], path), "a list, not a state dict"),
@@ -220,11 +222,17 @@ def test_pickled_code_does_not_run(wrn: nn.Module, tmp_path: Path, zipped: bool)
 
 def test_the_conversion_that_the_refusal_names_works(wrn: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "it's a run.pt"
+    averaged = prefixed("module.", wrn.state_dict())
+    content = {name: torch.zeros_like(tensor) for name, tensor in averaged.items()}
     torch.save(
-        {"epoch": 1, "args": argparse.Namespace(lr=0.1), "state_dict": prefixed("module.", wrn.state_dict())}, path
+        {"epoch": 1, "args": fractions.Fraction(1), "arch": "wrn", "model": content, "ema": {"module": averaged}}, path
     )
-    message = refused(path, "argparse.Namespace")
+    message = refused(path, "fractions.Fraction", "only if you trust the file")
     command = re.search(r"python (-c .*)", message)
     assert command is not None
-    subprocess.run(f"{shlex.quote(sys.executable)} {command[1]}", shell=True, check=True)
+    done = subprocess.run(
+        f"{shlex.quote(sys.executable)} {command[1]}", shell=True, check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "weights: entry ema\n"
     check(path.with_suffix(".safetensors"), wrn, NONE)
+    assert read_weights(path.with_suffix(".safetensors")).arch == "wrn"

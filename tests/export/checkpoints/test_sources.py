@@ -136,7 +136,18 @@ def test_files_are_told_by_their_content(wrn: nn.Module, tmp_path: Path) -> None
     check(legacy, wrn, NONE)
 
 
-def test_which_of_several_state_dicts_is_said(wrn: nn.Module, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "key", ["state_dict_ema", "ema", "model_ema", "model", "state_dict", "module", "weights", "params", "net"]
+)
+def test_the_entry_of_the_weights(wrn: nn.Module, tmp_path: Path, key: str) -> None:
+    """Averaged weights are preferred to those of the last step, and the note says so."""
     path = tmp_path / "two.pt"
-    torch.save({"ema": {n: t * 0 for n, t in wrn.state_dict().items()}, "model": wrn.state_dict()}, path)
-    assert any("'model'" in note and "ema" in note for note in check(path, wrn, NONE).notes)
+    spare = {n: t * 0 for n, t in wrn.state_dict().items()}
+    averaged = "ema" in key
+    torch.save({"epoch": 3, "optimizer": {"state": {}}, key: wrn.state_dict()}, path)
+    check(path, wrn, NONE)
+    torch.save({"model" if averaged else "zz": spare, key: wrn.state_dict(), "decay": 0.9}, path)
+    note = next(note for note in check(path, wrn, NONE).notes if note.startswith("weights: entry"))
+    assert (repr(key) in note, "averaged weights are preferred" in note) == (True, averaged)
+    torch.save({"epoch": 3, key: {"module": prefixed("module.", wrn.state_dict())}}, path)
+    check(path, wrn, NONE)

@@ -206,7 +206,18 @@ def test_a_factorys_network_goes_all_the_way(jboost, tmp_path, images, labels, n
     torch.manual_seed(0)
     torch.save(getattr(graph_models, network)(classes=5).state_dict(), tmp_path / "net.pt")
     np.savez(tmp_path / "s.npz", images, labels)
-    options = ["--ckpt", "net.pt", "--arch", "nets:build", "--num-classes", "5", "--resolution", "16"]
+    options = [
+        "--ckpt",
+        "net.pt",
+        "--arch",
+        "nets:build",
+        "--num-classes",
+        "5",
+        "--resolution",
+        "16",
+        "--normalize",
+        "none",
+    ]
     exported = jboost("export", *options, cwd=tmp_path)
     assert exported.returncode == 0, exported.stderr
     boosted = {}
