@@ -256,7 +256,7 @@ def test_a_dataset_json_of_wrong_types_is_refused_in_one_line(tmp_path, images, 
 
 def test_class_folders_with_numbers_that_int64_cannot_hold_are_refused(tmp_path, images) -> None:
     for folder in (str(2**63), "9" * 200):
-        path = zip_of(tmp_path / "a.zip", {f"{folder}/0.png": encode(images[0])})
+        path = zip_of(tmp_path / "a.zip", {f"{folder}/0.png": encode(images[0]), "1/0.png": encode(images[0])})
         with pytest.raises(BadInputError, match="not a class number"):
             open_samples(path)
         (tmp_path / "set" / folder).mkdir(parents=True)
