@@ -16,11 +16,13 @@ class SampleSet(Protocol):
 
     Attributes:
         path: the file or folder.
-        kind: ``"npz"``, ``"zip"`` or ``"folder"``.
+        kind: ``"npz"``, ``"zip"``, ``"tar"`` or ``"folder"``.
         shape: (N, H, W, C).
         labels: int64 [N], or None.
-        label_names: the folder names, sorted, if the PNGs are in folders whose names are not numbers; `labels` index
+        label_names: the folder names, sorted, if the images are in folders whose names are not numbers; `labels` index
             into them. Otherwise None.
+        label_source: where the labels come from, e.g. ``"arr_1"``; without labels, ``"none: "`` and why.
+        notes: what was converted or left out while the set was read, one sentence each.
     """
 
     path: Path
@@ -28,6 +30,8 @@ class SampleSet(Protocol):
     shape: tuple[int, int, int, int]
     labels: np.ndarray[Any, np.dtype[np.int64]] | None
     label_names: tuple[str, ...] | None
+    label_source: str
+    notes: tuple[str, ...]
 
     @property
     def fingerprint(self) -> str:
@@ -164,7 +168,8 @@ def check_fit(
         # Bundles are for square images, so no export helps against others.
         export = f"export it again with --resolution {shape[1]}, or " if shape[1] == shape[2] else ""
         raise BadInputError(
-            f"the images are {shape[1]}x{shape[2]}, the bundle was exported and verified for {sizes}; {export}resize the images"
+            f"the images are {shape[1]}x{shape[2]}, the bundle was exported and verified for {sizes}; {export}resize the images: "
+            f"--resize {resolutions[0]}"
         )
 
 
@@ -190,7 +195,8 @@ def labels_of(
         return samples.labels  # as in torchvision's ImageFolder: classes in sorted order
     raise BadInputError(
         f"{samples.path} has the folders {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}, which are not the "
-        f"model's {num_classes} classes; name each folder after its class number, from 0"
+        f"model's {num_classes} classes; name each folder after its class number, from 0, or say that they are no classes: "
+        "--class-folders none"
     )
 
 

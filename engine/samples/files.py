@@ -15,24 +15,31 @@ from jboost.engine.errors import BadInputError
 from jboost.engine.system.replacing import replacing, replacing_folder
 
 from .base import SampleSet
+from .fitted import fitted, original
+from .listing import TAR_SUFFIXES
 from .npz import NpzSamples, write_npz
+from .options import AS_IT_IS, ReadOptions
 
 Batches = Iterator[np.ndarray[Any, Any]]
 
 
-def open_samples(path: str | Path) -> SampleSet:
-    """The sample set at `path`: an npz, or a folder or zip file of PNGs.
+def open_samples(path: str | Path, options: ReadOptions = AS_IT_IS) -> SampleSet:
+    """The sample set at `path`: an npz, or a folder, zip or tar file of images.
+
+    Args:
+        path: the file or folder.
+        options: how to read it.
 
     Raises:
         BadInputError: `path` does not exist, or it is not a usable sample set.
     """
     path = Path(path)
     if not path.exists():
-        raise BadInputError(f"{path} does not exist; give a samples.npz, or a folder or zip of PNGs")
-    if path.is_dir() or path.suffix.lower() == ".zip":
-        from .png import PngSamples  # imported here because it needs Pillow and npz files do not
+        raise BadInputError(f"{path} does not exist; give a samples.npz, or a folder, zip or tar of images")
+    if path.is_dir() or path.name.lower().endswith((".zip", *TAR_SUFFIXES)):
+        from .images import ImageSamples  # imported here because it needs Pillow and npz files do not
 
-        return PngSamples(path)
+        return ImageSamples(path, options)
     with path.open("rb") as f:
         magic = f.read(6)
     if magic.startswith(b"\x93NUMPY"):
@@ -41,27 +48,30 @@ def open_samples(path: str | Path) -> SampleSet:
         )
     if not magic.startswith(b"PK"):
         raise BadInputError(f"{path} is not an npz file; save one with: np.savez('samples.npz', images, labels)")
-    return NpzSamples(path)
+    return fitted(NpzSamples(path), options)
 
 
 def output_kind(path: Path) -> str:
-    """The kind of output for a path's suffix: ``"npz"``, ``"zip"``, or ``"folder"`` if it has no suffix.
+    """The kind of output for a path's suffix: ``"npz"``, ``"zip"``, ``"tar"``, or ``"folder"`` if it has no suffix.
 
     Raises:
         BadInputError: the suffix is another.
     """
-    kinds = {".npz": "npz", ".zip": "zip", "": "folder"}
+    kinds = {".npz": "npz", ".zip": "zip", ".tar": "tar", "": "folder"}
     if path.suffix.lower() not in kinds:
         raise BadInputError(
-            f"output {path} has the suffix {path.suffix!r}; use .npz, .zip (PNGs), or no suffix (a folder of PNGs)"
+            f"output {path} has the suffix {path.suffix!r}; use .npz, .zip or .tar (PNGs), or no suffix (a folder of PNGs)"
         )
     return kinds[path.suffix.lower()]
 
 
 def default_output(samples: SampleSet) -> Path:
     """``samples.boosted.npz`` beside ``samples.npz``; likewise for folders and zip files."""
-    suffix = "" if samples.kind == "folder" else samples.path.suffix
-    stem = samples.path.name.removesuffix(samples.path.suffix) if suffix else samples.path.resolve().name
+    suffix = "" if samples.kind == "folder" else ".tar" if samples.kind == "tar" else samples.path.suffix
+    stem = samples.path.resolve().name
+    if suffix:
+        written = next((s for s in TAR_SUFFIXES if stem.lower().endswith(s)), samples.path.suffix)
+        stem = samples.path.name[: -len(written)]
     # A folder's name must not gain a dot: the rest would count as a suffix.
     name = f"{stem}.boosted{suffix}" if suffix else f"{stem}_boosted"
     return samples.path.resolve().parent / name if samples.kind == "folder" else samples.path.with_name(name)
@@ -129,19 +139,21 @@ def write_samples(
     try:
         with replacing_folder(out) if kind == "folder" else replacing(out) as aside:
             if kind == "npz":
-                given = source if isinstance(source, NpzSamples) else None
+                own = original(source)
+                given = own if isinstance(own, NpzSamples) else None
                 with aside.open("wb") as f:
                     write_npz(f, shape, batches, labels=labels, source=given)
             else:
-                from .png import PngSamples, write_pngs
+                from .images import ImageSamples
+                from .png import write_pngs
 
                 write_pngs(
                     aside,
                     shape[0],
                     batches,
-                    zipped=kind == "zip",
+                    kind=kind,
                     labels=labels,
-                    source=source if isinstance(source, PngSamples) else None,
+                    source=source if isinstance(source, ImageSamples) else None,
                 )
     except OSError as e:
         raise cannot_write(out, e) from e

@@ -40,6 +40,8 @@ class NpzSamples:
 
     kind = "npz"
     label_names: tuple[str, ...] | None = None
+    label_source = "none: no arr_1"
+    notes: tuple[str, ...] = ()
 
     def __init__(self, path: Path):
         self.path = path
@@ -96,6 +98,7 @@ class NpzSamples:
                 # Not numpy's reader: it allocates what the header says, and the zip directory may lie as well.
                 data = read_exactly(f, n * dtype.itemsize)
             self.labels = check_labels("arr_1", np.frombuffer(data, dtype), n)
+            self.label_source = "arr_1"
         self.fingerprint = zip_contents(archive)
 
     def read(self, indices: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:

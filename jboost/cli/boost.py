@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,7 @@ import typer
 
 from jboost.engine.system.replacing import replacing
 
-from . import options
+from . import options, read_options
 from .json_output import STDOUT, write_json
 from .options import Debug, split_numbers
 from .paths import check_paths
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from jboost.engine.loop.run import Progress
     from jboost.engine.method.settings import Settings
     from jboost.engine.results.summary import Summary
-    from jboost.engine.samples import SampleSet
+    from jboost.engine.samples import ReadOptions, SampleSet
 
 _METHOD, _ENGINE, _OUTPUT = "Method", "Engine", "Output"
 
@@ -38,7 +39,7 @@ def boost(
         Path,
         typer.Argument(
             metavar="SAMPLES",
-            help="Images: npz (arr_0 uint8 [N,H,W,C], arr_1 labels), or a folder or zip of PNGs.",
+            help="Images: npz (arr_0 uint8 [N,H,W,C], arr_1 labels), or a folder, zip or tar of image files.",
             show_default=False,
         ),
     ],
@@ -107,6 +108,11 @@ def boost(
         ),
     ] = None,
     json_file: Annotated[str | None, options.json_file(_OUTPUT)] = None,
+    images_key: Annotated[str | None, read_options.images_key(read_options.PANEL)] = None,
+    labels_key: Annotated[str | None, read_options.labels_key(read_options.PANEL)] = None,
+    resize: Annotated[int | None, read_options.resize(read_options.PANEL)] = None,
+    background: Annotated[str | None, read_options.background(read_options.PANEL)] = None,
+    class_folders: Annotated[str | None, read_options.class_folders(read_options.PANEL)] = None,
     debug: Debug = False,
     **values: float | str | None,
 ) -> None:
@@ -119,6 +125,13 @@ def boost(
     from jboost.engine.results.identity import partial_folder
     from jboost.engine.samples import default_output, open_samples, snapshot_output
 
+    reading = read_options.read_options(
+        images_key=images_key,
+        labels_key=labels_key,
+        resize=resize,
+        background=background,
+        class_folders=class_folders,
+    )
     inputs = {"SAMPLES": samples, "--bundle": bundle}
     check_paths(inputs=inputs)
     chosen = find_preset(preset)
@@ -127,7 +140,8 @@ def boost(
         bundle, engine=engine, device=device, dtype=dtype, batch_size=batch_size, trust_code=trust_code
     ) as booster:
         settings = booster.settings(how, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=chosen)
-        images = open_samples(samples)
+        images = open_samples(samples, replace(reading, channels=booster.bundle.config.in_channels))
+        read_options.print_about(images)
         out = output or default_output(images)
         steps_kept = split_numbers(snapshots, "--snapshots") or ()
         written = {"-o": out, "the partial results": partial_folder(out)}
@@ -136,7 +150,7 @@ def boost(
         summary = _run(booster, images, out, settings, resume=resume, snapshots=steps_kept, run_file=run_file)
     _show(summary, out, stderr=json_file == STDOUT)
     if grid is not None:
-        _draw(grid, images, out)
+        _draw(grid, images, out, replace(reading, resize=None))
     write_json(summary.to_dict(), json_file, stdout_indent=None)
 
 
@@ -237,7 +251,7 @@ def _show(summary: Summary, out: Path, *, stderr: bool) -> None:
     print_columns(rows, stderr=stderr)
 
 
-def _draw(path: Path, before: SampleSet, out: Path) -> None:
+def _draw(path: Path, before: SampleSet, out: Path, reading: ReadOptions) -> None:
     from jboost.engine.samples import open_samples
     from jboost.engine.samples.files import cannot_write
     from jboost.grid import draw_grid, pick_evenly
@@ -245,7 +259,7 @@ def _draw(path: Path, before: SampleSet, out: Path) -> None:
     picks = pick_evenly(before.labels, before.shape[0])
     columns = [] if before.labels is None else [str(before.labels[i]) for i in picks]
     try:
-        rows = [("before", before.read(picks)), ("after", open_samples(out).read(picks))]
+        rows = [("before", before.read(picks)), ("after", open_samples(out, reading).read(picks))]
         with replacing(path) as aside:
             draw_grid(rows, columns).save(aside, "PNG")
     except OSError as e:

@@ -256,11 +256,13 @@ def test_a_dataset_json_of_wrong_types_is_refused_in_one_line(tmp_path, images, 
 
 def test_class_folders_with_numbers_that_int64_cannot_hold_are_refused(tmp_path, images) -> None:
     for folder in (str(2**63), "9" * 200):
-        path = zip_of(tmp_path / "a.zip", {f"{folder}/0.png": encode(images[0])})
+        path = zip_of(tmp_path / "a.zip", {f"{folder}/0.png": encode(images[0]), "1/0.png": encode(images[0])})
         with pytest.raises(BadInputError, match="not a class number"):
             open_samples(path)
         (tmp_path / "set" / folder).mkdir(parents=True)
-        (tmp_path / "set" / folder / "0.png").write_bytes(encode(images[0]))
+        (tmp_path / "set" / "1").mkdir(exist_ok=True)
+        for name in (folder, "1"):
+            (tmp_path / "set" / name / "0.png").write_bytes(encode(images[0]))
         with pytest.raises(BadInputError, match="not a class number"):
             open_real(tmp_path / "set", resolution=None, channels=None)
         (tmp_path / "set" / folder / "0.png").unlink()
