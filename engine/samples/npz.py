@@ -23,6 +23,7 @@ from jboost.engine.errors import BadInputError, one_line, printable
 from jboost.engine.system.names import check_names
 
 from .base import check_images, check_labels, runs
+from .fitting import Fitting
 from .identity import zip_contents
 from .keys import choose_arrays, some
 from .options import ReadOptions
@@ -48,7 +49,6 @@ class NpzSamples:
 
     kind = "npz"
     label_names: tuple[str, ...] | None = None
-    notes: tuple[str, ...] = ()
 
     def __init__(self, path: Path, options: ReadOptions = ReadOptions()):  # noqa: B008 (frozen)
         self.path = path
@@ -107,9 +107,9 @@ class NpzSamples:
         check_images(key, shape, dtype, part)
         if fortran:
             raise BadInputError(f"{self.path}: {key} is in Fortran order; save np.ascontiguousarray({key})")
-        n, h, w, c = shape
-        self.shape: tuple[int, int, int, int] = (n, h, w, c)
-        self._offset = offset
+        self._shape, self._offset = shape, offset
+        self._fit = Fitting(str(self.path), shape, self._options)
+        self.shape, self.notes = self._fit.shape, self._fit.notes
         if archive.getinfo(f"{key}.npy").file_size != offset + math.prod(shape):
             raise BadInputError(f"{self.path}: {key} is truncated; make or copy the file again")
 
@@ -136,19 +136,30 @@ class NpzSamples:
 
     def read(self, indices: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Images uint8 [len(indices), H, W, C] at ascending `indices`."""
-        size = math.prod(self.shape[1:])
-        parts = []
         try:
             if self._stream is None:
                 # Kept open: a compressed member can only be read from its start, and a run reads in ascending order.
                 self._stream = zipfile.ZipFile(self.path).open(f"{self.images_key}.npy")  # noqa: SIM115
-            for start, stop in runs(indices):
-                self._stream.seek(self._offset + start * size)
-                data = read_exactly(self._stream, (stop - start) * size)
-                parts.append(np.frombuffer(data, np.uint8).reshape(-1, *self.shape[1:]))
+            return self._fit(read_rows(self._stream, self._offset, self._shape, indices))
         except DAMAGE as e:
             raise BadInputError(f"{self.path} is damaged ({one_line(e)}); make or copy it again") from e
-        return np.concatenate(parts)
+
+
+def read_rows(
+    stream: IO[bytes], offset: int, shape: tuple[int, ...], indices: np.ndarray[Any, Any]
+) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Rows of an array uint8 of `shape` whose values begin at `offset`, at ascending `indices`.
+
+    Raises:
+        EOFError: the stream is shorter than that.
+    """
+    size = math.prod(shape[1:])
+    parts = []
+    for start, stop in runs(indices):
+        stream.seek(offset + start * size)
+        data = read_exactly(stream, (stop - start) * size)
+        parts.append(np.frombuffer(data, np.uint8).reshape(-1, *shape[1:]))
+    return np.concatenate(parts)
 
 
 def read_header(f: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
@@ -240,7 +251,7 @@ def write_npz(
     with zipfile.ZipFile(out, "w") as archive:
         if source is None:
             with archive.open(zipfile.ZipInfo(IMAGES), "w", force_zip64=True) as f:
-                _write_images(f, shape, batches)
+                write_images(f, shape, batches)
             if labels is not None:
                 with archive.open(zipfile.ZipInfo(LABELS), "w", force_zip64=True) as f:
                     npy.write_array(f, labels, allow_pickle=False)
@@ -251,14 +262,15 @@ def write_npz(
                 new.compress_type = old.compress_type
                 with archive.open(new, "w", force_zip64=True) as f:
                     if old.filename == f"{source.images_key}.npy":
-                        _write_images(f, shape, batches)
+                        write_images(f, shape, batches)
                     else:
                         with original.open(old) as g:
                             while chunk := g.read(_COPY_CHUNK):
                                 f.write(chunk)
 
 
-def _write_images(f: IO[bytes], shape: tuple[int, ...], batches: Iterator[np.ndarray[Any, Any]]) -> None:
+def write_images(f: IO[bytes], shape: tuple[int, ...], batches: Iterator[np.ndarray[Any, Any]]) -> None:
+    """Write images uint8 [n, H, W, C], N in total, as an npy stream of `shape`."""
     npy.write_array_header_1_0(f, {"descr": "|u1", "fortran_order": False, "shape": shape})
     for batch in batches:
         f.write(np.ascontiguousarray(batch).data)
