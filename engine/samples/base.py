@@ -18,11 +18,13 @@ class SampleSet(Protocol):
 
     Attributes:
         path: the file or folder.
-        kind: ``"npz"``, ``"zip"`` or ``"folder"``.
+        kind: ``"npz"``, ``"zip"``, ``"tar"`` or ``"folder"``.
         shape: (N, H, W, C).
         labels: int64 [N], or None.
-        label_names: the folder names, sorted, if the PNGs are in folders whose names are not numbers; `labels` index
+        label_names: the folder names, sorted, if the images are in folders whose names are not numbers; `labels` index
             into them. Otherwise None.
+        label_source: where the labels come from, e.g. ``"arr_1"``; without labels, ``"none: "`` and why.
+        notes: what was converted or left out while the set was read, one sentence each.
     """
 
     path: Path
@@ -30,6 +32,8 @@ class SampleSet(Protocol):
     shape: tuple[int, int, int, int]
     labels: np.ndarray[Any, np.dtype[np.int64]] | None
     label_names: tuple[str, ...] | None
+    label_source: str
+    notes: tuple[str, ...]
 
     @property
     def fingerprint(self) -> str:

@@ -1,4 +1,4 @@
-"""The one encoder of image files, and the names that they get."""
+"""The encoder of image files, and the names that a set's images get in an output."""
 
 from __future__ import annotations
 
@@ -13,26 +13,24 @@ from PIL import Image
 from jboost.engine.errors import BadInputError
 from jboost.engine.system.names import check_names
 
+from .base import SampleSet
+
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
-#: Suffixes whose format cannot keep pixels as they are.
-LOSSY = (".jpg", ".jpeg")
-#: How such an image is written with ``--lossy``: fine, and without halving the colours' resolution.
-LOSSY_QUALITY = 95
-LOSSY_TEXT = f"JPEG, quality {LOSSY_QUALITY}, 4:4:4"
-_LOSSLESS = {".png": "PNG", ".bmp": "BMP", ".webp": "WEBP"}
+#: Suffixes whose format changes pixels.
+LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif")
+_QUALITY = 95
+#: How such an image is written with ``--lossy``: fine, and with colours in full resolution.
+LOSSY_TEXT = f"JPEG, quality {_QUALITY}, 4:4:4"
 
 
 def encode(image: Pixels, suffix: str = ".png") -> bytes:
-    """One image uint8 [H, W, C] as the bytes of a file with `suffix`; only the suffixes `LOSSY` change its pixels."""
-    suffix = suffix.lower()
+    """One image uint8 [H, W, C] as the bytes of a PNG; of a JPEG if `suffix` is one of `LOSSY`."""
     buffer = io.BytesIO()
     picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
     if suffix in LOSSY:
-        picture.save(buffer, "JPEG", quality=LOSSY_QUALITY, subsampling=0)
-    elif suffix == ".webp":
-        picture.save(buffer, "WEBP", lossless=True)
+        picture.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
     else:
-        picture.save(buffer, _LOSSLESS[suffix])
+        picture.save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -41,55 +39,45 @@ def suffix_of(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
 
 
-def output_name(name: str, channels: int, *, lossy: bool) -> str:
-    """The name under which an image is written: its own, or with ``.png`` where its format would change the pixels.
-
-    Args:
-        name: the image's name in the source.
-        channels: 1 or 3. WebP has no grey images, so they become PNGs.
-        lossy: whether JPEGs stay JPEGs.
-    """
-    suffix = suffix_of(name)
-    keeps = suffix in _LOSSLESS and (suffix != ".webp" or channels == 3)
-    if keeps or (lossy and suffix in LOSSY):
-        return name
-    return name[: len(name) - len(suffix)] + ".png"
-
-
-def output_names(names: Sequence[str], channels: int, *, lossy: bool) -> list[str]:
-    """`output_name` of each of a set's names, which stay different.
-
-    Raises:
-        BadInputError: two would be the same.
-    """
-    made = [output_name(name, channels, lossy=lossy) for name in names]
-    if made != list(names):
-        by_name: dict[str, str] = {}
-        for name, new in zip(names, made, strict=True):
-            if (other := by_name.setdefault(new.casefold(), name)) != name:
-                raise BadInputError(
-                    f"{other} and {name} would both be written as {new}; write to another kind of file, such as -o out.npz"
-                )
-    return made
-
-
-def numbered(count: int, suffix: str = ".png") -> list[str]:
+def png_names(count: int) -> list[str]:
     """Names, in order, for a set without names: ``000000.png`` and so on."""
     width = max(6, len(str(count - 1)))
-    return [f"{i:0{width}d}{suffix}" for i in range(count)]
+    return [f"{i:0{width}d}.png" for i in range(count)]
 
 
-def sorted_names(names: Sequence[str] | None, count: int) -> list[str]:
+def image_names(samples: SampleSet | None) -> list[str] | None:
+    """The names of a set's image files, by image; None if it has none."""
+    return getattr(samples, "names", None)
+
+
+def written_names(samples: SampleSet | None, *, lossy: bool) -> list[str] | None:
+    """The names under which a set's images are written: their own, with ``.png`` for another suffix; None without names.
+
+    ``a.jpg`` becomes ``a.png``, and stays ``a.jpg`` if `lossy`. Where that would give two images one name, or another order,
+    all keep their suffix before the new one: ``a.jpg.png``. Only the order of sorted names counts: that of a folder.
+    """
+    names = image_names(samples)
+    if names is None:
+        return None
+    keep = (".png", *LOSSY) if lossy else (".png",)
+    short = [n if suffix_of(n) in keep else str(PurePosixPath(n).with_suffix(".png")) for n in names]
+    ordered = sorted(short) == short or sorted(names) != list(names)
+    if len({n.casefold() for n in short}) == len({n.casefold() for n in names}) and ordered:
+        return short
+    return [n if suffix_of(n) in keep else f"{n}.png" for n in names]
+
+
+def file_names(names: Sequence[str] | None, count: int) -> list[str]:
     """`names` if files of these names, sorted by path, come in this order; else numbers.
 
-    A folder or zip is read in that order, so names that are sorted otherwise would change the images' order.
+    A folder or archive of images is read in that order, so names that are sorted otherwise would change it.
     """
     if names is None or list(names) != sorted(names):
-        return numbered(count)
+        return png_names(count)
     try:
         check_names("the output", names)
     except BadInputError:
-        return numbered(count)
+        return png_names(count)
     return list(names)
 
 

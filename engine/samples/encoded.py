@@ -14,8 +14,6 @@ from .decode import decode, examine
 from .notes import Notes
 from .options import ReadOptions
 
-#: The most bytes of an image file. Files are read whole.
-FILE_LIMIT = 256 << 20
 Shape = tuple[int, int, int]
 
 

@@ -12,11 +12,10 @@ import numpy as np
 from jboost.engine.errors import BadInputError, one_line
 
 from .base import check_images
-from .fitting import Fitting
 from .identity import file_contents
 from .keys import NONE
 from .npz import DAMAGE, check_array_size, read_exactly, read_header, read_rows, write_images
-from .options import ReadOptions
+from .options import AS_IT_IS, ReadOptions
 from .remedies import rows_within
 
 
@@ -30,9 +29,10 @@ class NpySamples:
     kind = "npy"
     labels = None
     label_names = None
+    notes: tuple[str, ...] = ()
     label_source = "none: an npy file holds no labels; np.savez(path, images, labels) keeps them"
 
-    def __init__(self, path: Path, options: ReadOptions = ReadOptions()):  # noqa: B008 (frozen)
+    def __init__(self, path: Path, options: ReadOptions = AS_IT_IS):
         self.path, self._options = path, options
         self._file: IO[bytes] | None = None
         if options.images_key is not None or options.labels_key not in (None, NONE):
@@ -55,9 +55,8 @@ class NpySamples:
         check_images(f"{path}: images", shape, dtype, part)
         if fortran:
             raise BadInputError(f"{path}: images are in Fortran order; save np.ascontiguousarray(images)")
-        self._shape = shape
-        self._fit = Fitting(str(path), shape, options)
-        self.shape, self.notes = self._fit.shape, self._fit.notes
+        n, h, w, c = shape
+        self.shape: tuple[int, int, int, int] = (n, h, w, c)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -69,7 +68,7 @@ class NpySamples:
         try:
             if self._file is None:
                 self._file = self.path.open("rb")
-            return self._fit(read_rows(self._file, self._offset, self._shape, indices))
+            return read_rows(self._file, self._offset, self.shape, indices)
         except DAMAGE as e:
             raise BadInputError(f"{self.path} is damaged ({one_line(e)}); make or copy it again") from e
 

@@ -23,10 +23,9 @@ from jboost.engine.errors import BadInputError, one_line, printable
 from jboost.engine.system.names import check_names
 
 from .base import check_images, check_labels, runs
-from .fitting import Fitting
 from .identity import zip_contents
 from .keys import choose_arrays, some
-from .options import ReadOptions
+from .options import AS_IT_IS, ReadOptions
 from .remedies import rows_within
 
 IMAGES, LABELS = "arr_0.npy", "arr_1.npy"
@@ -49,8 +48,9 @@ class NpzSamples:
 
     kind = "npz"
     label_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
-    def __init__(self, path: Path, options: ReadOptions = ReadOptions()):  # noqa: B008 (frozen)
+    def __init__(self, path: Path, options: ReadOptions = AS_IT_IS):
         self.path = path
         self._options = options
         self._stream: IO[bytes] | None = None
@@ -107,9 +107,9 @@ class NpzSamples:
         check_images(key, shape, dtype, part)
         if fortran:
             raise BadInputError(f"{self.path}: {key} is in Fortran order; save np.ascontiguousarray({key})")
-        self._shape, self._offset = shape, offset
-        self._fit = Fitting(str(self.path), shape, self._options)
-        self.shape, self.notes = self._fit.shape, self._fit.notes
+        self._offset = offset
+        n, h, w, c = shape
+        self.shape: tuple[int, int, int, int] = (n, h, w, c)
         if archive.getinfo(f"{key}.npy").file_size != offset + math.prod(shape):
             raise BadInputError(f"{self.path}: {key} is truncated; make or copy the file again")
 
@@ -140,7 +140,7 @@ class NpzSamples:
             if self._stream is None:
                 # Kept open: a compressed member can only be read from its start, and a run reads in ascending order.
                 self._stream = zipfile.ZipFile(self.path).open(f"{self.images_key}.npy")  # noqa: SIM115
-            return self._fit(read_rows(self._stream, self._offset, self._shape, indices))
+            return read_rows(self._stream, self._offset, self.shape, indices)
         except DAMAGE as e:
             raise BadInputError(f"{self.path} is damaged ({one_line(e)}); make or copy it again") from e
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast, get_args
+
+from jboost.engine.errors import BadInputError, printable
 
 #: Which folders name the classes: the topmost, those that the images lie in, or none.
 ClassFolders = Literal["top", "last", "none"]
@@ -40,3 +43,47 @@ class ReadOptions:
         if chosen == (None, None, None, None, None, False):
             return fingerprint
         return hashlib.sha256(f"{fingerprint} {chosen!r}".encode()).hexdigest()
+
+
+#: Every option at its default.
+AS_IT_IS = ReadOptions()
+_COLOURS = {"black": (0, 0, 0), "white": (255, 255, 255), "grey": (128, 128, 128), "gray": (128, 128, 128)}
+_MOST_PIXELS = 16_384
+
+
+def parse_background(text: str | None) -> tuple[int, int, int] | None:
+    """The colour ``"white"``, ``"black"``, ``"grey"`` or ``"#rrggbb"``; None stays None.
+
+    Raises:
+        BadInputError: it is none of these.
+    """
+    if text is None:
+        return None
+    if text.lower() in _COLOURS:
+        return _COLOURS[text.lower()]
+    if not re.fullmatch("#?[0-9a-fA-F]{6}", text):
+        raise BadInputError(f"{printable(text)!r} is not a background colour; give white, black, grey or '#rrggbb'")
+    number = int(text.removeprefix("#"), 16)
+    return number >> 16, number >> 8 & 255, number & 255
+
+
+def parse_resize(side: int | None, flag: str = "--resize") -> int | None:
+    """A side in pixels; None stays None.
+
+    Raises:
+        BadInputError: it is below 1 or absurdly large.
+    """
+    if side is not None and not 1 <= side <= _MOST_PIXELS:
+        raise BadInputError(f"{flag} {side}: images cannot be resized to {side} pixels; give 1 to {_MOST_PIXELS:,}")
+    return side
+
+
+def parse_class_folders(text: str | None) -> ClassFolders | None:
+    """``"top"``, ``"last"`` or ``"none"``; None stays None.
+
+    Raises:
+        BadInputError: it is none of these.
+    """
+    if text is None or text in get_args(ClassFolders):
+        return cast(ClassFolders | None, text)
+    raise BadInputError(f"--class-folders {printable(text)!r}: choose from {', '.join(get_args(ClassFolders))}")

@@ -5,6 +5,7 @@ Columns are read in small batches, never whole but for the labels. pyarrow is im
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from .encode import suffix_of
 from .encoded import decoded, measure
 from .identity import file_contents
 from .keys import NONE, chosen, some
-from .options import ReadOptions
+from .options import AS_IT_IS, ReadOptions
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,10 +49,10 @@ class ParquetSamples:
 
     kind = "parquet"
 
-    def __init__(self, path: Path, options: ReadOptions = ReadOptions()):  # noqa: B008 (frozen)
+    def __init__(self, path: Path, options: ReadOptions = AS_IT_IS):
         self.path, self._options = path, options
         self._damage: tuple[type[BaseException], ...] = ()
-        self._rows: tuple[int, Iterator[tuple[str, bytes]]] = (0, iter(()))
+        self._rows: tuple[int, Iterator[tuple[str, bytes]]] = (sys.maxsize, iter(()))  # next row, and the rows
         parquet, self._damage = import_pyarrow()
         try:
             self._file: pq.ParquetFile = parquet.ParquetFile(path, pre_buffer=False, buffer_size=_READ_AHEAD)
@@ -252,6 +253,7 @@ def _class_names(path: Path, features: dict[str, Any], name: str) -> tuple[str, 
 
 
 def is_struct(kind: Any) -> bool:
+    """Whether a column's type is a struct."""
     import pyarrow.types as types
 
     return bool(types.is_struct(kind))

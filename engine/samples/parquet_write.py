@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .encode import encode, output_name, singly, suffix_of
+from .encode import encode, singly, suffix_of
 from .parquet import METADATA, ROWS, ParquetSamples, import_pyarrow, is_struct
 
 
@@ -17,8 +17,6 @@ def write_parquet(
     batches: Iterator[np.ndarray[Any, Any]],
     names: list[str],
     *,
-    channels: int,
-    lossy: bool,
     labels: np.ndarray[Any, Any] | None = None,
     source: ParquetSamples | None = None,
 ) -> None:
@@ -28,8 +26,6 @@ def write_parquet(
         out: binary file, open for writing.
         batches: uint8 [n, H, W, C].
         names: the images' file names in the output.
-        channels: C.
-        lossy: whether JPEGs stay JPEGs.
         labels: int64 [N] for the column ``label``; unused if `source` is given.
         source: a parquet file whose other columns, rows' order and metadata the output takes over.
     """
@@ -90,8 +86,3 @@ def _own_schema(labelled: bool) -> Any:
         columns.append(("label", pa.int64()))
         features["label"] = {"dtype": "int64", "_type": "Value"}
     return pa.schema(columns, {METADATA.decode(): json.dumps({"info": {"features": features}})})
-
-
-def parquet_names(names: list[str], channels: int, *, lossy: bool) -> list[str]:
-    """The names under which images are written; two may be the same, since a row is no file."""
-    return [output_name(name, channels, lossy=lossy) for name in names]

@@ -22,10 +22,9 @@ from jboost.engine.errors import BadInputError, one_line
 
 from .base import check_images, check_labels
 from .encode import singly
-from .fitting import Fitting
 from .identity import file_contents
 from .keys import PAIRS, choose_arrays
-from .options import ReadOptions
+from .options import AS_IT_IS, ReadOptions
 from .remedies import rows_within
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ class TensorSamples:
     kind = "pt"
     label_names: tuple[str, ...] | None = None
 
-    def __init__(self, path: Path, options: ReadOptions = ReadOptions()):  # noqa: B008 (frozen)
+    def __init__(self, path: Path, options: ReadOptions = AS_IT_IS):
         self.path, self._options = path, options
         self.content = load(path)
         tensors = named(self.content)
@@ -67,10 +66,10 @@ class TensorSamples:
         with _for_tensors(path):
             part = self._images[: rows_within(self._images.shape, self._images.dtype)] if images.ndim else None
             check_images(f"{self.images_key}{_numpy(images)}", self._images.shape, self._images.dtype, part)
-        self._fit = Fitting(str(path), self._images.shape, options)
-        self.shape = self._fit.shape
+        n, h, w, c = self._images.shape
+        self.shape: tuple[int, int, int, int] = (n, h, w, c)
         said = f"{path}: the images {list(images.shape)} are read as [N, C, H, W]"
-        self.notes: tuple[str, ...] = ((said,) if self.planar else ()) + self._fit.notes
+        self.notes: tuple[str, ...] = (said,) if self.planar else ()
         self.labels: np.ndarray[Any, np.dtype[np.int64]] | None = None
         self.label_source = "none: no tensor of labels"
         if key is not None:
@@ -87,7 +86,7 @@ class TensorSamples:
 
     def read(self, indices: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Images uint8 [len(indices), H, W, C] at `indices`."""
-        return self._fit(np.ascontiguousarray(self._images[indices]))
+        return np.ascontiguousarray(self._images[indices])
 
 
 def load(path: Path) -> object:

@@ -47,6 +47,8 @@ class _Shared:
         return typer.Option(*self._names, help=self._help, show_default=shown, rich_help_panel=panel)
 
 
+Shared = _Shared
+
 _BY_OBJECTIVE = "joint if l0 is known, else bce"
 
 bundle = _Shared("Folder that `jboost export` wrote.")

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from jboost.engine.errors import BadInputError
 from jboost.engine.samples import SampleSet
 from jboost.engine.samples.base import labels_of_numbers
-from jboost.engine.samples.png import too_large
+from jboost.engine.samples.decode import too_large
 
 from .base import Indices, Pixels
 from .fit import channels_of, fit_image

@@ -16,7 +16,7 @@ from PIL import Image
 
 from jboost.engine.errors import BadInputError, printable
 from jboost.engine.samples import open_samples, write_samples
-from jboost.engine.samples.png import encode
+from jboost.engine.samples.encode import encode
 from jboost.engine.system.names import check_names, path_inside
 from jboost.trainer.data.generated import open_generated
 from jboost.trainer.data.real import open_real
@@ -256,7 +256,7 @@ def test_a_dataset_json_of_wrong_types_is_refused_in_one_line(tmp_path, images, 
 
 def test_class_folders_with_numbers_that_int64_cannot_hold_are_refused(tmp_path, images) -> None:
     for folder in (str(2**63), "9" * 200):
-        path = zip_of(tmp_path / "a.zip", {f"{folder}/0.png": encode(images[0])})
+        path = zip_of(tmp_path / "a.zip", {f"{folder}/0.png": encode(images[0]), "1/0.png": encode(images[0])})
         with pytest.raises(BadInputError, match="not a class number"):
             open_samples(path)
         (tmp_path / "set" / folder).mkdir(parents=True)

@@ -23,7 +23,9 @@ def refusal(path: Path, **arrays: np.ndarray) -> str:
 
 def followed(message: str, **arrays: np.ndarray) -> np.ndarray:
     """The array that a message says to save."""
-    expression = re.search(r"save (?:it as plain uint8: |the column.*such as )?(.*?)(?:, which .*| if .*)?$", message).group(1)
+    expression = re.search(
+        r"save (?:it as plain uint8: |the column.*such as )?(.*?)(?:, which .*| if .*)?$", message
+    ).group(1)
     return eval(expression, {"np": np}, arrays)
 
 

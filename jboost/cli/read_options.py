@@ -1,0 +1,55 @@
+"""The options that say how a sample set is read, for every command that reads one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .options import Shared
+
+if TYPE_CHECKING:
+    from jboost.engine.samples.options import ReadOptions
+
+#: Title of the options' panel in a command's help.
+PANEL = "Reading images"
+
+images_key = Shared("Name of the images' array or column.", "--images-key", default="the usual names")
+labels_key = Shared("Name of the labels' array or column.", "--labels-key", default="the usual names")
+resize = Shared(
+    "Resize images to this many pixels and crop the centre (as ADM: halving, then bicubic).",
+    "--resize",
+    default="never",
+)
+background = Shared(
+    "Colour behind transparent pixels: white, black or #rrggbb.", "--background", default="such images are refused"
+)
+class_folders = Shared(
+    "Folders that name the classes: top, last (the folder an image lies in) or none.",
+    "--class-folders",
+    default="those that show it",
+)
+
+
+def read_options(
+    *,
+    images_key: str | None = None,
+    labels_key: str | None = None,
+    channels: int | None = None,
+    resize: int | None = None,
+    background: str | None = None,
+    class_folders: str | None = None,
+) -> ReadOptions:
+    """The options as `open_samples` takes them.
+
+    Raises:
+        BadInputError: an option's value cannot be used.
+    """
+    from jboost.engine.samples.options import ReadOptions, parse_background, parse_class_folders, parse_resize
+
+    return ReadOptions(
+        images_key=images_key,
+        labels_key=labels_key,
+        channels=channels,
+        resize=parse_resize(resize),
+        background=parse_background(background),
+        class_folders=parse_class_folders(class_folders),
+    )
