@@ -1,26 +1,17 @@
-"""The encoder of image files, and the names that a set's images get in an output."""
+"""The encoder of image files."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
-from pathlib import PurePosixPath
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from jboost.engine.errors import BadInputError
-from jboost.engine.system.names import check_names
-
-from .base import SampleSet
+from .naming import LOSSY, LOSSY_QUALITY
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
-#: Suffixes whose format changes pixels.
-LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif")
-_QUALITY = 95
-#: How such an image is written with ``--lossy``: fine, and with colours in full resolution.
-LOSSY_TEXT = f"JPEG, quality {_QUALITY}, 4:4:4"
 
 
 def encode(image: Pixels, suffix: str = ".png") -> bytes:
@@ -28,57 +19,10 @@ def encode(image: Pixels, suffix: str = ".png") -> bytes:
     buffer = io.BytesIO()
     picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
     if suffix in LOSSY:
-        picture.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
+        picture.save(buffer, "JPEG", quality=LOSSY_QUALITY, subsampling=0)
     else:
         picture.save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def suffix_of(name: str) -> str:
-    """A file name's suffix in lower case, with its dot."""
-    return PurePosixPath(name).suffix.lower()
-
-
-def png_names(count: int) -> list[str]:
-    """Names, in order, for a set without names: ``000000.png`` and so on."""
-    width = max(6, len(str(count - 1)))
-    return [f"{i:0{width}d}.png" for i in range(count)]
-
-
-def image_names(samples: SampleSet | None) -> list[str] | None:
-    """The names of a set's image files, by image; None if it has none."""
-    return getattr(samples, "names", None)
-
-
-def written_names(samples: SampleSet | None, *, lossy: bool) -> list[str] | None:
-    """The names under which a set's images are written: their own, with ``.png`` for another suffix; None without names.
-
-    ``a.jpg`` becomes ``a.png``, and stays ``a.jpg`` if `lossy`. Where that would give two images one name, or another order,
-    all keep their suffix before the new one: ``a.jpg.png``. Only the order of sorted names counts: that of a folder.
-    """
-    names = image_names(samples)
-    if names is None:
-        return None
-    keep = (".png", *LOSSY) if lossy else (".png",)
-    short = [n if suffix_of(n) in keep else str(PurePosixPath(n).with_suffix(".png")) for n in names]
-    ordered = sorted(short) == short or sorted(names) != list(names)
-    if len({n.casefold() for n in short}) == len({n.casefold() for n in names}) and ordered:
-        return short
-    return [n if suffix_of(n) in keep else f"{n}.png" for n in names]
-
-
-def file_names(names: Sequence[str] | None, count: int) -> list[str]:
-    """`names` if files of these names, sorted by path, come in this order; else numbers.
-
-    A folder or archive of images is read in that order, so names that are sorted otherwise would change it.
-    """
-    if names is None or list(names) != sorted(names):
-        return png_names(count)
-    try:
-        check_names("the output", names)
-    except BadInputError:
-        return png_names(count)
-    return list(names)
 
 
 def singly(batches: Iterator[Pixels]) -> Iterator[Pixels]:

@@ -127,7 +127,7 @@ def check_output(out: Path, samples: SampleSet, *, bytes_needed: int, lossy: boo
             has no room for the labels, or no JPEGs for `lossy`.
     """
     kind = output_kind(out)
-    check_kept(out, kind, original(samples), lossy=lossy)
+    check_kept(out, kind, original(samples) or samples, lossy=lossy)
     parent = out.parent
     if out.resolve() == samples.path.resolve():
         raise BadInputError(f"output {out} is the input itself; name another file with -o")

@@ -27,8 +27,8 @@ class NpySamples:
     """
 
     kind = "npy"
-    labels = None
-    label_names = None
+    labels: np.ndarray[Any, np.dtype[np.int64]] | None = None
+    label_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
     label_source = "none: an npy file holds no labels; np.savez(path, images, labels) keeps them"
 

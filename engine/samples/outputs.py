@@ -11,6 +11,7 @@ import numpy as np
 from jboost.engine.errors import BadInputError
 
 from .base import SampleSet
+from .naming import LOSSY, LOSSY_TEXT, image_names, png_names, suffix_of, written_names
 from .npz import NpzSamples, write_images, write_npz
 
 #: Kinds of output that hold image files.
@@ -40,8 +41,6 @@ def written_as(out: Path, kind: str, samples: SampleSet, *, lossy: bool) -> str 
     """What happens to the source's image files, for the user; None if their pixels and names are kept."""
     if kind not in _FILES:
         return None
-    from .encode import LOSSY_TEXT, image_names, suffix_of
-
     if lossy:
         return f"{len(_jpegs(samples)):,} images are written as {LOSSY_TEXT}, which changes pixels"
     others = [name for name in image_names(samples) or () if suffix_of(name) != ".png"]
@@ -53,8 +52,6 @@ def written_as(out: Path, kind: str, samples: SampleSet, *, lossy: bool) -> str 
 
 
 def _jpegs(samples: SampleSet) -> list[str]:
-    from .encode import LOSSY, image_names, suffix_of
-
     return [name for name in image_names(samples) or () if suffix_of(name) in LOSSY]
 
 
@@ -99,7 +96,6 @@ def _write_parquet(
     *,
     lossy: bool,
 ) -> None:
-    from .encode import png_names, written_names
     from .parquet import ParquetSamples
     from .parquet_write import write_parquet
 
@@ -125,7 +121,6 @@ def _write_shard(
     *,
     lossy: bool,
 ) -> None:
-    from .encode import written_names
     from .shards import ShardSamples, shard_names, write_shard
 
     own = source if isinstance(source, ShardSamples) else None

@@ -17,10 +17,10 @@ from jboost.engine.errors import BadInputError, one_line, printable
 from jboost.engine.system.typed import as_list, as_mapping, as_text, load_json
 
 from .base import check_labels
-from .encode import suffix_of
 from .encoded import decoded, measure
 from .identity import file_contents
 from .keys import NONE, chosen, some
+from .naming import suffix_of
 from .options import AS_IT_IS, ReadOptions
 
 if TYPE_CHECKING:

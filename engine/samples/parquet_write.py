@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .encode import encode, singly, suffix_of
+from .encode import encode, singly
+from .naming import suffix_of
 from .parquet import METADATA, ROWS, ParquetSamples, import_pyarrow, is_struct
 
 

@@ -19,8 +19,9 @@ from jboost.engine.system.typed import load_json
 
 from .base import SampleSet
 from .classes import DATASET_JSON
-from .encode import encode, file_names, singly, suffix_of, written_names
+from .encode import encode, singly
 from .images import ImageSamples
+from .naming import file_names, suffix_of, written_names
 
 
 def _companions(names: list[str], labels: np.ndarray[Any, Any] | None, source: ImageSamples | None) -> dict[str, bytes]:

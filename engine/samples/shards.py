@@ -22,10 +22,11 @@ from jboost.engine.system.typed import as_int, as_mapping, load_json
 from .archives import Tar
 from .base import labels_of_numbers
 from .classes import find_classes
-from .encode import encode, singly, suffix_of, written_names
+from .encode import encode, singly
 from .encoded import decoded, measure
 from .identity import file_contents
 from .keys import NONE, chosen, some
+from .naming import suffix_of, written_names
 from .options import AS_IT_IS, ReadOptions
 
 Sample = dict[str, str]

@@ -90,6 +90,14 @@ def boost(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of sgld's noise.", rich_help_panel=_METHOD)] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Resume a killed run.", rich_help_panel=_OUTPUT)] = False,
+    lossy: Annotated[
+        bool,
+        typer.Option(
+            "--lossy",
+            help="Write JPEGs as JPEGs again, which changes pixels; else they become PNGs.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = False,
     grid: Annotated[
         Path | None, typer.Option(help="Draw some images before and after to this PNG file.", rich_help_panel=_OUTPUT)
     ] = None,
@@ -133,7 +141,9 @@ def boost(
         written = {"-o": out, "the partial results": partial_folder(out)}
         written |= {f"--snapshots {step}": snapshot_output(out, step) for step in steps_kept}
         check_paths(inputs=inputs, folders=written, outputs={"--grid": grid, "--run": run_file}, json_file=json_file)
-        summary = _run(booster, images, out, settings, resume=resume, snapshots=steps_kept, run_file=run_file)
+        summary = _run(
+            booster, images, out, settings, resume=resume, snapshots=steps_kept, run_file=run_file, lossy=lossy
+        )
     _show(summary, out, stderr=json_file == STDOUT)
     if grid is not None:
         _draw(grid, images, out)
@@ -166,11 +176,14 @@ def _run(
     resume: bool,
     snapshots: tuple[int, ...],
     run_file: Path | None,
+    lossy: bool,
 ) -> Summary:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
     from jboost.engine.method.settings import ignores_labels
+    from jboost.engine.samples import output_kind
+    from jboost.engine.samples.outputs import written_as
 
     notes = console(stderr=True)
     logger = logging.getLogger("jboost")
@@ -182,6 +195,8 @@ def _run(
         )
     elif images.labels is not None and ignores_labels(settings.objective):
         notes.print(f"objective {settings.objective} does not use the labels; the output keeps them", style="dim")
+    if (said := written_as(out, output_kind(out), images, lossy=lossy)) is not None:
+        notes.print(said, style="dim")
     columns = (
         TextColumn("boosting"),
         BarColumn(),
@@ -203,7 +218,14 @@ def _run(
             )
 
         return booster.boost_file(
-            images, out, settings, resume=resume, snapshots=snapshots, run_file=run_file, on_progress=on_progress
+            images,
+            out,
+            settings,
+            resume=resume,
+            snapshots=snapshots,
+            run_file=run_file,
+            lossy=lossy,
+            on_progress=on_progress,
         )
 
 
@@ -233,7 +255,7 @@ def _show(summary: Summary, out: Path, *, stderr: bool) -> None:
         rows.append(("left unchanged", f"{s.unchanged_after_failure:,} (gradient not finite)"))
     for taken in s.snapshots:
         rows.append((f"after {taken['step']} steps", f"realness {taken['realness']:.3f}, {taken['file']}"))
-    rows.append(("output", str(out)))
+    rows.append(("output", str(out) + (f" ({s.lossy})" if s.lossy else "")))
     print_columns(rows, stderr=stderr)
 
 

@@ -73,6 +73,11 @@ def open_inputs(path: Path, *, samples: Path | None = None, boosted: Path | None
             names a set outside its own folder.
     """
     run = read_run(path)
+    if run.summary["lossy"]:
+        raise BadInputError(
+            f"{path} is of a run whose output holds other pixels than were measured ({run.summary['lossy']}); boost again without "
+            "--lossy"
+        )
     before = _open(run, samples or _own(run, run.samples, "--samples"), "--samples")
     after = _open(run, boosted or _own(run, run.boosted, "--boosted"), "--boosted")
     if before.shape[1:] != after.shape[1:]:
