@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jboost.engine.backends.torch_device import find_device
 from jboost.engine.bundle import Artefact, Bundle, is_bundle, trust_bundle
 from jboost.engine.errors import BadInputError
 from jboost.engine.method.objectives import resolve_objective
-from jboost.engine.samples import open_samples
+from jboost.engine.samples import ReadOptions, open_samples
+from jboost.engine.samples.about import label_line
 from jboost.engine.samples.files import cannot_write
+from jboost.engine.samples.options import AS_IT_IS
 from jboost.engine.system.locks import check_no_writer, only_writer
 from jboost.engine.system.replacing import replacing_folder
 from jboost.engine.system.trust import trust_folder
@@ -49,6 +51,7 @@ def export_bundle(
     gpus: tuple[str, ...] = (),
     opset: int | None = None,
     real: Path | None = None,
+    reading: ReadOptions = AS_IT_IS,
     atol: float | None = None,
     rtol: float | None = None,
     device: str = "auto",
@@ -70,6 +73,7 @@ def export_bundle(
         gpus: compute capabilities to build TensorRT plans for, like ``"sm_86"``; by default this machine's GPU.
         opset: ONNX opset; None for the default.
         real: labelled real images to compute l0 from (eq. 13); None keeps the checkpoint's l0.
+        reading: how to read `real`; its channels become the model's.
         atol, rtol: largest error of a logit, largest relative error of an image's gradient; None for the dtype's own.
         device: device to compile packages for: ``"auto"`` (CUDA if available), ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         on_stage: called with a line of progress at each stage.
@@ -98,9 +102,13 @@ def export_bundle(
         check_compiler(device)
     if batch_size is not None and batch_size < 1:
         raise BadInputError(f"batch size must be at least 1, got {batch_size}")
-    samples = None if real is None else open_samples(real)
+    samples = None if real is None else open_samples(real, reading)
     say(f"reading {checkpoint}")
     loaded = load_checkpoint(checkpoint, arch=arch, num_classes=num_classes, normalization=normalization)
+    if real is not None and samples is not None:
+        if samples.shape[3] != loaded.info.in_channels:
+            samples = open_samples(real, replace(reading, channels=loaded.info.in_channels))
+        remarks = (*remarks, *(f"{real}: {line}" for line in (label_line(samples), *samples.notes)))
     sizes = _resolutions(loaded, resolutions)
     l0 = loaded.info.l0
     if samples is not None:
@@ -108,7 +116,7 @@ def export_bundle(
         if samples.shape[1:3] not in {(s, s) for s in sizes}:
             raise BadInputError(
                 f"{real} holds {samples.shape[1]}x{samples.shape[2]} images, the bundle is for {_sizes(sizes)}; use real images "
-                "of that size"
+                "of that size, or resize them with --resize"
             )
         info = loaded.info
         l0 = mean_realness(loaded.model, samples, num_classes=info.num_classes, in_channels=info.in_channels)

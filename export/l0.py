@@ -29,8 +29,8 @@ def mean_realness(
     """
     if real.labels is None or real.label_names is not None:
         raise BadInputError(
-            f"{real.path} has no class numbers, which l0 (eq. 13) needs; give an npz with arr_1, or PNGs in folders named by class "
-            "number"
+            f"{real.path} has no class numbers ({real.label_source.removeprefix('none: ')}), which l0 (eq. 13) needs; give an npz "
+            "with arr_1, a dataset.json beside the images, or images in two or more folders named by class number"
         )
     check_against_model(real.labels, real.shape, num_classes=num_classes, in_channels=in_channels)
     total = 0.0

@@ -104,7 +104,7 @@ def unfinished_run(out: Path) -> dict[str, Any] | None:
 #: What is said of the entries that are hashes.
 _HASHED = {
     "bundle": "its bundle was another one, or this one before it was exported again",
-    "input": "its input's contents were others",
+    "input": "its input's contents were others, or it was read with other options",
 }
 
 

@@ -153,7 +153,8 @@ def check_fit(
         # Bundles are for square images, so no export helps against others.
         export = f"export it again with --resolution {shape[1]}, or " if shape[1] == shape[2] else ""
         raise BadInputError(
-            f"the images are {shape[1]}x{shape[2]}, the bundle was exported and verified for {sizes}; {export}resize the images"
+            f"the images are {shape[1]}x{shape[2]}, the bundle was exported and verified for {sizes}; {export}resize the images: "
+            f"--resize {resolutions[0]}"
         )
 
 
@@ -179,7 +180,8 @@ def labels_of(
         return samples.labels  # as in torchvision's ImageFolder: classes in sorted order
     raise BadInputError(
         f"{samples.path} has the folders {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}, which are not the "
-        f"model's {num_classes} classes; name each folder after its class number, from 0"
+        f"model's {num_classes} classes; name each folder after its class number, from 0, or say that they are no classes: "
+        "--class-folders none"
     )
 
 

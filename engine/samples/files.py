@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from jboost.engine.system.replacing import replacing, replacing_folder
 from .base import SampleSet
 from .fitted import fitted, original
 from .listing import TAR_SUFFIXES
+from .naming import written_name
 from .npz import NpzSamples
 from .options import AS_IT_IS, ReadOptions
 from .outputs import check_kept, write_as
@@ -44,6 +46,14 @@ def open_samples(path: str | Path, options: ReadOptions = AS_IT_IS) -> SampleSet
     if not path.exists():
         raise BadInputError(f"{path} does not exist; give a samples.npz, or a folder, zip or tar of images")
     return fitted(_open(path, options), options)
+
+
+def is_sample_file(path: Path) -> bool:
+    """Whether a file is a sample set rather than a checkpoint, by its suffix or first bytes."""
+    if path.name.lower().endswith((".npz", ".npy", ".parquet", ".zip", *TAR_SUFFIXES)):
+        return True
+    with path.open("rb") as f:
+        return f.read(6).startswith((b"\x93NUMPY", b"PAR1"))
 
 
 def _open(path: Path, options: ReadOptions) -> SampleSet:
@@ -116,6 +126,20 @@ def snapshot_output(out: Path, step: int) -> Path:
     For ``a.npz`` it is ``a.step5.npz``; for the folder ``a`` it is ``a_step5``.
     """
     return out.with_name(f"{out.stem}{'.' if out.suffix else '_'}step{step}{out.suffix}")
+
+
+def reading_of(out: Path, source: Path, options: ReadOptions, *, lossy: bool = False) -> ReadOptions:
+    """How to read the output `out` of a run that read `source` with `options`.
+
+    Its images have their size already. Its arrays and columns have the source's names if the formats are the same, and else
+    the usual ones.
+    """
+    if KINDS.get(source.suffix.lower()) != KINDS.get(out.suffix.lower()):
+        return replace(options, resize=None, images_key=None, labels_key=None)
+    key = options.images_key
+    if KINDS.get(out.suffix.lower()) == "tar" and key is not None:
+        key = written_name(f"x.{key}", lossy=lossy)[2:]
+    return replace(options, resize=None, images_key=key)
 
 
 def check_output(out: Path, samples: SampleSet, *, bytes_needed: int, lossy: bool = False) -> None:

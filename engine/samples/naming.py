@@ -33,6 +33,13 @@ def image_names(samples: SampleSet | None) -> list[str] | None:
     return getattr(samples, "names", None)
 
 
+def written_name(name: str, *, lossy: bool) -> str:
+    """The name under which an image is written by itself: its own, with ``.png`` for another suffix."""
+    if suffix_of(name) == ".png" or (lossy and suffix_of(name) in LOSSY):
+        return name
+    return str(PurePosixPath(name).with_suffix(".png"))
+
+
 def written_names(samples: SampleSet | None, *, lossy: bool) -> list[str] | None:
     """The names under which a set's images are written: their own, with ``.png`` for another suffix; None without names.
 
@@ -42,12 +49,11 @@ def written_names(samples: SampleSet | None, *, lossy: bool) -> list[str] | None
     names = image_names(samples)
     if names is None:
         return None
-    keep = (".png", *LOSSY) if lossy else (".png",)
-    short = [n if suffix_of(n) in keep else str(PurePosixPath(n).with_suffix(".png")) for n in names]
+    short = [written_name(n, lossy=lossy) for n in names]
     ordered = sorted(short) == short or sorted(names) != list(names)
     if len({n.casefold() for n in short}) == len({n.casefold() for n in names}) and ordered:
         return short
-    return [n if suffix_of(n) in keep else f"{n}.png" for n in names]
+    return [n if n == new else f"{n}.png" for n, new in zip(names, short, strict=True)]
 
 
 def file_names(names: Sequence[str] | None, count: int) -> list[str]:

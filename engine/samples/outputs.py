@@ -29,12 +29,28 @@ def check_kept(out: Path, kind: str, samples: SampleSet, *, lossy: bool) -> None
             f"output {out} has no room for the labels of {samples.path}; write -o {out.with_suffix('.npz')}, or read the set "
             "without labels: --labels-key none"
         )
+    if kind == "tar" and not isinstance(samples, NpzSamples):
+        _check_companions(out, samples, lossy=lossy)
     if lossy and not (kind in _FILES and _jpegs(samples)):
         raise BadInputError(
             f"--lossy keeps JPEGs as JPEGs, but {out} "
             + (f"would have none: {samples.path} has none" if kind in _FILES else "holds no image files")
             + "; leave it out"
         )
+
+
+def _check_companions(out: Path, samples: SampleSet, *, lossy: bool) -> None:
+    """Check that no image of a shard gets the name of another file in it."""
+    from .shards import ShardSamples
+
+    if isinstance(samples, ShardSamples):
+        own = set(samples.names)
+        for name, new in zip(samples.names, written_names(samples, lossy=lossy) or (), strict=True):
+            if new not in own and new in samples.archive.sizes:
+                raise BadInputError(
+                    f"output {out} would hold {new} twice, for {name} and as the source has it; write another kind of file, such "
+                    f"as -o {out.with_suffix('.parquet')}"
+                )
 
 
 def written_as(out: Path, kind: str, samples: SampleSet, *, lossy: bool) -> str | None:

@@ -104,9 +104,9 @@ class ShardSamples:
         shape, notes = measure(path, ((name, self.archive.read(name)) for name in self.names), options)
         self.shape: tuple[int, int, int, int] = (len(self.names), *shape)
         if left := len(samples) - len(with_image):
-            notes += (f"{path}: {left:,} samples without an image are kept as they are",)
+            notes += (f"{left:,} samples without an image are kept as they are",)
         if beside:
-            notes += (f"{path}: {len(beside):,} other images are kept as they are (first: {beside[0]})",)
+            notes += (f"{len(beside):,} other images are kept as they are (first: {beside[0]})",)
         self.notes: tuple[str, ...] = (*self.archive.notes, *notes)
         self.label_names: tuple[str, ...] | None = None
         self.labels, self.label_source = self._read_labels(with_image, kinds)

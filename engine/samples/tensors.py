@@ -68,7 +68,7 @@ class TensorSamples:
             check_images(f"{self.images_key}{_numpy(images)}", self._images.shape, self._images.dtype, part)
         n, h, w, c = self._images.shape
         self.shape: tuple[int, int, int, int] = (n, h, w, c)
-        said = f"{path}: the images {list(images.shape)} are read as [N, C, H, W]"
+        said = f"the images {list(images.shape)} are read as [N, C, H, W]"
         self.notes: tuple[str, ...] = (said,) if self.planar else ()
         self.labels: np.ndarray[Any, np.dtype[np.int64]] | None = None
         self.label_source = "none: no tensor of labels"

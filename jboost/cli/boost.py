@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,7 @@ import typer
 
 from jboost.engine.system.replacing import replacing
 
-from . import options
+from . import options, read_options
 from .json_output import STDOUT, write_json
 from .options import Debug, split_numbers
 from .paths import check_paths
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from jboost.engine.loop.run import Progress
     from jboost.engine.method.settings import Settings
     from jboost.engine.results.summary import Summary
-    from jboost.engine.samples import SampleSet
+    from jboost.engine.samples import ReadOptions, SampleSet
 
 _METHOD, _ENGINE, _OUTPUT = "Method", "Engine", "Output"
 
@@ -38,7 +39,7 @@ def boost(
         Path,
         typer.Argument(
             metavar="SAMPLES",
-            help="Images: npz (arr_0 uint8 [N,H,W,C], arr_1 labels), or a folder or zip of PNGs.",
+            help="Images: npz (arr_0 uint8 [N,H,W,C], arr_1 labels), npy, pt, parquet, or image files in a folder, zip or tar.",
             show_default=False,
         ),
     ],
@@ -47,7 +48,7 @@ def boost(
         typer.Option(
             "-o",
             "--output",
-            help="Output: .npz file, .zip file or folder.",
+            help="Output: .npz, .npy, .pt, .parquet, .zip or .tar file, or a folder.",
             show_default="SAMPLES.boosted.npz",
             rich_help_panel=_OUTPUT,
         ),
@@ -115,6 +116,11 @@ def boost(
         ),
     ] = None,
     json_file: Annotated[str | None, options.json_file(_OUTPUT)] = None,
+    images_key: Annotated[str | None, read_options.images_key(read_options.PANEL)] = None,
+    labels_key: Annotated[str | None, read_options.labels_key(read_options.PANEL)] = None,
+    resize: Annotated[int | None, read_options.resize(read_options.PANEL)] = None,
+    background: Annotated[str | None, read_options.background(read_options.PANEL)] = None,
+    class_folders: Annotated[str | None, read_options.class_folders(read_options.PANEL)] = None,
     debug: Debug = False,
     **values: float | str | None,
 ) -> None:
@@ -126,7 +132,15 @@ def boost(
     from jboost.engine.method.settings import find_preset, make_update
     from jboost.engine.results.identity import partial_folder
     from jboost.engine.samples import default_output, open_samples, snapshot_output
+    from jboost.engine.samples.files import reading_of
 
+    reading = read_options.read_options(
+        images_key=images_key,
+        labels_key=labels_key,
+        resize=resize,
+        background=background,
+        class_folders=class_folders,
+    )
     inputs = {"SAMPLES": samples, "--bundle": bundle}
     check_paths(inputs=inputs)
     chosen = find_preset(preset)
@@ -135,7 +149,8 @@ def boost(
         bundle, engine=engine, device=device, dtype=dtype, batch_size=batch_size, trust_code=trust_code
     ) as booster:
         settings = booster.settings(how, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=chosen)
-        images = open_samples(samples)
+        images = open_samples(samples, replace(reading, channels=booster.bundle.config.in_channels))
+        read_options.print_about(images)
         out = output or default_output(images)
         steps_kept = split_numbers(snapshots, "--snapshots") or ()
         written = {"-o": out, "the partial results": partial_folder(out)}
@@ -146,7 +161,7 @@ def boost(
         )
     _show(summary, out, stderr=json_file == STDOUT)
     if grid is not None:
-        _draw(grid, images, out)
+        _draw(grid, images, out, reading_of(out, samples, reading, lossy=lossy))
     write_json(summary.to_dict(), json_file, stdout_indent=None)
 
 
@@ -259,7 +274,7 @@ def _show(summary: Summary, out: Path, *, stderr: bool) -> None:
     print_columns(rows, stderr=stderr)
 
 
-def _draw(path: Path, before: SampleSet, out: Path) -> None:
+def _draw(path: Path, before: SampleSet, out: Path, reading: ReadOptions) -> None:
     from jboost.engine.samples import open_samples
     from jboost.engine.samples.files import cannot_write
     from jboost.grid import draw_grid, pick_evenly
@@ -267,7 +282,7 @@ def _draw(path: Path, before: SampleSet, out: Path) -> None:
     picks = pick_evenly(before.labels, before.shape[0])
     columns = [] if before.labels is None else [str(before.labels[i]) for i in picks]
     try:
-        rows = [("before", before.read(picks)), ("after", open_samples(out).read(picks))]
+        rows = [("before", before.read(picks)), ("after", open_samples(out, reading).read(picks))]
         with replacing(path) as aside:
             draw_grid(rows, columns).save(aside, "PNG")
     except OSError as e:

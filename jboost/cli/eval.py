@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import options
+from . import options, read_options
 from .json_output import STDOUT, write_json
 from .options import Debug, split_names
 from .paths import check_paths, if_path
 from .progress import Bars
 from .tables import print_results
+
+if TYPE_CHECKING:
+    from jboost.engine.samples import SampleSet
 
 _WHAT, _OUTPUT = "Measurement", "Output"
 
@@ -22,7 +25,7 @@ def evaluate_sets(
         Path,
         typer.Argument(
             metavar="REF",
-            help="Real images (npz, or a folder or zip of PNGs), a file from --save-features, or an npz with mu and sigma.",
+            help="Real images (npz, folder, zip or tar of images), a file from --save-features, or an npz with mu and sigma.",
             show_default=False,
         ),
     ],
@@ -44,6 +47,11 @@ def evaluate_sets(
         typer.Option(help="Write REF's features to this npz file; pass it as REF next time.", rich_help_panel=_OUTPUT),
     ] = None,
     json_file: Annotated[str | None, options.json_file(_OUTPUT)] = None,
+    images_key: Annotated[str | None, read_options.images_key(read_options.PANEL)] = None,
+    labels_key: Annotated[str | None, read_options.labels_key(read_options.PANEL)] = None,
+    resize: Annotated[int | None, read_options.resize(read_options.PANEL)] = None,
+    background: Annotated[str | None, read_options.background(read_options.PANEL)] = None,
+    class_folders: Annotated[str | None, read_options.class_folders(read_options.PANEL)] = None,
     debug: Debug = False,
 ) -> None:
     """Measure FID, sFID, KID, Inception Score, precision, recall, density and coverage of sample sets.
@@ -59,9 +67,17 @@ def evaluate_sets(
         outputs={"--save-features": save_features},
         json_file=json_file,
     )
+    reading = read_options.read_options(
+        images_key=images_key,
+        labels_key=labels_key,
+        resize=resize,
+        background=background,
+        class_folders=class_folders,
+    )
     from jboost.evaluation import evaluate
     from jboost.evaluation.table import head_rows, notes, table_rows
 
+    opened: list[SampleSet] = []
     with Bars() as bars:
         result = evaluate(
             reference,
@@ -74,7 +90,11 @@ def evaluate_sets(
             seed=seed,
             save=save_features,
             trust_code=trust_code,
+            reading=reading,
+            on_open=opened.append,
             on_progress=bars.show,
         )
+    for images in opened:
+        read_options.print_labels(images)
     print_results(head_rows(result), table_rows(result), notes(result), stderr=json_file == STDOUT)
     write_json(result.to_dict(), json_file)

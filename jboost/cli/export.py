@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from . import options
+from . import options, read_options
 from .options import Debug, split_names, split_numbers
 from .paths import check_paths
 from .tables import print_columns
@@ -82,6 +82,11 @@ def export(
         Path | None,
         typer.Option(help="Labelled real images to compute l0 (eq. 13) from.", rich_help_panel=_MODEL),
     ] = None,
+    images_key: Annotated[str | None, read_options.images_key(read_options.PANEL)] = None,
+    labels_key: Annotated[str | None, read_options.labels_key(read_options.PANEL)] = None,
+    resize: Annotated[int | None, read_options.resize(read_options.PANEL)] = None,
+    background: Annotated[str | None, read_options.background(read_options.PANEL)] = None,
+    class_folders: Annotated[str | None, read_options.class_folders(read_options.PANEL)] = None,
     atol: Annotated[float | None, options.atol(_CHECK)] = None,
     rtol: Annotated[float | None, options.rtol(_CHECK)] = None,
     debug: Debug = False,
@@ -93,6 +98,13 @@ def export(
     Example: jboost export --ckpt joint.pt -o bundle --real real.npz
     """
     check_paths(inputs={"--ckpt": ckpt, "--real": real}, folders={"-o": output})
+    reading = read_options.read_options(
+        images_key=images_key,
+        labels_key=labels_key,
+        resize=resize,
+        background=background,
+        class_folders=class_folders,
+    )
     from jboost.export.bundle import export_bundle
 
     notes = console(stderr=True)
@@ -112,6 +124,7 @@ def export(
             gpus=tuple(name for names in gpu or () for name in names.split(",")),
             opset=opset,
             real=real,
+            reading=reading,
             atol=atol,
             rtol=rtol,
             device=device,

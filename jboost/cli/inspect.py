@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options
+from . import options, read_options
 from .json_output import print_json
 from .options import AsJson, Debug
 from .paths import check_paths
@@ -16,12 +16,18 @@ from .tables import print_columns
 
 if TYPE_CHECKING:
     from jboost.engine.bundle import Bundle
+    from jboost.engine.samples import ReadOptions
 
 
 def inspect(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Sample set, bundle or checkpoint.", show_default=False)],
     arch: Annotated[str | None, options.arch()] = None,
     num_classes: Annotated[int | None, options.num_classes()] = None,
+    images_key: Annotated[str | None, read_options.images_key(read_options.PANEL)] = None,
+    labels_key: Annotated[str | None, read_options.labels_key(read_options.PANEL)] = None,
+    resize: Annotated[int | None, read_options.resize(read_options.PANEL)] = None,
+    background: Annotated[str | None, read_options.background(read_options.PANEL)] = None,
+    class_folders: Annotated[str | None, read_options.class_folders(read_options.PANEL)] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -30,15 +36,29 @@ def inspect(
     Example: jboost inspect samples.npz
     """
     check_paths(inputs={"PATH": path})
-    kind, facts = describe(path, arch=arch, num_classes=num_classes)
+    reading = read_options.read_options(
+        images_key=images_key,
+        labels_key=labels_key,
+        resize=resize,
+        background=background,
+        class_folders=class_folders,
+    )
+    kind, facts = describe(path, reading, arch=arch, num_classes=num_classes)
     if as_json:
         print_json({"kind": kind, "path": str(path)} | facts)
         return
     print_columns([("path", str(path)), ("kind", kind), *((name, _text(value)) for name, value in facts.items())])
 
 
-def describe(path: Path, *, arch: str | None = None, num_classes: int | None = None) -> tuple[str, dict[str, Any]]:
+def describe(
+    path: Path, reading: ReadOptions, *, arch: str | None = None, num_classes: int | None = None
+) -> tuple[str, dict[str, Any]]:
     """Return the kind of `path` ("samples", "bundle" or "checkpoint") and the facts about it.
+
+    Args:
+        path: the file or folder.
+        reading: how to read a sample set.
+        arch, num_classes: see `load_checkpoint`.
 
     Raises:
         BadInputError: the file is none of these or damaged, or a bundle's files do not match their hashes.
@@ -56,14 +76,20 @@ def describe(path: Path, *, arch: str | None = None, num_classes: int | None = N
         facts |= {file: ", ".join(filter(None, cells)) for _, file, *cells in artefact_rows(bundle)}
         return "bundle", facts
     if path.is_dir() or _looks_like_samples(path):
-        return "samples", _describe_samples(path)
+        return "samples", _describe_samples(path, reading)
     return "checkpoint", _describe_checkpoint(path, arch, num_classes)
 
 
 def _looks_like_samples(path: Path) -> bool:
-    # torch checkpoints are zip files too, but contain a data.pkl.
-    if path.suffix.lower() in (".npz", ".npy"):
+    from jboost.engine.samples.files import TENSOR_SUFFIXES, is_sample_file
+
+    if is_sample_file(path):
         return True
+    if path.suffix.lower() in TENSOR_SUFFIXES:
+        from jboost.engine.samples.tensors import holds_images
+
+        return holds_images(path)
+    # torch checkpoints are zip files too, but contain a data.pkl.
     try:
         with zipfile.ZipFile(path) as archive:
             return not any(name.endswith("data.pkl") for name in archive.namelist())
@@ -75,13 +101,13 @@ def _looks_like_samples(path: Path) -> bool:
         return False
 
 
-def _describe_samples(path: Path) -> dict[str, Any]:
+def _describe_samples(path: Path, reading: ReadOptions) -> dict[str, Any]:
     import numpy as np
 
     from jboost.engine.bundle import sha256_file
     from jboost.engine.samples import open_samples
 
-    samples = open_samples(path)
+    samples = open_samples(path, reading)
     n, h, w, c = samples.shape
     facts: dict[str, Any] = {
         "images": n,
@@ -97,6 +123,8 @@ def _describe_samples(path: Path) -> dict[str, Any]:
         values, counts = np.unique(samples.labels, return_counts=True)
         names = [str(v) for v in values] if samples.label_names is None else [samples.label_names[v] for v in values]
         facts |= {"classes": len(values), "labels": dict(zip(names, counts.tolist(), strict=True))}
+    facts["labels from"] = samples.label_source
+    facts["notes"] = list(samples.notes)
     if path.is_file():
         facts["sha256"] = sha256_file(path)
     return facts
@@ -169,7 +197,7 @@ def artefact_rows(bundle: Bundle) -> list[tuple[str, str, str, str]]:
 
 
 def _text(value: Any) -> str:
-    if value is None:
+    if value is None or value == []:
         return "none"
     if isinstance(value, dict):
         parts = [f"{k}: {v:,}" for k, v in value.items()]

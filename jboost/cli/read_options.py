@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .options import Shared
+from .terminal import console
 
 if TYPE_CHECKING:
+    from jboost.engine.samples import SampleSet
     from jboost.engine.samples.options import ReadOptions
 
 #: Title of the options' panel in a command's help.
@@ -27,6 +29,20 @@ class_folders = Shared(
     "--class-folders",
     default="those that show it",
 )
+
+
+def print_about(samples: SampleSet) -> None:
+    """Print where a set's labels come from, how many classes there are, and what was done to its images, to stderr."""
+    print_labels(samples)
+    for note in samples.notes:
+        console(stderr=True).print(f"{samples.path}: {note}", style="dim")
+
+
+def print_labels(samples: SampleSet) -> None:
+    """Print where a set's labels come from and how many classes there are, to stderr."""
+    from jboost.engine.samples.about import label_line
+
+    console(stderr=True).print(f"{samples.path}: {label_line(samples)}", style="dim")
 
 
 def read_options(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import options
+from . import options, read_options
 from .options import Debug, split_names
 from .paths import check_paths, if_path
 from .progress import Bars
@@ -50,6 +50,11 @@ def report(
         Path | None,
         typer.Option(help="The run's output.", show_default="the path recorded in RUN", rich_help_panel=_SETS),
     ] = None,
+    images_key: Annotated[str | None, read_options.images_key(read_options.PANEL)] = None,
+    labels_key: Annotated[str | None, read_options.labels_key(read_options.PANEL)] = None,
+    resize: Annotated[int | None, read_options.resize(read_options.PANEL)] = None,
+    background: Annotated[str | None, read_options.background(read_options.PANEL)] = None,
+    class_folders: Annotated[str | None, read_options.class_folders(read_options.PANEL)] = None,
     debug: Debug = False,
 ) -> None:
     """Write a run as one HTML page: settings, curves, histograms, images before and after, metrics.
@@ -62,6 +67,13 @@ def report(
     from jboost.report import write_report
     from jboost.report.metrics import Yardstick
 
+    reading = read_options.read_options(
+        images_key=images_key,
+        labels_key=labels_key,
+        resize=resize,
+        background=background,
+        class_folders=class_folders,
+    )
     inputs = {
         "RUN": run,
         "--ref": reference,
@@ -77,7 +89,7 @@ def report(
     yardstick = None
     if reference is not None:
         yardstick = Yardstick(
-            reference, features, split_names(metrics), device, batch_size, bootstrap, seed, trust_code
+            reference, features, split_names(metrics), device, batch_size, bootstrap, seed, trust_code, reading
         )
     with Bars() as bars:
         write_report(
@@ -87,6 +99,7 @@ def report(
             boosted=boosted,
             images=images,
             yardstick=yardstick,
+            reading=reading,
             on_progress=bars.show,
         )
     print_line(f"{output} ({output.stat().st_size / 1e6:.1f} MB)")

@@ -10,6 +10,8 @@ import numpy as np
 
 from jboost.engine.backends.torch_device import find_device
 from jboost.engine.errors import BadInputError
+from jboost.engine.samples import ReadOptions, SampleSet
+from jboost.engine.samples.options import AS_IT_IS
 from jboost.engine.system.devices import device_kind
 
 from .extract import extract
@@ -41,13 +43,15 @@ def evaluate(
     seed: int = 0,
     save: Path | None = None,
     trust_code: bool = False,
+    reading: ReadOptions = AS_IT_IS,
+    on_open: Callable[[SampleSet], None] = lambda samples: None,
     on_progress: Progress = lambda what, done, total: None,
 ) -> Evaluation:
     """Measure sample sets against a reference.
 
     Args:
         reference: an npz of images, of saved features or of statistics (``mu``, ``sigma``, perhaps ``mu_s``,
-            ``sigma_s``), or a folder or zip of PNGs.
+            ``sigma_s``), or a folder, zip or tar of image files.
         samples: sets of images or of saved features; all others are compared with the first.
         features: see `open_extractor`; None if every set holds saved features.
         metrics: keys of `METRICS`; None for all.
@@ -57,6 +61,8 @@ def evaluate(
         seed: seed of the bootstrap.
         save: npz file to save the reference's features to.
         trust_code: run the extractor's code, whoever made it; see `open_extractor`.
+        reading: how to read image sets.
+        on_open: called with every set of images once it is open.
         on_progress: called as the work proceeds, see `Progress`.
 
     Raises:
@@ -64,9 +70,14 @@ def evaluate(
     """
     start = perf_counter()
     wanted = _check_options(metrics, resamples, batch_size)
-    ref, sets = open_source(reference, reference=True), [open_source(path, reference=False) for path in samples]
+    ref = open_source(reference, reading, reference=True)
+    sets = [open_source(path, reading, reference=False) for path in samples]
+    for source in (ref, *sets):
+        if source.images is not None:
+            on_open(source.images)
     _check_save(save, ref)
-    warnings = _compare_shapes(ref, sets)
+    warnings = [f"{s.path}: {note}" for s in (ref, *sets) if s.images is not None for note in s.images.notes]
+    warnings += _compare_shapes(ref, sets)
     where = find_device(device)
     identity, extractor = _settle_extractor(features, device, [ref, *sets], trust_code)
     warnings += _settle_statistics(ref, identity)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from jboost.engine.errors import BadInputError
-from jboost.engine.samples import SampleSet, open_samples
+from jboost.engine.samples import ReadOptions, SampleSet, open_samples
 from jboost.engine.samples.files import cannot_write
+from jboost.engine.samples.options import AS_IT_IS
 from jboost.engine.system.names import check_names
 from jboost.engine.system.replacing import replacing
 
@@ -80,8 +81,13 @@ class Source:
         return "images"
 
 
-def open_source(path: str | Path, *, reference: bool) -> Source:
-    """Open an npz of images, a folder or zip of PNGs, an npz of saved features or, for a reference, of statistics.
+def open_source(path: str | Path, reading: ReadOptions = AS_IT_IS, *, reference: bool) -> Source:
+    """Open a set of images, an npz of saved features or, for a reference, of statistics.
+
+    Args:
+        path: the file or folder.
+        reading: how to read images.
+        reference: whether statistics are allowed.
 
     Raises:
         BadInputError: the file is none of these, is damaged, or holds statistics where images are needed.
@@ -91,16 +97,16 @@ def open_source(path: str | Path, *, reference: bool) -> Source:
     if "features" in names:
         return Source(path, features=_read_features(path))
     if not names & {"mu", "sigma"}:
-        return Source(path, images=open_samples(path))
+        return Source(path, images=open_samples(path, reading))
     if not reference:
         if "arr_0" in names:
-            return Source(path, images=open_samples(path))
+            return Source(path, images=open_samples(path, reading))
         raise BadInputError(
             f"{path} holds statistics (mu, sigma) and no images; only a reference may, samples must be images"
         )
     return Source(
         path,
-        images=open_samples(path) if "arr_0" in names else None,
+        images=open_samples(path, reading) if "arr_0" in names else None,
         moments=_read_moments(path, names, "mu", "sigma"),
         spatial=_read_moments(path, names, "mu_s", "sigma_s") if names & {"mu_s", "sigma_s"} else None,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import numpy as np
 
 from jboost.engine.errors import BadInputError
 from jboost.engine.results.run_file import RunFile, read_run
-from jboost.engine.samples import SampleSet, open_samples
+from jboost.engine.samples import ReadOptions, SampleSet, open_samples
+from jboost.engine.samples.files import reading_of
+from jboost.engine.samples.options import AS_IT_IS
 
 Images = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -61,12 +63,15 @@ class ReportInputs:
         return before, after
 
 
-def open_inputs(path: Path, *, samples: Path | None = None, boosted: Path | None = None) -> ReportInputs:
+def open_inputs(
+    path: Path, *, samples: Path | None = None, boosted: Path | None = None, reading: ReadOptions = AS_IT_IS
+) -> ReportInputs:
     """Open a run and its sample sets.
 
     Args:
         path: file written by `jboost boost --run`.
         samples, boosted: places of the sets, if they moved since the run or lie outside the folder of its file.
+        reading: how to read them; as the run did.
 
     Raises:
         BadInputError: the file is not a run, or a set is missing, cannot be read, or belongs to another run; or the file
@@ -78,12 +83,15 @@ def open_inputs(path: Path, *, samples: Path | None = None, boosted: Path | None
             f"{path} is of a run whose output holds other pixels than were measured ({run.summary['lossy']}); boost again without "
             "--lossy"
         )
-    before = _open(run, samples or _own(run, run.samples, "--samples"), "--samples")
-    after = _open(run, boosted or _own(run, run.boosted, "--boosted"), "--boosted")
+    samples = samples or _own(run, run.samples, "--samples")
+    boosted = boosted or _own(run, run.boosted, "--boosted")
+    after = _open(run, boosted, "--boosted", reading_of(boosted, samples, reading))
+    # The run gave the images the model's channels.
+    before = _open(run, samples, "--samples", replace(reading, channels=after.shape[3]))
     if before.shape[1:] != after.shape[1:]:
         raise BadInputError(
             f"{shown(before.path)} has images {list(before.shape[1:])} and {shown(after.path)} {list(after.shape[1:])}, but a run "
-            "does not change their size; name the right sets with --samples and --boosted"
+            "does not change their size; name the right sets with --samples and --boosted, or the --resize that the run had"
         )
     return ReportInputs(run, before, after)
 
@@ -105,12 +113,12 @@ def _below(path: Path, folder: Path) -> bool:
     return Path(os.path.realpath(folder)) in Path(os.path.realpath(path)).parents
 
 
-def _open(run: RunFile, path: Path, option: str) -> SampleSet:
+def _open(run: RunFile, path: Path, option: str, reading: ReadOptions = AS_IT_IS) -> SampleSet:
     if not path.exists():
         raise BadInputError(
             f"{shown(path)}, which {run.path} names, is not there; give its new place with {option} FILE"
         )
-    images = open_samples(path)
+    images = open_samples(path, reading)
     if images.shape[0] != len(run.records):
         raise BadInputError(
             f"{shown(path)} holds {images.shape[0]:,} images, but the run {run.path} has {len(run.records):,} records; name "

@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jboost.engine.samples import ReadOptions
+from jboost.engine.samples.options import AS_IT_IS
+
 from .charts import Chart, Point, curve
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ class Yardstick:
     resamples: int = 100
     seed: int = 0
     trust_code: bool = False
+    reading: ReadOptions = AS_IT_IS
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def measure_run(
     y = yardstick
     result = evaluate(
         y.reference, list(sets.values()), features=y.features, metrics=y.metrics, batch_size=y.batch_size, device=y.device,
-        resamples=y.resamples, seed=y.seed, trust_code=y.trust_code, on_progress=on_progress,
+        resamples=y.resamples, seed=y.seed, trust_code=y.trust_code, reading=y.reading, on_progress=on_progress,
     )  # fmt: skip
     ends = replace(result, samples=[result.samples[0], result.samples[-1]])
     return Metrics(

@@ -12,7 +12,9 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from jboost.engine.errors import BadInputError
+from jboost.engine.samples import ReadOptions
 from jboost.engine.samples.files import cannot_write
+from jboost.engine.samples.options import AS_IT_IS
 from jboost.engine.system.replacing import replacing
 
 from . import charts, rows
@@ -35,6 +37,7 @@ def write_report(
     boosted: Path | None = None,
     images: int = 24,
     yardstick: Yardstick | None = None,
+    reading: ReadOptions = AS_IT_IS,
     on_progress: Progress = lambda what, done, total: None,
 ) -> None:
     """Write a run's page; `out` is written atomically.
@@ -45,6 +48,7 @@ def write_report(
         samples, boosted: places of the run's sets, if they moved since the run.
         images: number of images to draw: half spread over all classes, a quarter changed most, a quarter changed least.
         yardstick: reference and settings of the metrics; None for a page without metrics.
+        reading: how to read the run's sets; as the run did.
         on_progress: called with the current measurement, the amount done, and the total.
 
     Raises:
@@ -52,7 +56,7 @@ def write_report(
     """
     run, out = Path(run), Path(out)
     _check(out, images)
-    inputs = open_inputs(run, samples=samples, boosted=boosted)
+    inputs = open_inputs(run, samples=samples, boosted=boosted, reading=reading)
     thumbnails, groups = _draw(inputs, images)
     notes = rows.remarks(inputs)
     metrics = None

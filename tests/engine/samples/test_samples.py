@@ -221,5 +221,5 @@ def test_runs_groups_neighbours() -> None:
 )
 def test_images_of_another_size_are_refused_with_a_remedy_that_works(shape, remedy) -> None:
     """No export takes images that are not square."""
-    with pytest.raises(BadInputError, match=f"for 16x16{remedy} the images$"):
+    with pytest.raises(BadInputError, match=f"for 16x16{remedy} the images: --resize 16$"):
         check_fit(None, shape, num_classes=2, in_channels=3, resolutions=(16,))
