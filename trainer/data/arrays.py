@@ -57,17 +57,17 @@ class ArrayData:
 
 
 def open_sample_npz(path: Path) -> tuple[Pixels, Indices | None]:
-    """Open an npz with ``arr_0`` and ``arr_1``, the format of OpenAI's guided-diffusion.
+    """Open an npz with ``arr_0`` and ``arr_1``, the format of OpenAI's guided-diffusion, or with other usual names.
 
     Returns:
-        Images uint8 [N, H, W, C] and labels int64 [N]; None in place of the labels if there is no ``arr_1``.
+        Images uint8 [N, H, W, C] and labels int64 [N]; None in place of the labels if there are none.
 
     Raises:
         BadInputError: see `jboost.engine.samples.open_samples`.
     """
     with naming(path):
-        labels = NpzSamples(path).labels  # NpzSamples also checks everything but the pixels
-    return npz_array(path, "arr_0"), labels
+        samples = NpzSamples(path)  # which also checks everything but the pixels
+    return npz_array(path, samples.images_key), samples.labels
 
 
 def open_downsampled_imagenet(path: Path) -> ArrayData:
