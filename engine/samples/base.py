@@ -85,10 +85,14 @@ def check_labels(
     if fault := label_fault(name, shape or labels.shape, labels.dtype, labels, count):
         raise BadInputError(fault)
     if int(labels.min()) < 0:
-        raise BadInputError(f"{name} has negative labels (minimum {int(labels.min())}); classes count from 0")
+        raise BadInputError(
+            f"{name} has negative labels (minimum {int(labels.min())}); classes count from 0, so save each image's class, or leave "
+            "the labels out"
+        )
     if int(labels.max()) > np.iinfo(np.int64).max:
         raise BadInputError(
-            f"{name} has the label {int(labels.max())} ({labels.dtype}), which int64 cannot hold; classes count from 0"
+            f"{name} has the label {int(labels.max())} ({labels.dtype}), which int64 cannot hold, as of a negative number stored "
+            "without its sign; classes count from 0, so save each image's class, or leave the labels out"
         )
     return labels.astype(np.int64)
 
@@ -131,6 +135,7 @@ def check_against_model(
         raise BadInputError(
             f"label {int(labels[bad])} of image {bad} is out of range: the model has {num_classes} classes, 0 to "
             f"{num_classes - 1}"
+            + ("; if yours count from 1, save labels - 1" if labels.min() >= 1 and labels.max() == num_classes else "")
         )
 
 
@@ -169,15 +174,24 @@ def labels_of(
         num_classes: the model's number of classes.
 
     Raises:
-        BadInputError: a folder name is not one of the model's classes.
+        BadInputError: a name is not one of the model's classes, or the model has it at another number and not all others.
     """
     names = samples.label_names
     if names is None or samples.labels is None:
         return samples.labels
     if class_names is not None and set(names) <= set(class_names):
         return np.array([class_names.index(names[i]) for i in samples.labels], np.int64)
-    if len(names) == num_classes:
+    moved = [
+        n for i, n in enumerate(names) if class_names is not None and n in class_names and class_names.index(n) != i
+    ]
+    if len(names) == num_classes and not moved:
         return samples.labels  # as in torchvision's ImageFolder: classes in sorted order
+    if samples.kind == "parquet":
+        raise BadInputError(
+            f"{samples.path} names the classes {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}, which are not the "
+            f"model's {num_classes} classes; give the model's class numbers in a column of integers and name it with --labels-key, "
+            "or read the set without labels: --labels-key none"
+        )
     raise BadInputError(
         f"{samples.path} has the folders {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}, which are not the "
         f"model's {num_classes} classes; name each folder after its class number, from 0, or say that they are no classes: "

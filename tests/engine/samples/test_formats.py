@@ -21,11 +21,15 @@ from jboost.engine.samples import (
     ReadOptions,
     check_output,
     default_output,
+    labels_of,
     open_samples,
     snapshot_output,
     write_samples,
 )
 from jboost.engine.samples.outputs import written_as
+from jboost.export.l0 import mean_realness
+from jboost.trainer.data.generated import open_generated
+from jboost.trainer.data.real import open_real
 
 
 def everything(samples) -> np.ndarray:
@@ -354,6 +358,41 @@ def test_rows_that_only_name_a_file_are_refused_and_the_remedy_is_right(tmp_path
     np.testing.assert_array_equal(
         everything(open_samples(write_rows(tmp_path / "a.parquet", {"image": filled}))), images[:3]
     )
+
+
+def test_class_names_of_a_parquet_file_are_the_models_or_a_question(tmp_path, images, labels) -> None:
+    samples = open_samples(parquet(tmp_path, images, labels))
+    model = tuple(sorted(CLASS_NAMES))
+    found = labels_of(samples, class_names=model, num_classes=5)
+    assert [model[c] for c in found] == [CLASS_NAMES[c] for c in labels]
+    assert labels_of(samples, class_names=None, num_classes=5).tolist() == labels.tolist()
+    for names, count in ((("ant", "cat", "dog", "eel", "horse"), 5), (None, 6)):
+        with pytest.raises(BadInputError, match="--labels-key none"):
+            labels_of(samples, class_names=names, num_classes=count)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind != "npy"])
+def test_l0_is_the_same_from_every_format(tmp_path, images, labels, kind) -> None:
+    def model(x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1)[:, :5] * 4
+
+    np.savez(tmp_path / "a.npz", images, labels)
+    found = [
+        mean_realness(model, open_samples(path), num_classes=5, in_channels=3)
+        for path in (tmp_path / "a.npz", FORMATS[kind](tmp_path, images, labels))
+    ]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind != "npy"])
+def test_training_reads_every_format_in_any_order(tmp_path, images, labels, kind) -> None:
+    path = FORMATS[kind](tmp_path, images, labels)
+    names = CLASS_NAMES if kind == "parquet" else None
+    order = np.random.default_rng(0).permutation(23)
+    generated = open_generated([path], None, num_classes=5, resolution=16, channels=3, class_names=names)
+    for data in (generated, open_real(path, resolution=None, channels=None)):
+        np.testing.assert_array_equal(data.read(order), images[order])
+        assert data.labels.tolist() == labels.tolist()
 
 
 def test_a_parquet_file_without_images_is_refused(tmp_path, labels) -> None:

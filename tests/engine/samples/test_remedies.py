@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jboost.engine.errors import BadInputError
-from jboost.engine.samples import open_samples
+from jboost.engine.samples import check_against_model, open_samples
 
 
 def refusal(path: Path, **arrays: np.ndarray) -> str:
@@ -108,6 +108,25 @@ def test_images_saved_as_the_message_says_are_the_images(tmp_path, images, case)
     if "overshoot" in case:
         right = np.where(images > 200, 255, images)
     np.testing.assert_array_equal(samples.read(np.arange(samples.shape[0])), right)
+
+
+def test_labels_that_count_from_1_get_a_remedy_that_is_right_and_others_do_not(images, labels) -> None:
+    with pytest.raises(BadInputError, match=r"save labels - 1$"):
+        check_against_model(labels + 1, images.shape, num_classes=5, in_channels=3)
+    check_against_model(labels, images.shape, num_classes=5, in_channels=3)
+    for given in (labels * 2, labels + 2):
+        with pytest.raises(BadInputError, match=r"0 to 4$"):
+            check_against_model(given, images.shape, num_classes=5, in_channels=3)
+
+
+def test_wrapped_labels_end_in_one_line_of_our_own(tmp_path, images, labels, bundle, jboost) -> None:
+    wrapped = labels.astype(np.uint64)
+    wrapped[4] = 2**64 - 1  # -1, as unsigned
+    np.savez(tmp_path / "a.npz", images, wrapped)
+    done = jboost("boost", "a.npz", "--bundle", bundle, "--engine", "onnx", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "the label 18446744073709551615 (uint64), which int64 cannot hold" in done.stderr
 
 
 def test_arrays_of_objects_saved_as_the_message_says_are_plain(tmp_path, images, labels) -> None:
