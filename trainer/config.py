@@ -38,6 +38,8 @@ class TrainConfig(BaseModel):
         generated_weights: how often each set is drawn, relative to the others; None: in proportion to its size.
         resolution: image size in pixels; None: the real images' size.
         channels: 1 or 3; None: the real images' channels.
+        background, class_folders: how to read image files, see `jboost.engine.samples.options`.
+        missing_classes: train although a class has only real or only generated images.
         flip, crop_padding: augmentation of real and generated images alike, see `jboost.trainer.data.Augmentation`.
         held_out: number of images of each kind that are held out for validation; 0: no validation.
         validation_real, validation_generated: sets to take these images from, instead of the training sets.
@@ -82,6 +84,9 @@ class TrainConfig(BaseModel):
     generated_weights: tuple[Length, ...] | None = None
     resolution: Positive | None = None
     channels: Literal[1, 3] | None = None
+    background: str | None = None
+    class_folders: Literal["top", "last", "none"] | None = None
+    missing_classes: bool = False
     flip: bool = False
     crop_padding: Count = 0
     held_out: Count = 500

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from jboost.engine.errors import BadInputError
+from jboost.engine.samples.about import label_line
+from jboost.engine.samples.options import ReadOptions, parse_background, parse_class_folders
 
 from .config import TrainConfig
 from .data import ImageData, MixedData, check_pair, count_classes, decode_all, hold_out, open_generated, open_real
@@ -50,13 +52,18 @@ def open_data(config: TrainConfig, *, decode: bool, say: Callable[[str], object]
     Raises:
         BadInputError: a set cannot be used; the message names its path.
     """
-    real = open_real(Path(config.real), resolution=config.resolution, channels=config.channels)
+    reading = _reading(config)
+    real = open_real(Path(config.real), resolution=config.resolution, channels=config.channels, reading=reading)
     _, height, width, _ = real.shape
     if height != width:
         raise BadInputError(f"{real.path} has images of {width}x{height}; make them square with --resolution N")
     classes = config.num_classes or count_classes(real)
-    generated = _open_generated([Path(path) for path in config.generated], config.generated_weights, real, classes)
-    for note in check_pair(real, generated, num_classes=classes):
+    generated = _open_generated(
+        [Path(path) for path in config.generated], config.generated_weights, real, classes, reading
+    )
+    for data in (real, *generated.sources):
+        say(f"{data.path}: {label_line(data)}")
+    for note in check_pair(real, generated, num_classes=classes, missing_classes=config.missing_classes):
         say(note)
     if decode and int(os.environ.get("RANK", "0")) == 0:
         for data in (real, generated):
@@ -68,10 +75,24 @@ def open_data(config: TrainConfig, *, decode: bool, say: Callable[[str], object]
     return TrainingData(train_real, train_generated, held_out), classes
 
 
-def _open_generated(paths: list[Path], weights: tuple[float, ...] | None, real: ImageData, classes: int) -> MixedData:
+def _reading(config: TrainConfig) -> ReadOptions:
+    return ReadOptions(
+        background=parse_background(config.background), class_folders=parse_class_folders(config.class_folders)
+    )
+
+
+def _open_generated(
+    paths: list[Path], weights: tuple[float, ...] | None, real: ImageData, classes: int, reading: ReadOptions
+) -> MixedData:
     _, size, _, channels = real.shape
     return open_generated(
-        paths, weights, num_classes=classes, resolution=size, channels=channels, class_names=real.class_names
+        paths,
+        weights,
+        num_classes=classes,
+        resolution=size,
+        channels=channels,
+        class_names=real.class_names,
+        reading=reading,
     )
 
 
@@ -81,7 +102,9 @@ def _split_real(config: TrainConfig, real: ImageData) -> tuple[ImageData, ImageD
     if config.validation_real is None:
         return hold_out(real, config.held_out, config.seed)
     _, size, _, channels = real.shape
-    return real, _at_most(open_real(Path(config.validation_real), resolution=size, channels=channels), config)
+    return real, _at_most(
+        open_real(Path(config.validation_real), resolution=size, channels=channels, reading=_reading(config)), config
+    )
 
 
 def _split_generated(
@@ -91,7 +114,9 @@ def _split_generated(
         return generated, None
     if config.validation_generated is None:
         return generated.hold_out(config.held_out, config.seed)
-    return generated, _at_most(_open_generated([Path(config.validation_generated)], None, real, classes), config)
+    return generated, _at_most(
+        _open_generated([Path(config.validation_generated)], None, real, classes, _reading(config)), config
+    )
 
 
 def _at_most(data: ImageData, config: TrainConfig) -> ImageData:

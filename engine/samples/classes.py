@@ -90,9 +90,10 @@ def _from_folders(where: str, images: Sequence[str], folders: Collection[str], c
         why = f"a single folder ({alone}) is no evidence of a class" if alone else "no folders and no dataset.json"
         return Classes(None, None, f"none: {why}")
     if not all(tops):
+        stray = next(name for name, top in zip(images, tops, strict=True) if not top)
         raise BadInputError(
-            f"{where} has images both in class folders and beside them; put all into folders, or none, or say that the "
-            "folders are no classes: --class-folders none"
+            f"{where} has images both in class folders and beside them ({stray}); put all into folders, or none, or say that "
+            "the folders are no classes: --class-folders none"
         )
     if choice is None:
         _check_one_reading(where, base, inside, tops, lasts)

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from jboost.engine.errors import BadInputError
-
 from .base import SampleSet
 from .notes import Notes
 from .options import ReadOptions
@@ -39,20 +37,20 @@ class Fitted:
         self.notes: tuple[str, ...] = (*samples.notes, *self._said())
 
     def _said(self) -> tuple[str, ...]:
-        """What is done to the images; those in colour for a grey model are all looked at."""
+        """What is done to the images."""
         from .decode import with_channels
         from .resize import resized
 
         n, h, w, c = self.samples.shape
-        notes = Notes()
-        last = n if self._options.channels == 1 and c == 3 else 1
-        for start in range(0, last, _AT_A_TIME):
-            images = self.samples.read(np.arange(start, min(start + _AT_A_TIME, last)))
-            for i, image in enumerate(images, start):
-                notes.add_all(with_channels(image, f"image {i}", self._options)[1], f"image {i}")
-        lines = (
-            notes.lines() if last == n else tuple(line.replace("1 image", f"{n:,} images") for line in notes.lines())
-        )
+        if self._options.channels == 1 and c == 3:  # whether they are grey, only all their pixels show
+            notes = Notes()
+            for start in range(0, n, _AT_A_TIME):
+                for i, image in enumerate(self.samples.read(np.arange(start, min(start + _AT_A_TIME, n))), start):
+                    notes.add_all(with_channels(image, f"{self.path}: image {i}", self._options)[1], f"image {i}")
+            lines = notes.lines()
+        else:
+            _, said = with_channels(np.zeros((1, 1, c), np.uint8), "", self._options)
+            lines = tuple(f"{n:,} images: {sentence}" for sentence in said)
         if self.shape[1:3] != (h, w):
             lines += (f"{n:,} images: {resized(self.shape[1])}",)
         return lines
@@ -69,10 +67,7 @@ class Fitted:
 
         out = np.empty((len(indices), *self.shape[1:]), np.uint8)
         for row, image in enumerate(self.samples.read(indices)):
-            try:
-                pixels, _ = with_channels(image, f"image {indices[row]}", self._options)
-            except BadInputError as e:
-                raise BadInputError(f"{self.path}: {e}") from e
+            pixels, _ = with_channels(image, f"{self.path}: image {indices[row]}", self._options)
             out[row] = resize(pixels, self.shape[1]) if self._options.resize is not None else pixels
         return out
 

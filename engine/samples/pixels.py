@@ -11,8 +11,8 @@ from PIL import Image
 from .header import is_deep, packed
 
 Array = np.ndarray[Any, Any]
-# What a PNG's grey values of few bits are multiplied with. Pillow scales the pixels but not the transparent value.
-_FEW_BITS = {"1": 255, "L;2": 85, "L;4": 17}
+# What a PNG's grey values of few bits are multiplied with. Pillow scales the pixels, but of one bit alone the transparent value.
+_FEW_BITS = {"L;2": 85, "L;4": 17}
 
 
 @dataclass(frozen=True)

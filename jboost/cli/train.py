@@ -62,6 +62,21 @@ def train(
     ] = None,
     resolution: Annotated[int | None, _data("Image size in pixels.", "the real images'")] = None,
     channels: Annotated[int | None, _data("Image channels: 1 or 3.", "the real images'")] = None,
+    background: Annotated[
+        str | None, _data("Colour behind transparent pixels: white, black or #rrggbb.", "such images are refused")
+    ] = None,
+    class_folders: Annotated[
+        str | None,
+        _data("Folders that name the classes: top, last (the folder an image lies in) or none.", "those that show it"),
+    ] = None,
+    missing_classes: Annotated[
+        bool | None,
+        _data(
+            "Train although a class has only real or only generated images.",
+            "off",
+            "--missing-classes/--no-missing-classes",
+        ),
+    ] = None,
     flip: Annotated[bool | None, _data("Mirror images at random.", "off", "--flip/--no-flip")] = None,
     crop_padding: Annotated[int | None, _data("Shift images at random by up to this many pixels.", "0")] = None,
     held_out: Annotated[

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from jboost.engine.errors import BadInputError
 from jboost.engine.samples import check_images, check_labels
+from jboost.engine.samples.listing import is_junk
 from jboost.engine.samples.npz import DAMAGE, NpzSamples
 
 from .base import Indices, Pixels, naming
@@ -28,6 +29,7 @@ class ArrayData:
         parts: arrays uint8 [n, H, W, C]; views of mapped files, so `read` loads the pixels.
         labels: int64 [N], the labels of all parts in order.
         class_names: see `ImageData`.
+        label_source: see `ImageData`.
         notes: see `ImageData`.
     """
 
@@ -38,9 +40,11 @@ class ArrayData:
         labels: Indices,
         *,
         class_names: tuple[str, ...] | None = None,
+        label_source: str = "its labels",
         notes: tuple[str, ...] = (),
     ):
         self.path, self.labels, self.class_names, self.notes = path, labels, class_names, notes
+        self.label_source = label_source
         self._parts = list(parts)
         self._starts = np.cumsum([0, *(len(part) for part in parts)])
         _, h, w, c = parts[0].shape
@@ -86,7 +90,7 @@ def open_downsampled_imagenet(path: Path) -> ArrayData:
     Raises:
         BadInputError: a file does not fit; the message names it.
     """
-    files = sorted(path.glob("*.npz"), key=_natural) if path.is_dir() else [path]
+    files = sorted(npz_files(path), key=_natural) if path.is_dir() else [path]
     files = [f for f in files if f.name.startswith("train")] or files
     arrays = [npz_array(file, "data", parts=len(files)) for file in files]
     parts, labels = [], []
@@ -120,6 +124,11 @@ def open_downsampled_imagenet(path: Path) -> ArrayData:
     return ArrayData(path, parts, rank[joined], class_names=tuple(names))
 
 
+def npz_files(folder: Path) -> list[Path]:
+    """The npz files of a folder, without what systems leave behind."""
+    return [path for path in sorted(folder.glob("*.npz")) if not is_junk(path.name)]
+
+
 def _natural(path: Path) -> list[int | str]:
     """Sort key that puts batch 10 after batch 9."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
@@ -144,7 +153,9 @@ def find_idx(folder: Path) -> Path | None:
         BadInputError: several files fit; the message names them.
     """
     found = sorted(
-        p for p in folder.iterdir() if "images" in p.name and re.search(r"idx3-ubyte(\.gz)?$", p.name) and p.is_file()
+        p
+        for p in folder.iterdir()
+        if not is_junk(p.name) and "images" in p.name and re.search(r"idx3-ubyte(\.gz)?$", p.name) and p.is_file()
     )
     found = [p for p in found if "train" in p.name] or found
     # If a file lies beside its compressed original, both hold the same set, and the file needs no decompression.

@@ -28,6 +28,7 @@ class ImageData(Protocol):
         shape: (N, H, W, C) of the images that `read` returns.
         labels: int64 [N], classes counted from 0.
         class_names: name of each class; None if the set has no names.
+        label_source: where the labels come from.
         notes: remarks for the user about how the set was read, one sentence each.
     """
 
@@ -39,6 +40,8 @@ class ImageData(Protocol):
     def labels(self) -> Indices: ...  # noqa: D102
     @property
     def class_names(self) -> tuple[str, ...] | None: ...  # noqa: D102
+    @property
+    def label_source(self) -> str: ...  # noqa: D102
     @property
     def notes(self) -> tuple[str, ...]: ...  # noqa: D102
 
@@ -59,7 +62,7 @@ class Subset:
         self.path = data.path
         self.shape: tuple[int, int, int, int] = (len(indices), *data.shape[1:])
         self.labels: Indices = data.labels[indices]
-        self.class_names = data.class_names
+        self.class_names, self.label_source = data.class_names, data.label_source
         self.notes = data.notes
 
     def read(self, indices: Indices) -> Pixels:

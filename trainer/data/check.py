@@ -12,14 +12,20 @@ from .base import ImageData
 from .generated import MixedData, check_label_range
 
 
-def check_pair(real: ImageData, generated: MixedData, *, num_classes: int) -> list[str]:
+def check_pair(real: ImageData, generated: MixedData, *, num_classes: int, missing_classes: bool = False) -> list[str]:
     """Check that a real and a generated set fit each other and the model.
+
+    Args:
+        real, generated: the sets.
+        num_classes: the model's number of classes.
+        missing_classes: allow classes with images of one set alone.
 
     Returns:
         Warnings, one sentence each: the sets' own notes, and classes without images.
 
     Raises:
-        BadInputError: sizes, channels or labels do not fit; the message names the path.
+        BadInputError: sizes, channels or labels do not fit, or a class has images of one set alone; the message names the
+            path.
     """
     check_label_range(real, num_classes)
     notes = [*real.notes, *generated.notes, *_missing(real, num_classes, "real")]
@@ -35,7 +41,30 @@ def check_pair(real: ImageData, generated: MixedData, *, num_classes: int) -> li
             raise BadInputError(
                 f"{source.path} has images of {c} channel(s), {real.path} of {real_c}; convert both with --channels 1 or 3"
             )
+    if not missing_classes:
+        _check_same_classes(real, generated)
     return [*notes, *_missing(generated, num_classes, "generated")]
+
+
+def _check_same_classes(real: ImageData, generated: MixedData) -> None:
+    """Check that each class has real and generated images, or neither."""
+    one, other = set(np.unique(real.labels).tolist()), set(np.unique(generated.labels).tolist())
+    lacking = [("generated", generated.path, sorted(one - other)), ("real", real.path, sorted(other - one))]
+    said = [
+        f"{path} has no {kind} images of {'the classes' if len(found) > 1 else 'class'} {_named(found, real.class_names)}"
+        for kind, path, found in lacking
+        if found
+    ]
+    if said:
+        raise BadInputError(
+            f"{', and '.join(said)}; each class needs both (check that the labels are right), or allow it with "
+            "--missing-classes"
+        )
+
+
+def _named(classes: list[int], names: tuple[str, ...] | None) -> str:
+    shown = [str(c) if names is None or c >= len(names) else f"{c} ({names[c]})" for c in classes[:5]]
+    return ", ".join(shown) + (f" and {len(classes) - 5} more" if len(classes) > 5 else "")
 
 
 def _missing(data: ImageData, num_classes: int, kind: str) -> list[str]:

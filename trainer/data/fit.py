@@ -1,43 +1,17 @@
-"""Convert images to one size and one number of channels."""
+"""Convert the images of arrays to one size and one number of channels; image files are decoded so from the start."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from jboost.engine.errors import BadInputError
+from jboost.engine.samples.decode import with_channels
+from jboost.engine.samples.options import ReadOptions
+from jboost.engine.samples.resize import resize, resized
 
 from .base import ImageData, Indices, Pixels
-
-_MODES = {1: "L", 3: "RGB"}
-_GREY = frozenset({"1", "L", "LA", "La"})
-_COLOUR = frozenset({"RGB", "RGBA", "RGBX", "RGBa", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV"})
-
-
-def channels_of(image: Image.Image) -> int | None:
-    """1 for a grey image, 3 for a colour image, None if 8 bits would clip it (16-bit and float images)."""
-    return 1 if image.mode in _GREY else 3 if image.mode in _COLOUR else None
-
-
-def fit_image(image: Image.Image, resolution: int | None, channels: int) -> Pixels:
-    """Convert one image to uint8 [H, W, C].
-
-    With a resolution, the image is halved by averaging while its shorter side is at least twice as long. It is then
-    resized bicubically until that side fits, and cropped around the centre. ADM's ImageNet was made in the same way
-    (Dhariwal and Nichol, ``center_crop_arr``).
-    """
-    image = image.convert(_MODES[channels])
-    if resolution is not None and image.size != (resolution, resolution):
-        while min(image.size) >= 2 * resolution:
-            image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-        scale = resolution / min(image.size)
-        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-        left, top = (image.width - resolution) // 2, (image.height - resolution) // 2
-        image = image.crop((left, top, left + resolution, top + resolution))
-    pixels = np.asarray(image)
-    return pixels if channels == 3 else pixels[..., None]
 
 
 def check_wish(path: Path, resolution: int | None, channels: int | None) -> None:
@@ -53,20 +27,29 @@ def check_wish(path: Path, resolution: int | None, channels: int | None) -> None
 
 
 class Fitted:
-    """An `ImageData` that fits the images of another set as it reads them."""
+    """An `ImageData` that fits the images of another set as it reads them; see `jboost.engine.samples.resize`."""
 
     def __init__(self, data: ImageData, resolution: int | None, channels: int):
-        self._data, self._resolution, self._channels = data, resolution, channels
-        self.path, self.labels, self.class_names, self.notes = data.path, data.labels, data.class_names, data.notes
-        n, h, w, _ = data.shape
+        self._data, self._resolution = data, resolution
+        self._options = ReadOptions(channels=channels, luma=True)
+        self.path, self.labels, self.class_names = data.path, data.labels, data.class_names
+        self.label_source = data.label_source
+        n, h, w, c = data.shape
         self.shape: tuple[int, int, int, int] = (n, resolution or h, resolution or w, channels)
+        said = []
+        if channels != c:
+            said.append("grey repeated to RGB" if c == 1 else "colour converted to grey (ITU-R 601 luma)")
+        if resolution is not None and (h, w) != (resolution, resolution):
+            said.append(resized(resolution))
+        self.notes = (*data.notes, *(f"{data.path}: {n:,} images: {what}" for what in said))
 
     def read(self, indices: Indices) -> Pixels:
         """Images uint8 [n, H, W, C] at `indices` [n]."""
+        images = self._data.read(indices)
         out = np.empty((len(indices), *self.shape[1:]), np.uint8)
-        for row, image in enumerate(self._data.read(indices)):
-            grey = image.shape[2] == 1
-            out[row] = fit_image(Image.fromarray(image[..., 0] if grey else image), self._resolution, self._channels)
+        for row, image in enumerate(images):
+            pixels, _ = with_channels(image, str(self.path), self._options)
+            out[row] = pixels if self._resolution is None else resize(pixels, self._resolution)
         return out
 
 

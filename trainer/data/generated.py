@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from jboost.engine.errors import BadInputError
-from jboost.engine.samples import open_samples
+from jboost.engine.samples import ReadOptions, open_samples
 from jboost.engine.samples.npz import NpzSamples
+from jboost.engine.samples.options import AS_IT_IS
 
 from .arrays import ArrayData, open_sample_npz
 from .base import ImageData, Indices, Pixels, hold_out, naming
@@ -29,7 +31,7 @@ class MixedData:
     Attributes:
         sources: the sets.
         weights: as given.
-        path, class_names: those of the first set.
+        path, class_names, label_source: those of the first set.
         shape, labels, notes: those of all sets together.
 
     Raises:
@@ -48,7 +50,7 @@ class MixedData:
                     f"{source.path} has the weight {weight}; weights must be positive: leave the set out instead"
                 )
         self.sources, self.weights = tuple(sources), tuple(weights)
-        self.path, self.class_names = first.path, first.class_names
+        self.path, self.class_names, self.label_source = first.path, first.class_names, first.label_source
         sizes = [source.shape[0] for source in sources]
         self._starts = np.cumsum([0, *sizes])
         self.shape: tuple[int, int, int, int] = (sum(sizes), *first.shape[1:])
@@ -95,8 +97,9 @@ def open_generated(
     resolution: int | None,
     channels: int | None,
     class_names: tuple[str, ...] | None = None,
+    reading: ReadOptions = AS_IT_IS,
 ) -> MixedData:
-    """Open sample sets (npz files, or folders and zips of PNGs) with labels.
+    """Open sample sets with labels, of any kind that `jboost.engine.samples.open_samples` reads.
 
     Args:
         paths: at least one.
@@ -105,7 +108,8 @@ def open_generated(
         resolution: the size that the images must have. Generated images are never resized: resampling would mark them
             as generated, and boosting works on them as they are.
         channels: 1 or 3, to convert to; None: keep the images as they are, all must agree.
-        class_names: the real set's class names, for PNGs in folders that are named after classes.
+        class_names: the real set's class names, for images in folders that are named after classes.
+        reading: how to read image files; its resolution and channels are those above.
 
     Raises:
         BadInputError: a set cannot be used; the message names its path.
@@ -121,7 +125,8 @@ def open_generated(
     for path in paths:
         check_wish(path, None, channels)
         with naming(path):
-            data = _open_one(path, num_classes, class_names)
+            how = replace(reading, resize=None, channels=channels, luma=channels == 1, resize_flag="--resolution")
+            data = _open_one(path, how, num_classes, class_names)
             check_label_range(data, num_classes)
             _, h, w, _ = data.shape
             if resolution is not None and (h, w) != (resolution, resolution):
@@ -133,8 +138,8 @@ def open_generated(
     return MixedData(sources, weights if weights is not None else [float(source.shape[0]) for source in sources])
 
 
-def _open_one(path: Path, num_classes: int, class_names: tuple[str, ...] | None) -> ImageData:
-    samples = open_samples(path)
+def _open_one(path: Path, reading: ReadOptions, num_classes: int, class_names: tuple[str, ...] | None) -> ImageData:
+    samples = open_samples(path, replace(reading, channels=None))
     if isinstance(samples, NpzSamples):
         images, labels = open_sample_npz(path)
         if labels is None:
@@ -142,7 +147,9 @@ def _open_one(path: Path, num_classes: int, class_names: tuple[str, ...] | None)
                 f"{path} has no labels (arr_1), so the classes of its images are unknown; save them too: "
                 "np.savez(path, images, labels)"
             )
-        return ArrayData(path, [images], labels)
+        return ArrayData(path, [images], labels, label_source=samples.label_source)
+    if reading.channels not in (None, samples.shape[3]):
+        samples = open_samples(path, reading)
     data = SampleData(samples)
     if data.class_names is not None:
         if class_names is not None and set(data.class_names) <= set(class_names):

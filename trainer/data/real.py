@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from jboost.engine.errors import BadInputError
-from jboost.engine.samples import open_samples
+from jboost.engine.samples import ReadOptions, open_samples
+from jboost.engine.samples.options import AS_IT_IS
 
-from .arrays import ArrayData, find_idx, is_idx, open_downsampled_imagenet, open_idx, open_sample_npz
+from .arrays import ArrayData, find_idx, is_idx, npz_files, open_downsampled_imagenet, open_idx, open_sample_npz
 from .base import ImageData, naming
 from .fit import check_wish, fitted
-from .folder import FolderData, SampleData
+from .folder import SampleData
 from .storage import npz_members
 
 
-def open_real(path: Path, *, resolution: int | None, channels: int | None) -> ImageData:
+def open_real(
+    path: Path, *, resolution: int | None, channels: int | None, reading: ReadOptions = AS_IT_IS
+) -> ImageData:
     """Open a labelled set.
 
     A folder may hold:
 
     - IDX files (of several sets, the training set is opened);
     - downsampled ImageNet's npz files (likewise);
-    - PNGs with a ``dataset.json``;
-    - class folders.
+    - image files with a ``dataset.json``;
+    - class folders of image files.
 
     A file may be:
 
-    - a zip of PNGs;
+    - a zip or tar of image files;
     - an IDX file of images, with its labels beside it;
     - an npz file with ``arr_0`` uint8 [N, H, W, C] and ``arr_1`` [N], or with downsampled ImageNet's ``data`` and
       ``labels``.
@@ -37,7 +41,8 @@ def open_real(path: Path, *, resolution: int | None, channels: int | None) -> Im
         path: a file or a folder.
         resolution: images are resized to it (shorter side) and cropped around the centre; None: keep the images as
             they are, all must agree.
-        channels: 1 or 3, to convert to; None: keep the images as they are, all must agree.
+        channels: 1 or 3, to convert to; None: keep the images as they are.
+        reading: how to read image files; its resolution and channels are those above.
 
     Raises:
         BadInputError: the set cannot be used; the message names its path.
@@ -46,34 +51,29 @@ def open_real(path: Path, *, resolution: int | None, channels: int | None) -> Im
     check_wish(path, resolution, channels)
     if not path.exists():
         raise BadInputError(f"{path} does not exist; give a folder of class folders, an npz or an IDX file")
+    how = replace(reading, resize=resolution, channels=channels, luma=channels == 1, resize_flag="--resolution")
     try:
         with naming(path):
-            if path.is_dir() and not _has_arrays(path) and not (path / "dataset.json").exists():
-                return FolderData(path, resolution=resolution, channels=channels)
-            return fitted(_open(path), resolution, channels)
+            return fitted(_open(path, how), resolution, channels)
     except OSError as e:
         raise BadInputError(f"{e.filename or path} cannot be read ({e.strerror or e})") from e
 
 
-def _has_arrays(folder: Path) -> bool:
-    return find_idx(folder) is not None or any(folder.glob("*.npz"))
-
-
-def _open(path: Path) -> ImageData:
+def _open(path: Path, reading: ReadOptions) -> ImageData:
     if path.is_dir():
         if idx := find_idx(path):
             return open_idx(idx)
-        if any(path.glob("*.npz")):
+        if npz_files(path):
             return _open_npz_folder(path)
-        return SampleData(open_samples(path))
-    if path.suffix.lower() == ".zip":
-        return SampleData(open_samples(path))
+        return SampleData(open_samples(path, reading))
     if is_idx(path):
         return open_idx(path)
+    if path.suffix.lower() != ".npz" and path.suffix:
+        return SampleData(open_samples(path, reading))
     with path.open("rb") as f:
         if not f.read(4).startswith(b"PK"):
             raise BadInputError(
-                f"{path} is neither an npz file, an IDX file, a zip of PNGs nor a folder of class folders"
+                f"{path} is neither an npz file, an IDX file, a zip or tar of images nor a folder of class folders"
             )
     members = npz_members(path)
     if {"data", "labels"} <= members:
@@ -81,11 +81,11 @@ def _open(path: Path) -> ImageData:
     images, labels = open_sample_npz(path)
     if labels is None:
         raise BadInputError(f"{path} has no labels (arr_1); save them too: np.savez(path, images, labels)")
-    return ArrayData(path, [images], labels)
+    return ArrayData(path, [images], labels, label_source="arr_1")
 
 
 def _open_npz_folder(folder: Path) -> ImageData:
-    for file in sorted(folder.glob("*.npz")):
+    for file in npz_files(folder):
         if not {"data", "labels"} <= npz_members(file):
             raise BadInputError(
                 f"{file} lacks the 'data' and 'labels' of downsampled ImageNet's batches; give the path of a single npz"

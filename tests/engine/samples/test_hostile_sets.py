@@ -260,7 +260,9 @@ def test_class_folders_with_numbers_that_int64_cannot_hold_are_refused(tmp_path,
         with pytest.raises(BadInputError, match="not a class number"):
             open_samples(path)
         (tmp_path / "set" / folder).mkdir(parents=True)
-        (tmp_path / "set" / folder / "0.png").write_bytes(encode(images[0]))
+        (tmp_path / "set" / "1").mkdir(exist_ok=True)
+        for name in (folder, "1"):
+            (tmp_path / "set" / name / "0.png").write_bytes(encode(images[0]))
         with pytest.raises(BadInputError, match="not a class number"):
             open_real(tmp_path / "set", resolution=None, channels=None)
         (tmp_path / "set" / folder / "0.png").unlink()

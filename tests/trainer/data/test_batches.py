@@ -39,7 +39,7 @@ SEEDS = st.integers(0, 2**64 - 1)
 class Counted:
     """A set in memory that remembers what was read."""
 
-    path, class_names, notes = Path("counted"), None, ()
+    path, class_names, label_source, notes = Path("counted"), None, "made up", ()
 
     def __init__(self, n: int = 50, size: int = SIZE):
         self.images = np.random.default_rng(2).integers(0, 256, (n, size, size, 3), np.uint8)

@@ -44,8 +44,16 @@ def test_named_folders_of_a_generator_are_the_real_sets_classes(
             generated(path, class_names=names)
 
 
-def test_classes_without_images_are_noted(tmp_path: Path, pixels: np.ndarray, targets: np.ndarray):
+def test_classes_of_one_set_alone_stop_a_training_unless_allowed(
+    tmp_path: Path, pixels: np.ndarray, targets: np.ndarray
+):
     real = open_real(save_npz(tmp_path / "a.npz", pixels, targets * 2), resolution=None, channels=None)
-    notes = check_pair(real, generated(save_npz(tmp_path / "g.npz", pixels, targets), num_classes=5), num_classes=5)
+    fake = generated(save_npz(tmp_path / "g.npz", pixels, targets), num_classes=5)
+    with pytest.raises(
+        BadInputError,
+        match=r"g\.npz has no generated images of class 4, and .*a\.npz has no real images of class 1;.*--missing",
+    ):
+        check_pair(real, fake, num_classes=5)
+    notes = check_pair(real, fake, num_classes=5, missing_classes=True)
     assert any("a.npz: 2 of 5 classes have no real images (1, 3)" in note for note in notes)
     assert any("g.npz: 2 of 5 classes have no generated images (3, 4)" in note for note in notes)

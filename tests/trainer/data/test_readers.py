@@ -61,6 +61,7 @@ def test_images_are_resized_by_the_shorter_side_and_cropped_around_the_centre(tm
     save_png(tmp_path / "a" / "wide.png", wide)
     save_png(tmp_path / "a" / "tall.png", wide.transpose(1, 0, 2).copy())
     save_png(tmp_path / "a" / "fits.png", wide[:8, 20:28].copy())
+    (tmp_path / "b").mkdir()
     fits, tall, other = everything(open_real(tmp_path, resolution=8, channels=None))
     np.testing.assert_array_equal(fits, wide[:8, 20:28])
     np.testing.assert_array_equal(tall, other.transpose(1, 0, 2))
