@@ -33,32 +33,37 @@ def choose_arrays(
     known = [name for name in PAIRS if name in shapes]
     if len(known) > 1:  # an array that cannot be images is something else
         known = [name for name in known if len(shapes[name]) == 4] or known
-    images = chosen(path, "images", options.images_key, known, list(shapes))
+    images = chosen(path, "images", options, known, list(shapes))
     if images is None:
         likely = [name for name, shape in shapes.items() if len(shape) == 4]
-        ask = f"name its images with --images-key {printable(likely[0])}, or " if likely else ""
+        ask = (
+            f"name its images with --images-key {printable(likely[0])}, or "
+            if likely and options.keys_are_flags
+            else ""
+        )
         raise BadInputError(
             f"{path} has none of the arrays {', '.join(PAIRS)} (it has {some(shapes) or 'nothing'}); {ask}save it with: {save}"
         )
     beside = [PAIRS.get(images), *_LABELS]
     candidates = [name for name in shapes if name in beside and name != images]
-    return images, chosen(path, "labels", options.labels_key, candidates, list(shapes))
+    return images, chosen(path, "labels", options, candidates, list(shapes))
 
 
-def chosen(path: Path, what: str, key: str | None, candidates: Sequence[str], names: Sequence[str]) -> str | None:
+def chosen(path: Path, what: str, options: ReadOptions, candidates: Sequence[str], names: Sequence[str]) -> str | None:
     """The array or column of `what` ("images" or "labels"); None if there is none.
 
     Args:
         path: the file, for messages.
         what: what is looked for, which also names the option.
-        key: the user's choice; for labels, "none" means that there are none.
+        options: the user's choice; for labels, "none" means that there are none.
         candidates: the names that are recognised.
         names: all names in the file.
 
     Raises:
-        BadInputError: `key` is no name in the file, or there are several candidates and no key.
+        BadInputError: the choice is no name in the file, or there are several candidates and no choice.
     """
     option = f"--{what}-key"
+    key = options.images_key if what == "images" else options.labels_key
     if key is not None:
         if key in names:
             return key
@@ -68,7 +73,12 @@ def chosen(path: Path, what: str, key: str | None, candidates: Sequence[str], na
     if len(candidates) > 1:
         named = [printable(name) for name in candidates]
         raise BadInputError(
-            f"{path} has several candidates for the {what} ({', '.join(named)}); choose with {option} {named[0]}, for example"
+            f"{path} has several candidates for the {what} ({', '.join(named)}); "
+            + (
+                f"choose with {option} {named[0]}, for example"
+                if options.keys_are_flags
+                else "write it again with one of them"
+            )
         )
     return candidates[0] if candidates else None
 

@@ -151,11 +151,12 @@ class ParquetSamples:
             struct = is_struct(field.type) and "bytes" in _fields(field.type)
             if struct or (binary and (field.name in _IMAGES or _type_of(features, field.name) == "Image")):
                 found.append(field.name)
-        column = chosen(self.path, "images", self._options.images_key, found, self.schema.names)
+        column = chosen(self.path, "images", self._options, found, self.schema.names)
         if column is None:
             raise BadInputError(
                 f"{self.path} has no column of images (it has {some(self.schema.names)}); write one called image, of "
-                "{'bytes': ..., 'path': ...}, or name it with --images-key"
+                "{'bytes': ..., 'path': ...}"
+                + (", or name it with --images-key" if self._options.keys_are_flags else "")
             )
         kind = self.schema.field(column).type
         if not (
@@ -180,7 +181,7 @@ class ParquetSamples:
             if types.is_integer(field.type)
             and (field.name in _LABELS or _type_of(features, field.name) == "ClassLabel")
         ]
-        column = chosen(self.path, "labels", self._options.labels_key, found, self.schema.names)
+        column = chosen(self.path, "labels", self._options, found, self.schema.names)
         if column is None:
             return None, "none: no column of labels", None
         if not types.is_integer(self.schema.field(column).type):
@@ -202,7 +203,7 @@ class ParquetSamples:
         if missing:
             raise BadInputError(
                 f"{self.path}: {missing:,} of {count:,} rows have no label (null or -1) in the column {printable(column)}; give "
-                "each one, or read the set without labels: --labels-key none"
+                f"each one{self._options.or_no_labels}"
             )
         checked = check_labels(f"{self.path}: {printable(column)}", labels, count)
         names = _class_names(self.path, features, column)

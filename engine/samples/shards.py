@@ -90,7 +90,7 @@ class ShardSamples:
         with_image: list[tuple[str, Sample]] = []
         beside: list[str] = []
         for key, sample in samples:
-            kind = chosen(path, "images", options.images_key, [k for k in sample if k in usual], kinds)
+            kind = chosen(path, "images", options, [k for k in sample if k in usual], kinds)
             others = [sample[k] for k in sample if k in images and k != kind]
             beside += others
             if kind in sample:
@@ -98,8 +98,12 @@ class ShardSamples:
                 with_image.append((key, sample))
             elif others:
                 raise BadInputError(
-                    f"{path} has the image {others[0]}, but {kind or some(usual)} in other samples; --images-key chooses a kind "
-                    "of file that every sample has"
+                    f"{path} has the image {others[0]}, but {kind or some(usual)} in other samples; "
+                    + (
+                        "--images-key chooses a kind of file that every sample has"
+                        if options.keys_are_flags
+                        else "keep one kind"
+                    )
                 )
         shape, notes = measure(path, ((name, self.archive.read(name)) for name in self.names), options)
         self.shape: tuple[int, int, int, int] = (len(self.names), *shape)
@@ -146,7 +150,7 @@ class ShardSamples:
         field = _FIELD
         if key is not None and key not in kinds:  # an entry of the JSON files
             if _JSON not in kinds:
-                chosen(self.path, "labels", key, [], kinds)
+                chosen(self.path, "labels", self._options, [], kinds)
             field, kind = key, _JSON
         else:
             kind = key or (_CLASS if _CLASS in kinds else _JSON)
@@ -162,7 +166,7 @@ class ShardSamples:
         if missing:
             raise BadInputError(
                 f"{self.path}: {len(missing):,} of {len(samples):,} samples have no label in {where} (first: {missing[0]}); give "
-                "each one, or read the set without labels: --labels-key none"
+                f"each one{self._options.or_no_labels}"
             )
         return labels_of_numbers(f"{self.path}: {where}", [n for n in found if n is not None]), where
 
@@ -180,7 +184,7 @@ class ShardSamples:
         if not text.isdecimal() or len(data) > 40:
             raise BadInputError(
                 f"{self.path}: {name} holds {printable(text)!r}, which is no class number; write each sample's class as a number "
-                "from 0, or read the set without labels: --labels-key none"
+                f"from 0{self._options.or_no_labels}"
             )
         return int(text)
 

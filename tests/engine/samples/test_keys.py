@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
+from pathlib import Path
+
 import numpy as np
 import pytest
+from format_cases import image_bytes
 
 from jboost.engine.errors import BadInputError
 from jboost.engine.samples import open_samples
 from jboost.engine.samples.npz import NpzSamples
 from jboost.engine.samples.options import ReadOptions
+from jboost.trainer.data.generated import open_generated
+
+
+def write_shard(path: Path, members: list[tuple[str, bytes]]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
 
 
 @pytest.mark.parametrize(
@@ -51,3 +65,13 @@ def test_other_names_need_a_key_and_a_wrong_key_names_the_arrays(tmp_path, image
     assert samples.labels.tolist() == labels.tolist()
     with pytest.raises(BadInputError, match=r"no pixel for --images-key \(it has pixels, classes\)"):
         NpzSamples(tmp_path / "a.npz", ReadOptions(images_key="pixel"))
+
+
+def test_where_there_is_no_option_no_message_names_one(tmp_path, images, labels) -> None:
+    np.savez(tmp_path / "a.npz", images=images, samples=images, labels=labels)
+    np.savez(tmp_path / "b.npz", pixels=images)
+    write_shard(tmp_path / "c.tar", [("a.png", image_bytes(images[0])), ("a.cls", b"cat")])
+    for name in ("a.npz", "b.npz", "c.tar"):
+        with pytest.raises(BadInputError) as e:
+            open_generated([tmp_path / name], None, num_classes=5, resolution=16, channels=3)
+        assert "-key" not in str(e.value)
