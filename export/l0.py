@@ -27,10 +27,12 @@ def mean_realness(
     Raises:
         BadInputError: labels are missing or out of range, or the number of channels differs.
     """
-    if real.labels is None or real.label_names is not None:
+    # A parquet file holds numbers, whatever it calls the classes; the numbers of named folders are only their order.
+    numbered = real.label_names is None or (real.kind == "parquet" and len(real.label_names) == num_classes)
+    if real.labels is None or not numbered:
         raise BadInputError(
             f"{real.path} has no class numbers ({real.label_source.removeprefix('none: ')}), which l0 (eq. 13) needs; give an npz "
-            "with arr_1, a dataset.json beside the images, or images in two or more folders named by class number"
+            "with labels, a dataset.json beside the images, or images in two or more folders named by class number"
         )
     check_against_model(real.labels, real.shape, num_classes=num_classes, in_channels=in_channels)
     total = 0.0

@@ -34,6 +34,7 @@ from jboost.engine.samples import (
     snapshot_output,
     write_samples,
 )
+from jboost.engine.samples.naming import LOSSY_TEXT
 from jboost.engine.system.dtypes import check_dtype
 from jboost.engine.system.locks import only_writer
 from jboost.opening import open_bundle, open_runner
@@ -186,6 +187,7 @@ class Booster:
         resume: bool = False,
         snapshots: Sequence[int] = (),
         run_file: Path | None = None,
+        lossy: bool = False,
         on_progress: ProgressCallback | None = None,
     ) -> Summary:
         """Boost a sample set into a new file; memory does not grow with the set.
@@ -200,6 +202,7 @@ class Booster:
             resume: continue a killed run.
             snapshots: step counts; `snapshot_output` names the file for the set that a run of that many steps would give.
             run_file: file for the per-image records; see `jboost.engine.results.run_file.write_run`.
+            lossy: whether the input's JPEGs stay JPEGs; otherwise they become PNGs, and no pixel changes.
             on_progress: called again and again with the `jboost.engine.loop.run.Progress` of the run.
 
         Returns:
@@ -221,7 +224,7 @@ class Booster:
             raise BadInputError(f"--run {run_file} is the input or an output of this run; name another file")
         with only_writer(out, *files.values()):
             for path in (out, *files.values()):
-                check_output(path, samples, bytes_needed=(1 + len(files)) * sets)
+                check_output(path, samples, bytes_needed=(1 + len(files)) * sets, lossy=lossy)
             # A run that cannot go on, and errors of the bundle or the device, must be noticed before anything is written.
             old = check_unfinished(out, resume=resume)
             # A resumed run keeps the engine that a trial picked: another engine may differ by a grey level.
@@ -238,12 +241,15 @@ class Booster:
                     runner, settings, samples.read, samples.shape[1:], labels, store, on_progress
                 )
                 for step, taken in store.snapshots.items():
-                    write_samples(files[step], samples.shape, taken.batches(), labels=labels, source=samples)
+                    write_samples(
+                        files[step], samples.shape, taken.batches(), labels=labels, source=samples, lossy=lossy
+                    )
                 # After the snapshots: if the output exists, so do they.
-                write_samples(out, samples.shape, store.batches(), labels=labels, source=samples)
+                write_samples(out, samples.shape, store.batches(), labels=labels, source=samples, lossy=lossy)
                 summary = self._summary(
                     runner, settings, store, labelled=labels is not None, finished=finished, batch_size=batch_size,
                     seconds=perf_counter() - start, files=files, redone=store.redone,
+                    lossy=LOSSY_TEXT if lossy else None,
                 )  # fmt: skip
                 if run_file is not None:
                     model = {"architecture": config.architecture, "sha256": config.source["sha256"]}
@@ -315,9 +321,10 @@ class Booster:
         seconds: float,
         files: Mapping[int, Path] = MappingProxyType({}),
         redone: int = 0,
+        lossy: str | None = None,
     ) -> Summary:
         return Summary.of_run(
             settings, np.asarray(store.records), labelled=labelled, engine=runner.name, dtype=runner.dtype,
-            device=runner.device, batch_size=batch_size, finished=finished, seconds=seconds, redone=redone,
+            device=runner.device, batch_size=batch_size, finished=finished, seconds=seconds, redone=redone, lossy=lossy,
             snapshots={step: kept.records for step, kept in store.snapshots.items()}, files=files,
         )  # fmt: skip

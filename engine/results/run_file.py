@@ -180,7 +180,11 @@ def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
 
 def _typed(path: Path, facts: dict[str, Any], records: np.ndarray[Any, Any]) -> RunFile:
     """The run file of `facts`, every value checked. Figures that are not finite become NaN: missing."""
-    summary = {"redone": 0, **as_mapping(facts["summary"], "summary", most=1000)}  # which older files lack
+    summary = {
+        "redone": 0,
+        "lossy": None,
+        **as_mapping(facts["summary"], "summary", most=1000),
+    }  # which older files lack
     snapshots = as_list(summary["snapshots"], "snapshots", most=_MOST_SNAPSHOTS)
     typed = {key: _of_summary(key, value) for key, value in summary.items() if key != "snapshots"}
     check_keys(typed, _KINDS, None)
@@ -263,6 +267,7 @@ _KINDS: dict[str, tuple[Callable[[Any, str], Any], bool]] = {
         ("steps_used", "seconds", "images_per_second", "realness_before", "realness_after", "l2_moved", "step_size"),
         (as_figure, False),
     ),
+    "lossy": (as_text, True),
     **dict.fromkeys(("accuracy_before", "accuracy_after", "eps", "noise", "l0"), (as_figure, True)),
     "steps": (_steps, False),
     "seed": (_seed, False),

@@ -51,6 +51,7 @@ class Summary:
         redone: images that an interrupted run had begun or finished, and that were done again because what it left of
             them was damaged.
         unchanged_after_failure: images returned unchanged because their gradient was not finite even in float32.
+        lossy: how the output compresses images, if that changed pixels after the figures above were measured; else None.
         snapshots: one entry per snapshot, ascending: ``step``; ``file``, None if it is in memory; mean ``realness`` and
             ``accuracy`` as above.
         options: the update's fields that are not named above; `to_dict` gives each its own entry.
@@ -85,6 +86,7 @@ class Summary:
     labels: str
     peak_memory: int | None
     redone: int = 0
+    lossy: str | None = None
     snapshots: list[dict[str, Any]] = field(default_factory=list)
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -102,6 +104,7 @@ class Summary:
         finished: int,
         seconds: float,
         redone: int = 0,
+        lossy: str | None = None,
         snapshots: Mapping[int, Records] = MappingProxyType({}),
         files: Mapping[int, Path] = MappingProxyType({}),
     ) -> Self:
@@ -115,6 +118,7 @@ class Summary:
             finished: images that this run finished; fewer than N if the run was resumed.
             seconds: wall-clock time.
             redone: images done again because what an earlier run left of them was damaged.
+            lossy: see the attribute.
             snapshots: by number of steps, ascending: the records [N] of the images after that many steps.
             files: the file of each snapshot; empty if the snapshots are in memory.
         """
@@ -135,6 +139,7 @@ class Summary:
             seed=settings.seed,
             peak_memory=peak_memory(),
             redone=redone,
+            lossy=lossy,
             labels="predicted" if not labelled else "unused" if ignores_labels(settings.objective) else "given",
             snapshots=[
                 {"step": step, "file": str(files[step]) if files else None, **model_means(kept, "after", labelled)}

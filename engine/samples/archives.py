@@ -122,6 +122,11 @@ class Tar(Container):
         self._file.seek(offset)
         if self._file.read(_BLOCK) != bytes(_BLOCK):
             raise BadInputError(f"{self.path} is truncated or damaged after {offset:,} bytes; make or copy it again")
+        while chunk := self._file.read(_CHUNK):
+            if chunk.strip(b"\0"):
+                raise BadInputError(
+                    f"{self.path} holds data behind its end, perhaps another tar; write both again as one, unpacked first"
+                )
 
     def source(self, name: str) -> bytes | Path:
         """A file's bytes."""

@@ -10,6 +10,8 @@ import numpy as np
 
 from jboost.engine.errors import BadInputError
 
+from .remedies import image_fault, label_fault
+
 
 class SampleSet(Protocol):
     """Images uint8 [N, H, W, C], read as needed, and their labels, if any.
@@ -47,63 +49,50 @@ class SampleSet(Protocol):
         ...
 
 
-def check_images(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+def check_images(
+    name: str, shape: tuple[int, ...], dtype: np.dtype[Any], part: np.ndarray[Any, Any] | None = None
+) -> None:
     """Check that an array is a set of images: uint8 [N, H, W, C] with N > 0.
 
-    Raises:
-        BadInputError: it is not; the message says how to convert it.
-    """
-    if dtype.hasobject:
-        raise BadInputError(
-            f"{name} is an array of Python objects, which jboost never unpickles; save it as plain uint8"
-        )
-    if dtype != np.uint8:
-        how = f"a = {name}; np.clip(np.round(a * 255), 0, 255).astype(np.uint8) if it lies in [0, 1]"
-        if dtype.kind == "f":
-            how += ", (a + 1) / 2 before that if in [-1, 1]"
-        raise BadInputError(f"{name} has dtype {dtype}, images must be uint8 in [0, 255]; convert with: {how}")
-    if len(shape) != 4:
-        raise BadInputError(f"{name} has shape {list(shape)}, images must be [N, H, W, C]")
-    n, h, w, c = shape
-    if n == 0:
-        raise BadInputError(f"{name} holds no images (shape {list(shape)})")
-    if c not in (1, 3):
-        if h in (1, 3):
-            raise BadInputError(
-                f"{name} has shape {list(shape)}, which looks like NCHW; save {name}.transpose(0, 2, 3, 1)"
-            )
-        raise BadInputError(f"{name} has shape {list(shape)}: {c} channels; images must have 1 or 3, as [N, H, W, C]")
-    if h == 0 or w == 0:
-        raise BadInputError(f"{name} has shape {list(shape)}: its images have no pixels")
-
-
-def check_label_shape(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], count: int) -> None:
-    """Check labels by shape and dtype alone, as a file's header gives them.
+    Args:
+        name: the array, for the message; its last word is its variable.
+        shape, dtype: the array's.
+        part: some of its values, which tell how to convert them; None if they are unknown.
 
     Raises:
-        BadInputError: they are not numbers, the shape is not [N], or N is not `count`.
+        BadInputError: it is not; the message says what to save instead.
     """
-    if dtype.kind not in "iu":
-        raise BadInputError(f"{name} has dtype {dtype}, labels must be whole numbers; save {name}.astype(np.int64)")
-    if len(shape) != 1:
-        hint = f"; one-hot? save {name}.argmax(1)" if len(shape) == 2 else ""
-        raise BadInputError(f"{name} has shape {list(shape)}, labels must be [N]{hint}")
-    if shape[0] != count:
-        raise BadInputError(f"{name} has {shape[0]} labels for {count} images; they must match")
+    if fault := image_fault(name, shape, dtype, part):
+        raise BadInputError(fault)
 
 
-def check_labels(name: str, labels: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def check_labels(
+    name: str, labels: np.ndarray[Any, Any], count: int, *, shape: tuple[int, ...] | None = None
+) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Check labels in their own dtype; returns the same numbers as int64 [N].
 
+    Args:
+        name: the array, for the message; its last word is its variable.
+        labels: the labels, or the first rows of an array that has another shape than [N] or another dtype than whole
+            numbers.
+        count: number of images.
+        shape: the whole array's; None: that of `labels`.
+
     Raises:
-        BadInputError: the shape, length or dtype is wrong, a value is negative, or int64 cannot hold it.
+        BadInputError: the shape, length or dtype is wrong, a value is negative, or int64 cannot hold it. The message says
+            what to save instead.
     """
-    check_label_shape(name, labels.shape, labels.dtype, count)
+    if fault := label_fault(name, shape or labels.shape, labels.dtype, labels, count):
+        raise BadInputError(fault)
     if int(labels.min()) < 0:
-        raise BadInputError(f"{name} has negative labels (minimum {int(labels.min())}); classes count from 0")
+        raise BadInputError(
+            f"{name} has negative labels (minimum {int(labels.min())}); classes count from 0, so save each image's class, or leave "
+            "the labels out"
+        )
     if int(labels.max()) > np.iinfo(np.int64).max:
         raise BadInputError(
-            f"{name} has the label {int(labels.max())} ({labels.dtype}), which int64 cannot hold; classes count from 0"
+            f"{name} has the label {int(labels.max())} ({labels.dtype}), which int64 cannot hold, as of a negative number stored "
+            "without its sign; classes count from 0, so save each image's class, or leave the labels out"
         )
     return labels.astype(np.int64)
 
@@ -146,6 +135,7 @@ def check_against_model(
         raise BadInputError(
             f"label {int(labels[bad])} of image {bad} is out of range: the model has {num_classes} classes, 0 to "
             f"{num_classes - 1}"
+            + ("; if yours count from 1, save labels - 1" if labels.min() >= 1 and labels.max() == num_classes else "")
         )
 
 
@@ -184,15 +174,24 @@ def labels_of(
         num_classes: the model's number of classes.
 
     Raises:
-        BadInputError: a folder name is not one of the model's classes.
+        BadInputError: a name is not one of the model's classes, or the model has it at another number and not all others.
     """
     names = samples.label_names
     if names is None or samples.labels is None:
         return samples.labels
     if class_names is not None and set(names) <= set(class_names):
         return np.array([class_names.index(names[i]) for i in samples.labels], np.int64)
-    if len(names) == num_classes:
+    moved = [
+        n for i, n in enumerate(names) if class_names is not None and n in class_names and class_names.index(n) != i
+    ]
+    if len(names) == num_classes and not moved:
         return samples.labels  # as in torchvision's ImageFolder: classes in sorted order
+    if samples.kind == "parquet":
+        raise BadInputError(
+            f"{samples.path} names the classes {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}, which are not the "
+            f"model's {num_classes} classes; give the model's class numbers in a column of integers and name it with --labels-key, "
+            "or read the set without labels: --labels-key none"
+        )
     raise BadInputError(
         f"{samples.path} has the folders {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}, which are not the "
         f"model's {num_classes} classes; name each folder after its class number, from 0, or say that they are no classes: "

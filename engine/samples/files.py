@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,18 @@ from jboost.engine.system.replacing import replacing, replacing_folder
 from .base import SampleSet
 from .fitted import fitted, original
 from .listing import TAR_SUFFIXES
-from .npz import NpzSamples, write_npz
+from .naming import written_name
+from .npz import NpzSamples
 from .options import AS_IT_IS, ReadOptions
+from .outputs import check_kept, write_as
 
 Batches = Iterator[np.ndarray[Any, Any]]
+#: The kind of output for each suffix.
+KINDS = {
+    ".npz": "npz", ".npy": "npy", ".zip": "zip", ".tar": "tar", ".parquet": "parquet", ".pt": "pt", ".pth": "pt", "": "folder",
+}  # fmt: skip
+#: Suffixes of files that torch.save writes; checkpoints have them too.
+TENSOR_SUFFIXES = (".pt", ".pth")
 
 
 def open_samples(path: str | Path, options: ReadOptions = AS_IT_IS) -> SampleSet:
@@ -36,45 +45,79 @@ def open_samples(path: str | Path, options: ReadOptions = AS_IT_IS) -> SampleSet
     path = Path(path)
     if not path.exists():
         raise BadInputError(f"{path} does not exist; give a samples.npz, or a folder, zip or tar of images")
-    if path.is_dir() or path.name.lower().endswith((".zip", *TAR_SUFFIXES)):
-        from .images import ImageSamples  # imported here because it needs Pillow and npz files do not
+    return fitted(_open(path, options), options)
+
+
+def is_sample_file(path: Path) -> bool:
+    """Whether a file is a sample set rather than a checkpoint, by its suffix or first bytes."""
+    if path.name.lower().endswith((".npz", ".npy", ".parquet", ".zip", *TAR_SUFFIXES)):
+        return True
+    with path.open("rb") as f:
+        return f.read(6).startswith((b"\x93NUMPY", b"PAR1"))
+
+
+def _open(path: Path, options: ReadOptions) -> SampleSet:
+    """The set as its file has it. Formats are imported where they are opened: most need packages that npz files do not."""
+    if path.is_dir() or path.suffix.lower() == ".zip":
+        from .images import ImageSamples
 
         return ImageSamples(path, options)
+    if path.name.lower().endswith(TAR_SUFFIXES):
+        return _open_tar(path, options)
     with path.open("rb") as f:
         magic = f.read(6)
     if magic.startswith(b"\x93NUMPY"):
-        raise BadInputError(
-            f"{path} is a single array; save it as npz: np.savez('samples.npz', np.load({path.name!r}), labels)"
-        )
+        from .npy import NpySamples
+
+        return NpySamples(path, options)
+    if magic.startswith(b"PAR1"):
+        from .parquet import ParquetSamples
+
+        return ParquetSamples(path, options)
+    if path.suffix.lower() in TENSOR_SUFFIXES:
+        from .tensors import TensorSamples
+
+        return TensorSamples(path, options)
     if not magic.startswith(b"PK"):
-        raise BadInputError(f"{path} is not an npz file; save one with: np.savez('samples.npz', images, labels)")
-    return fitted(NpzSamples(path), options)
+        raise BadInputError(
+            f"{path} is not an npz file, nor another kind of sample set; save one with: np.savez('samples.npz', images, labels)"
+        )
+    return NpzSamples(path, options)
+
+
+def _open_tar(path: Path, options: ReadOptions) -> SampleSet:
+    from .archives import Tar
+    from .images import ImageSamples
+    from .shards import ShardSamples, is_shard
+
+    archive = Tar(path)
+    return ShardSamples(path, options, archive) if is_shard(archive.sizes) else ImageSamples(path, options)
 
 
 def output_kind(path: Path) -> str:
-    """The kind of output for a path's suffix: ``"npz"``, ``"zip"``, ``"tar"``, or ``"folder"`` if it has no suffix.
+    """The kind of output for a path's suffix, one of the values of `KINDS`.
 
     Raises:
         BadInputError: the suffix is another.
     """
-    kinds = {".npz": "npz", ".zip": "zip", ".tar": "tar", "": "folder"}
-    if path.suffix.lower() not in kinds:
+    if path.suffix.lower() not in KINDS:
         raise BadInputError(
-            f"output {path} has the suffix {path.suffix!r}; use .npz, .zip or .tar (PNGs), or no suffix (a folder of PNGs)"
+            f"output {path} has the suffix {path.suffix!r}; use {', '.join(filter(None, KINDS))}, or no suffix (a folder of PNGs)"
         )
-    return kinds[path.suffix.lower()]
+    return KINDS[path.suffix.lower()]
 
 
 def default_output(samples: SampleSet) -> Path:
-    """``samples.boosted.npz`` beside ``samples.npz``; likewise for folders and zip files."""
-    suffix = "" if samples.kind == "folder" else ".tar" if samples.kind == "tar" else samples.path.suffix
-    stem = samples.path.resolve().name
-    if suffix:
-        written = next((s for s in TAR_SUFFIXES if stem.lower().endswith(s)), samples.path.suffix)
-        stem = samples.path.name[: -len(written)]
-    # A folder's name must not gain a dot: the rest would count as a suffix.
-    name = f"{stem}.boosted{suffix}" if suffix else f"{stem}_boosted"
-    return samples.path.resolve().parent / name if samples.kind == "folder" else samples.path.with_name(name)
+    """``samples.boosted.npz`` beside ``samples.npz``; likewise for every kind. A folder gives ``samples_boosted``."""
+    path = samples.path
+    if samples.kind == "folder":
+        path = path.resolve()  # a folder's name must not gain a dot: the rest would count as a suffix
+        return path.parent / f"{path.name}_boosted"
+    written = next((s for s in TAR_SUFFIXES if path.name.lower().endswith(s)), path.suffix)
+    suffix = ".tar" if samples.kind in ("tar", "webdataset") else written
+    if suffix.lower() not in KINDS or not suffix:
+        suffix = f".{samples.kind}"
+    return path.with_name(f"{path.name[: len(path.name) - len(written)]}.boosted{suffix}")
 
 
 def snapshot_output(out: Path, step: int) -> Path:
@@ -85,14 +128,30 @@ def snapshot_output(out: Path, step: int) -> Path:
     return out.with_name(f"{out.stem}{'.' if out.suffix else '_'}step{step}{out.suffix}")
 
 
-def check_output(out: Path, samples: SampleSet, *, bytes_needed: int) -> None:
+def reading_of(out: Path, source: Path, options: ReadOptions, *, lossy: bool = False) -> ReadOptions:
+    """How to read the output `out` of a run that read `source` with `options`.
+
+    Its images have their size already. Its arrays and columns have the source's names if the formats are the same, and else
+    the usual ones.
+    """
+    if KINDS.get(source.suffix.lower()) != KINDS.get(out.suffix.lower()):
+        return replace(options, resize=None, images_key=None, labels_key=None)
+    key = options.images_key
+    if KINDS.get(out.suffix.lower()) == "tar" and key is not None:
+        key = written_name(f"x.{key}", lossy=lossy)[2:]
+    return replace(options, resize=None, images_key=key)
+
+
+def check_output(out: Path, samples: SampleSet, *, bytes_needed: int, lossy: bool = False) -> None:
     """Check that `out` can be written, before any work is done.
 
     Raises:
         BadInputError: `out` is the input or inside it, has an unknown suffix, is a folder in the way of a file or a
-            folder with contents; or its parent does not exist, is not writable or has too little room.
+            folder with contents; or its parent does not exist, is not writable or has too little room; or its format
+            has no room for the labels, or no JPEGs for `lossy`.
     """
     kind = output_kind(out)
+    check_kept(out, kind, original(samples) or samples, lossy=lossy)
     parent = out.parent
     if out.resolve() == samples.path.resolve():
         raise BadInputError(f"output {out} is the input itself; name another file with -o")
@@ -121,6 +180,7 @@ def write_samples(
     *,
     labels: np.ndarray[Any, Any] | None = None,
     source: SampleSet | None = None,
+    lossy: bool = False,
 ) -> None:
     """Write a sample set atomically.
 
@@ -129,8 +189,9 @@ def write_samples(
         shape: (N, H, W, C).
         batches: uint8 [n, H, W, C], N images in total.
         labels: int64 [N] or None.
-        source: the set that the images were made from. If it has the same format (npz or PNGs), the output takes over
-            its names and its other contents.
+        source: the set that the images were made from. The output takes over its images' names and, if it has the same
+            format, its other contents.
+        lossy: whether the source's JPEGs stay JPEGs where the output has files.
 
     Raises:
         BadInputError: the disk is full, or `out` is not writable.
@@ -138,23 +199,7 @@ def write_samples(
     kind = output_kind(out)
     try:
         with replacing_folder(out) if kind == "folder" else replacing(out) as aside:
-            if kind == "npz":
-                own = original(source)
-                given = own if isinstance(own, NpzSamples) else None
-                with aside.open("wb") as f:
-                    write_npz(f, shape, batches, labels=labels, source=given)
-            else:
-                from .images import ImageSamples
-                from .png import write_pngs
-
-                write_pngs(
-                    aside,
-                    shape[0],
-                    batches,
-                    kind=kind,
-                    labels=labels,
-                    source=source if isinstance(source, ImageSamples) else None,
-                )
+            write_as(kind, aside, shape, batches, labels, original(source), lossy=lossy)
     except OSError as e:
         raise cannot_write(out, e) from e
 

@@ -31,3 +31,16 @@ def folder_contents(folder: Path, names: Iterable[str]) -> str:
         digest.update(repr((name, len(content))).encode())
         digest.update(content)
     return digest.hexdigest()
+
+
+def file_contents(path: Path) -> str:
+    """A hash of a file's bytes, hex.
+
+    Raises:
+        BadInputError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as f:
+            return hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
+    except OSError as e:
+        raise BadInputError(f"{path} cannot be read ({e.strerror or e}); make it readable") from e

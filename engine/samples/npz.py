@@ -1,5 +1,7 @@
 """Sample sets in the layout of OpenAI's guided-diffusion: ``arr_0`` uint8 [N, H, W, C], ``arr_1`` integer labels [N].
 
+`keys.py` lists the other names that are recognised.
+
 Images are read and written in batches. The members of the zip file are streamed, never loaded whole.
 """
 
@@ -17,11 +19,14 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
-from jboost.engine.errors import BadInputError, one_line
+from jboost.engine.errors import BadInputError, one_line, printable
 from jboost.engine.system.names import check_names
 
-from .base import check_images, check_label_shape, check_labels, runs
+from .base import check_images, check_labels, runs
 from .identity import zip_contents
+from .keys import choose_arrays, some
+from .options import AS_IT_IS, ReadOptions
+from .remedies import rows_within
 
 IMAGES, LABELS = "arr_0.npy", "arr_1.npy"
 _COPY_CHUNK = 1 << 20
@@ -32,19 +37,22 @@ DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, NotImpl
 
 
 class NpzSamples:
-    """An npz file as a `SampleSet`. The output gets copies of the arrays besides ``arr_0`` and ``arr_1``.
+    """An npz file as a `SampleSet`. The output gets copies of the arrays besides the images.
+
+    Attributes:
+        images_key, labels_key: the names of its arrays; `labels_key` is None without labels.
 
     Raises:
-        BadInputError: the file is not an npz, is damaged, or does not hold images.
+        BadInputError: the file is not an npz, is damaged, or does not hold images; or its names leave open which they are.
     """
 
     kind = "npz"
     label_names: tuple[str, ...] | None = None
-    label_source = "none: no arr_1"
     notes: tuple[str, ...] = ()
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, options: ReadOptions = AS_IT_IS):
         self.path = path
+        self._options = options
         self._stream: IO[bytes] | None = None
         try:
             with zipfile.ZipFile(path) as archive:
@@ -66,56 +74,92 @@ class NpzSamples:
         for name in names:
             if name.endswith(".npy"):
                 with archive.open(name) as f:
-                    headers[name] = read_header(f)
+                    headers[name.removesuffix(".npy")] = read_header(f)
         objects = [name for name, (_, _, dtype, _) in headers.items() if dtype.hasobject]
         if objects:
             raise BadInputError(
-                f"{self.path} holds pickled Python objects ({', '.join(objects)}), which jboost never unpickles; "
-                "save it again without them"
+                f"{self.path} holds pickled Python objects ({some(objects)}), which jboost never unpickles; save it "
+                f"again without them, or with np.array({printable(objects[0])}.tolist()) if they are numbers"
             )
-        if IMAGES not in headers:
-            has = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") or "nothing"
-            raise BadInputError(
-                f"{self.path} has no arr_0 (it has {has}); save it with: np.savez(path, images, labels)"
-            )
-        shape, fortran, dtype, offset = headers[IMAGES]
-        check_images("arr_0", shape, dtype)
+        shapes = {name: shape for name, (shape, _, _, _) in headers.items()}
+        self.images_key, self.labels_key = choose_arrays(
+            self.path, shapes, self._options, save="np.savez(path, images, labels)"
+        )
+        self._read_images(archive, *headers[self.images_key])
+        n = self.shape[0]
+        self.labels: np.ndarray[Any, np.dtype[np.int64]] | None = None
+        self.label_source = "none: no array of labels"
+        if self.labels_key is not None:
+            shape, fortran, dtype, offset = headers[self.labels_key]
+            if shape and shape[0] != n and shape != (1, n):  # by the header, before the array takes memory
+                raise BadInputError(f"{self.labels_key} has {shape[0]} labels for {n} images; they must match")
+            part = self._part(archive, self.labels_key, shape, fortran, dtype, offset)
+            self.labels = check_labels(self.labels_key, part, n, shape=shape)
+            self.label_source = self.labels_key
+        self.fingerprint = self._options.apply_to(zip_contents(archive))
+
+    def _read_images(
+        self, archive: zipfile.ZipFile, shape: tuple[int, ...], fortran: bool, dtype: np.dtype[Any], offset: int
+    ) -> None:
+        key = self.images_key
+        right = dtype == np.uint8 and len(shape) == 4 and shape[3] in (1, 3)
+        part = None if right else self._part(archive, key, shape, fortran, dtype, offset)
+        check_images(key, shape, dtype, part)
         if fortran:
-            raise BadInputError(f"{self.path}: arr_0 is in Fortran order; save np.ascontiguousarray(images)")
+            raise BadInputError(f"{self.path}: {key} is in Fortran order; save np.ascontiguousarray({key})")
+        self._offset = offset
         n, h, w, c = shape
         self.shape: tuple[int, int, int, int] = (n, h, w, c)
-        self._offset = offset
-        if archive.getinfo(IMAGES).file_size != offset + math.prod(shape):
-            raise BadInputError(f"{self.path}: arr_0 is truncated; make or copy the file again")
-        self.labels: np.ndarray[Any, np.dtype[np.int64]] | None = None
-        if LABELS in headers:
-            shape, _, dtype, offset = headers[LABELS]
-            # By the header, before the array takes memory.
-            check_label_shape("arr_1", shape, dtype, n)
-            check_array_size(f"{self.path}: arr_1", archive.getinfo(LABELS).file_size, shape, dtype, offset)
-            with archive.open(LABELS) as f:
-                f.seek(offset)
-                # Not numpy's reader: it allocates what the header says, and the zip directory may lie as well.
-                data = read_exactly(f, n * dtype.itemsize)
-            self.labels = check_labels("arr_1", np.frombuffer(data, dtype), n)
-            self.label_source = "arr_1"
-        self.fingerprint = zip_contents(archive)
+        if archive.getinfo(f"{key}.npy").file_size != offset + math.prod(shape):
+            raise BadInputError(f"{self.path}: {key} is truncated; make or copy the file again")
+
+    def _part(
+        self,
+        archive: zipfile.ZipFile,
+        key: str,
+        shape: tuple[int, ...],
+        fortran: bool,
+        dtype: np.dtype[Any],
+        offset: int,
+    ) -> np.ndarray[Any, Any]:
+        """An array's first rows: all of [N], and of other shapes what takes little memory."""
+        check_array_size(f"{self.path}: {key}", archive.getinfo(f"{key}.npy").file_size, shape, dtype, offset)
+        rows = shape[0] if len(shape) == 1 else rows_within(shape, dtype)
+        part = (rows, *shape[1:]) if shape else ()
+        if fortran and part != shape:
+            part = (0, *shape[1:])  # its first bytes are no rows
+        with archive.open(f"{key}.npy") as f:
+            f.seek(offset)
+            # Not numpy's reader: it allocates what the header says, and the zip directory may lie as well.
+            data = read_exactly(f, math.prod(part) * dtype.itemsize)
+        return np.frombuffer(data, dtype).reshape(part, order="F" if fortran else "C")
 
     def read(self, indices: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Images uint8 [len(indices), H, W, C] at ascending `indices`."""
-        size = math.prod(self.shape[1:])
-        parts = []
         try:
             if self._stream is None:
                 # Kept open: a compressed member can only be read from its start, and a run reads in ascending order.
-                self._stream = zipfile.ZipFile(self.path).open(IMAGES)  # noqa: SIM115
-            for start, stop in runs(indices):
-                self._stream.seek(self._offset + start * size)
-                data = read_exactly(self._stream, (stop - start) * size)
-                parts.append(np.frombuffer(data, np.uint8).reshape(-1, *self.shape[1:]))
+                self._stream = zipfile.ZipFile(self.path).open(f"{self.images_key}.npy")  # noqa: SIM115
+            return read_rows(self._stream, self._offset, self.shape, indices)
         except DAMAGE as e:
             raise BadInputError(f"{self.path} is damaged ({one_line(e)}); make or copy it again") from e
-        return np.concatenate(parts)
+
+
+def read_rows(
+    stream: IO[bytes], offset: int, shape: tuple[int, ...], indices: np.ndarray[Any, Any]
+) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Rows of an array uint8 of `shape` whose values begin at `offset`, at ascending `indices`.
+
+    Raises:
+        EOFError: the stream is shorter than that.
+    """
+    size = math.prod(shape[1:])
+    parts = []
+    for start, stop in runs(indices):
+        stream.seek(offset + start * size)
+        data = read_exactly(stream, (stop - start) * size)
+        parts.append(np.frombuffer(data, np.uint8).reshape(-1, *shape[1:]))
+    return np.concatenate(parts)
 
 
 def read_header(f: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
@@ -207,7 +251,7 @@ def write_npz(
     with zipfile.ZipFile(out, "w") as archive:
         if source is None:
             with archive.open(zipfile.ZipInfo(IMAGES), "w", force_zip64=True) as f:
-                _write_images(f, shape, batches)
+                write_images(f, shape, batches)
             if labels is not None:
                 with archive.open(zipfile.ZipInfo(LABELS), "w", force_zip64=True) as f:
                     npy.write_array(f, labels, allow_pickle=False)
@@ -217,15 +261,16 @@ def write_npz(
                 new = zipfile.ZipInfo(old.filename)
                 new.compress_type = old.compress_type
                 with archive.open(new, "w", force_zip64=True) as f:
-                    if old.filename == IMAGES:
-                        _write_images(f, shape, batches)
+                    if old.filename == f"{source.images_key}.npy":
+                        write_images(f, shape, batches)
                     else:
                         with original.open(old) as g:
                             while chunk := g.read(_COPY_CHUNK):
                                 f.write(chunk)
 
 
-def _write_images(f: IO[bytes], shape: tuple[int, ...], batches: Iterator[np.ndarray[Any, Any]]) -> None:
+def write_images(f: IO[bytes], shape: tuple[int, ...], batches: Iterator[np.ndarray[Any, Any]]) -> None:
+    """Write images uint8 [n, H, W, C], N in total, as an npy stream of `shape`."""
     npy.write_array_header_1_0(f, {"descr": "|u1", "fortran_order": False, "shape": shape})
     for batch in batches:
         f.write(np.ascontiguousarray(batch).data)

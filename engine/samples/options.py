@@ -26,6 +26,7 @@ class ReadOptions:
         class_folders: which folders name the classes; None: those that show it, see `jboost.engine.samples.classes`.
         luma: whether colour images may become grey ones by ITU-R 601 luma where `channels` is 1.
         resize_flag: the command-line option for `resize`, which messages name.
+        keys_are_flags: whether the command has options for the two keys, which messages name.
     """
 
     images_key: str | None = None
@@ -36,6 +37,12 @@ class ReadOptions:
     class_folders: ClassFolders | None = None
     luma: bool = False
     resize_flag: str = "--resize"
+    keys_are_flags: bool = True
+
+    @property
+    def or_no_labels(self) -> str:
+        """What else may be done about labels that cannot be used, for a message."""
+        return ", or read the set without labels: --labels-key none" if self.keys_are_flags else ""
 
     def apply_to(self, fingerprint: str) -> str:
         """A set's fingerprint, read with these options; options at their defaults do not change it."""

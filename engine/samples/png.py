@@ -8,43 +8,20 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from jboost.engine.errors import BadInputError
 from jboost.engine.system.names import path_inside
 from jboost.engine.system.typed import load_json
 
+from .base import SampleSet
 from .classes import DATASET_JSON
+from .encode import encode, singly
 from .images import ImageSamples
-
-
-def encode(image: np.ndarray[Any, Any]) -> bytes:
-    """One image uint8 [H, W, C] as the bytes of a PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def png_names(count: int) -> list[str]:
-    """Names, in order, for a set without names: ``000000.png`` and so on."""
-    width = max(6, len(str(count - 1)))
-    return [f"{i:0{width}d}.png" for i in range(count)]
-
-
-def names_as_png(names: list[str]) -> list[str]:
-    """The names that a set's images get as PNGs, in an order that sorting keeps.
-
-    ``a.jpg`` becomes ``a.png``. Where that would give two images one name, or another order, all keep their suffix before
-    the new one: ``a.jpg.png``.
-    """
-    short = [n if n.lower().endswith(".png") else str(PurePosixPath(n).with_suffix(".png")) for n in names]
-    if len({n.casefold() for n in short}) == len(names) and sorted(short) == short:
-        return short
-    return [n if n.lower().endswith(".png") else f"{n}.png" for n in names]
+from .naming import file_names, suffix_of, written_names
 
 
 def _companions(names: list[str], labels: np.ndarray[Any, Any] | None, source: ImageSamples | None) -> dict[str, bytes]:
@@ -87,9 +64,10 @@ def write_pngs(
     *,
     kind: str,
     labels: np.ndarray[Any, Any] | None = None,
-    source: ImageSamples | None = None,
+    source: SampleSet | None = None,
+    lossy: bool = False,
 ) -> None:
-    """Write images as PNGs, under the source's names if one is given (see `names_as_png`).
+    """Write images as PNGs, under the source's names if it has some (see `written_names`).
 
     No file is written outside `out`, whatever its name says.
 
@@ -98,12 +76,15 @@ def write_pngs(
         count: number of images.
         batches: uint8 [n, H, W, C], `count` images in total.
         kind: ``"folder"``, ``"zip"`` or ``"tar"``.
-        labels: int64 [N], for a ``dataset.json`` if there is no source.
-        source: the set whose names and other files the output takes over.
+        labels: int64 [N], for a ``dataset.json`` if the source is no set of image files.
+        source: the set whose names the output takes over; if it is one of image files, also its other files.
+        lossy: whether JPEGs stay JPEGs.
     """
-    names = names_as_png(source.names) if source is not None else png_names(count)
-    images = (encode(image) for batch in batches for image in batch)
-    files = chain(zip(names, images, strict=True), _companions(names, labels, source).items())
+    own = source if isinstance(source, ImageSamples) else None
+    written = written_names(source, lossy=lossy)
+    names = written if own is not None and written is not None else file_names(written, count)
+    images = (encode(image, suffix_of(name)) for name, image in zip(names, singly(batches), strict=True))
+    files = chain(zip(names, images, strict=True), _companions(names, labels, own).items())
     # Fixed dates: the same images give the same bytes.
     if kind == "zip":
         with zipfile.ZipFile(out, "w") as archive:

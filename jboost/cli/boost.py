@@ -39,7 +39,7 @@ def boost(
         Path,
         typer.Argument(
             metavar="SAMPLES",
-            help="Images: npz (arr_0 uint8 [N,H,W,C], arr_1 labels), or a folder, zip or tar of image files.",
+            help="Images: npz (arr_0 uint8 [N,H,W,C], arr_1 labels), npy, pt, parquet, or image files in a folder, zip or tar.",
             show_default=False,
         ),
     ],
@@ -48,7 +48,7 @@ def boost(
         typer.Option(
             "-o",
             "--output",
-            help="Output: .npz file, .zip file or folder.",
+            help="Output: .npz, .npy, .pt, .parquet, .zip or .tar file, or a folder.",
             show_default="SAMPLES.boosted.npz",
             rich_help_panel=_OUTPUT,
         ),
@@ -91,6 +91,14 @@ def boost(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of sgld's noise.", rich_help_panel=_METHOD)] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Resume a killed run.", rich_help_panel=_OUTPUT)] = False,
+    lossy: Annotated[
+        bool,
+        typer.Option(
+            "--lossy",
+            help="Write JPEGs as JPEGs again, which changes pixels; else they become PNGs.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = False,
     grid: Annotated[
         Path | None, typer.Option(help="Draw some images before and after to this PNG file.", rich_help_panel=_OUTPUT)
     ] = None,
@@ -124,6 +132,7 @@ def boost(
     from jboost.engine.method.settings import find_preset, make_update
     from jboost.engine.results.identity import partial_folder
     from jboost.engine.samples import default_output, open_samples, snapshot_output
+    from jboost.engine.samples.files import reading_of
 
     reading = read_options.read_options(
         images_key=images_key,
@@ -147,10 +156,12 @@ def boost(
         written = {"-o": out, "the partial results": partial_folder(out)}
         written |= {f"--snapshots {step}": snapshot_output(out, step) for step in steps_kept}
         check_paths(inputs=inputs, folders=written, outputs={"--grid": grid, "--run": run_file}, json_file=json_file)
-        summary = _run(booster, images, out, settings, resume=resume, snapshots=steps_kept, run_file=run_file)
+        summary = _run(
+            booster, images, out, settings, resume=resume, snapshots=steps_kept, run_file=run_file, lossy=lossy
+        )
     _show(summary, out, stderr=json_file == STDOUT)
     if grid is not None:
-        _draw(grid, images, out, replace(reading, resize=None))
+        _draw(grid, images, out, reading_of(out, samples, reading, lossy=lossy))
     write_json(summary.to_dict(), json_file, stdout_indent=None)
 
 
@@ -180,11 +191,14 @@ def _run(
     resume: bool,
     snapshots: tuple[int, ...],
     run_file: Path | None,
+    lossy: bool,
 ) -> Summary:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
     from jboost.engine.method.settings import ignores_labels
+    from jboost.engine.samples import output_kind
+    from jboost.engine.samples.outputs import written_as
 
     notes = console(stderr=True)
     logger = logging.getLogger("jboost")
@@ -196,6 +210,8 @@ def _run(
         )
     elif images.labels is not None and ignores_labels(settings.objective):
         notes.print(f"objective {settings.objective} does not use the labels; the output keeps them", style="dim")
+    if (said := written_as(out, output_kind(out), images, lossy=lossy)) is not None:
+        notes.print(said, style="dim")
     columns = (
         TextColumn("boosting"),
         BarColumn(),
@@ -217,7 +233,14 @@ def _run(
             )
 
         return booster.boost_file(
-            images, out, settings, resume=resume, snapshots=snapshots, run_file=run_file, on_progress=on_progress
+            images,
+            out,
+            settings,
+            resume=resume,
+            snapshots=snapshots,
+            run_file=run_file,
+            lossy=lossy,
+            on_progress=on_progress,
         )
 
 
@@ -247,7 +270,7 @@ def _show(summary: Summary, out: Path, *, stderr: bool) -> None:
         rows.append(("left unchanged", f"{s.unchanged_after_failure:,} (gradient not finite)"))
     for taken in s.snapshots:
         rows.append((f"after {taken['step']} steps", f"realness {taken['realness']:.3f}, {taken['file']}"))
-    rows.append(("output", str(out)))
+    rows.append(("output", str(out) + (f" ({s.lossy})" if s.lossy else "")))
     print_columns(rows, stderr=stderr)
 
 

@@ -81,9 +81,15 @@ def describe(
 
 
 def _looks_like_samples(path: Path) -> bool:
-    # torch checkpoints are zip files too, but contain a data.pkl.
-    if path.suffix.lower() in (".npz", ".npy"):
+    from jboost.engine.samples.files import TENSOR_SUFFIXES, is_sample_file
+
+    if is_sample_file(path):
         return True
+    if path.suffix.lower() in TENSOR_SUFFIXES:
+        from jboost.engine.samples.tensors import holds_images
+
+        return holds_images(path)
+    # torch checkpoints are zip files too, but contain a data.pkl.
     try:
         with zipfile.ZipFile(path) as archive:
             return not any(name.endswith("data.pkl") for name in archive.namelist())

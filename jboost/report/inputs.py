@@ -13,6 +13,7 @@ import numpy as np
 from jboost.engine.errors import BadInputError
 from jboost.engine.results.run_file import RunFile, read_run
 from jboost.engine.samples import ReadOptions, SampleSet, open_samples
+from jboost.engine.samples.files import reading_of
 from jboost.engine.samples.options import AS_IT_IS
 
 Images = np.ndarray[Any, np.dtype[np.uint8]]
@@ -77,8 +78,14 @@ def open_inputs(
             names a set outside its own folder.
     """
     run = read_run(path)
+    if run.summary["lossy"]:
+        raise BadInputError(
+            f"{path} is of a run whose output holds other pixels than were measured ({run.summary['lossy']}); boost again without "
+            "--lossy"
+        )
     samples = samples or _own(run, run.samples, "--samples")
-    after = _open(run, boosted or _own(run, run.boosted, "--boosted"), "--boosted", replace(reading, resize=None))
+    boosted = boosted or _own(run, run.boosted, "--boosted")
+    after = _open(run, boosted, "--boosted", reading_of(boosted, samples, reading))
     # The run gave the images the model's channels.
     before = _open(run, samples, "--samples", replace(reading, channels=after.shape[3]))
     if before.shape[1:] != after.shape[1:]:

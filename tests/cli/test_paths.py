@@ -12,7 +12,7 @@ import pytest
 
 from jboost.cli.paths import check_paths
 from jboost.engine.errors import BadInputError
-from jboost.engine.samples.png import encode
+from jboost.engine.samples.encode import encode
 from jboost.trainer.data.real import open_real
 
 FAST = ("--bundle", "bundle", "--engine", "eager", "--steps", "1")

@@ -19,7 +19,19 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 import torch
-from fuzz_mutations import damaged, damages, json_changes, member_changes, rewritten, rezipped
+from format_cases import FORMATS
+from fuzz_mutations import (
+    column_changes,
+    damaged,
+    damages,
+    json_changes,
+    member_changes,
+    recolumned,
+    retarred,
+    rewritten,
+    rezipped,
+    tar_changes,
+)
 from fuzz_oracle import complaint, preload, run
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -128,6 +140,50 @@ def test_a_zip_of_pngs_whose_members_lie(bundle, png_zip, change, output) -> Non
         ["boost", "x.zip", "--bundle", str(bundle), "-o", output, *ONE_STEP],
         lambda folder: (folder / "x.zip").write_bytes(rezipped(png_zip, change)),
     )
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory) -> dict[str, bytes]:
+    """A set in each format that is one file of its own kind."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (6, 16, 16, 3), np.uint8), np.arange(6) % 5
+    folder = tmp_path_factory.mktemp("formats")
+    return {
+        path.name: path.read_bytes()
+        for path in (FORMATS[kind](folder, images, labels) for kind in ("npy", "pt", "parquet", "webdataset"))
+    }
+
+
+@many
+@given(
+    changes=damages,
+    name=st.sampled_from(("set.npy", "set.pt", "set.parquet", "set.tar")),
+    command=st.sampled_from(("boost", "inspect")),
+)
+def test_a_set_of_another_format_damaged_anywhere(bundle, others, changes, name, command) -> None:
+    arguments = ["boost", name, "--bundle", str(bundle), *ONE_STEP] if command == "boost" else ["inspect", name]
+    check(arguments, lambda folder: (folder / name).write_bytes(damaged(others[name], changes)))
+
+
+@many
+@given(change=member_changes)
+def test_a_file_of_tensors_whose_members_lie(bundle, others, change) -> None:
+    arguments = ["boost", "set.pt", "--bundle", str(bundle), *ONE_STEP]
+    check(arguments, lambda folder: (folder / "set.pt").write_bytes(rezipped(others["set.pt"], change)))
+
+
+@many
+@given(change=tar_changes, output=st.sampled_from(("out", "out.tar", "out.parquet")))
+def test_a_shard_whose_members_lie(bundle, others, change, output) -> None:
+    arguments = ["boost", "set.tar", "--bundle", str(bundle), "-o", output, *ONE_STEP]
+    check(arguments, lambda folder: (folder / "set.tar").write_bytes(retarred(others["set.tar"], change)))
+
+
+@many
+@given(change=column_changes)
+def test_a_parquet_file_whose_columns_lie(bundle, others, change) -> None:
+    arguments = ["boost", "set.parquet", "--bundle", str(bundle), *ONE_STEP]
+    check(arguments, lambda folder: (folder / "set.parquet").write_bytes(recolumned(others["set.parquet"], change)))
 
 
 @many

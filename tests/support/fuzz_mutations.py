@@ -6,6 +6,7 @@ import io
 import json
 import re
 import struct
+import tarfile
 import zipfile
 from typing import Any
 
@@ -110,6 +111,92 @@ def rezipped(content: bytes, change: Any) -> bytes:
         warnings.simplefilter("ignore")  # of duplicate names
         for name, data in members:
             archive.writestr(name, data)
+    return made.getvalue()
+
+
+#: A change to one member of a tar, for `retarred`; the headers' own sums stay right.
+tar_changes = st.tuples(
+    st.integers(0, 100),
+    st.one_of(
+        st.tuples(st.just("bytes"), damages),
+        st.tuples(st.just("name"), st.sampled_from((*_NAMES, "a.cls", "part0/006.jpg", "x.json", "__x__"))),
+        st.tuples(st.just("twice"), st.none()),
+        st.tuples(st.just("gone"), st.none()),
+        st.tuples(st.just("type"), st.sampled_from("123456xgLKSD")),
+        st.tuples(st.just("size"), st.sampled_from(_NUMBERS)),
+    ),
+)
+
+
+def retarred(content: bytes, change: Any) -> bytes:
+    """A tar after a change that `tar_changes` draws."""
+    number, (what, how) = change
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        members = [(info.name, archive.extractfile(info).read()) for info in archive]
+    at = number % len(members)
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        for i, (name, data) in enumerate(members):
+            if i == at and what == "gone":
+                continue
+            info = tarfile.TarInfo(how if i == at and what == "name" else name)
+            data = damaged(data, how) if i == at and what == "bytes" else data
+            info.size = len(data)
+            if i == at and what == "type":
+                info.type, info.linkname = how.encode(), members[0][0]
+            if i == at and what == "size":
+                # A header that claims another size than what follows.
+                info.size = how
+                made.write(info.tobuf(tarfile.GNU_FORMAT))
+                archive.offset = made.tell()
+                continue
+            archive.addfile(info, io.BytesIO(data))
+            if i == at and what == "twice":
+                archive.addfile(info, io.BytesIO(data))
+    return made.getvalue()
+
+
+#: A change to one column of a parquet file, for `recolumned`.
+column_changes = st.tuples(
+    st.sampled_from(("image", "label", "prompt", "metadata")),
+    st.one_of(
+        st.tuples(st.just("values"), st.sampled_from(range(len(_VALUES)))),
+        st.tuples(st.just("name"), st.sampled_from((*_NAMES, "label", "image", "labels"))),
+        st.tuples(st.just("gone"), st.none()),
+        st.tuples(st.just("bytes"), damages),
+    ),
+)
+
+
+def recolumned(content: bytes, change: Any) -> bytes:
+    """A parquet file after a change that `column_changes` draws."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    column, (what, how) = change
+    table = pq.read_table(io.BytesIO(content))
+    if column == "metadata":
+        text = b"" if what == "gone" else damaged(table.schema.metadata[b"huggingface"], how if what == "bytes" else [])
+        table = table.replace_schema_metadata({"huggingface": text})
+    elif what == "gone":
+        table = table.drop_columns(column)
+    elif what == "name":
+        table = table.rename_columns([how if name == column else name for name in table.column_names])
+    else:
+        cells = table[column].to_pylist()
+        if what == "values":
+            try:
+                cells = pa.array([_VALUES[how]] * len(cells))
+            except (pa.ArrowException, OverflowError, ValueError):  # it has no type in arrow
+                return content
+        elif column == "image":
+            cells[2]["bytes"] = damaged(cells[2]["bytes"], how)
+        table = table.set_column(table.column_names.index(column), column, pa.chunked_array([cells]))
+    made = io.BytesIO()
+    try:
+        pq.write_table(table, made)
+    except (pa.ArrowException, ValueError):
+        return content
     return made.getvalue()
 
 

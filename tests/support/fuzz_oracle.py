@@ -22,11 +22,12 @@ _FORBIDDEN = ("Traceback", "this is a bug", "\x1b")
 def preload() -> None:
     """Import what the commands need, without running any of it: a fork has only one thread."""
     import onnxruntime
+    import pyarrow.parquet
     import safetensors.torch
     import torch
 
     torch.set_num_threads(1)
-    del onnxruntime, safetensors
+    del onnxruntime, pyarrow, safetensors
 
 
 def run(arguments: Sequence[str], folder: Path) -> tuple[int, str]:

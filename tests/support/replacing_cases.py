@@ -223,6 +223,10 @@ def bench_plot(folder: Path, patch: pytest.MonkeyPatch) -> Case:
 
 KINDS: dict[str, Maker] = {
     "npz": samples("out.npz"),
+    "npy": samples("out.npy"),
+    "tensors": samples("out.pt"),
+    "parquet": samples("out.parquet"),
+    "shard": samples("out.tar"),
     "zip": samples("out.zip"),
     "folder": samples("out", None),
     "partial results": partial_results,

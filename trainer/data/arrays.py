@@ -16,6 +16,7 @@ from jboost.engine.errors import BadInputError
 from jboost.engine.samples import check_images, check_labels
 from jboost.engine.samples.listing import is_junk
 from jboost.engine.samples.npz import DAMAGE, NpzSamples
+from jboost.engine.samples.options import AS_IT_IS, ReadOptions
 
 from .base import Indices, Pixels, naming
 from .storage import bytes_after, is_gzip, npz_array
@@ -60,18 +61,18 @@ class ArrayData:
         return out
 
 
-def open_sample_npz(path: Path) -> tuple[Pixels, Indices | None]:
-    """Open an npz with ``arr_0`` and ``arr_1``, the format of OpenAI's guided-diffusion.
+def open_sample_npz(path: Path, reading: ReadOptions = AS_IT_IS) -> tuple[Pixels, Indices | None]:
+    """Open an npz with ``arr_0`` and ``arr_1``, the format of OpenAI's guided-diffusion, or with other usual names.
 
     Returns:
-        Images uint8 [N, H, W, C] and labels int64 [N]; None in place of the labels if there is no ``arr_1``.
+        Images uint8 [N, H, W, C] and labels int64 [N]; None in place of the labels if there are none.
 
     Raises:
         BadInputError: see `jboost.engine.samples.open_samples`.
     """
     with naming(path):
-        labels = NpzSamples(path).labels  # NpzSamples also checks everything but the pixels
-    return npz_array(path, "arr_0"), labels
+        samples = NpzSamples(path, reading)  # which also checks everything but the pixels
+    return npz_array(path, samples.images_key), samples.labels
 
 
 def open_downsampled_imagenet(path: Path) -> ArrayData:

@@ -27,9 +27,10 @@ class SampleData:
         from jboost.engine.samples.images import ImageSamples
 
         if samples.labels is None:
+            files = isinstance(samples, ImageSamples)
             raise BadInputError(
-                f"{samples.path} has no labels ({samples.label_source.removeprefix('none: ')}); put its images into two or "
-                "more class folders, or add a dataset.json"
+                f"{samples.path} has no labels ({samples.label_source.removeprefix('none: ')}); "
+                + ("put its images into two or more class folders, or add a dataset.json" if files else "save them too")
             )
         self.path, self.shape, self.labels = samples.path, samples.shape, samples.labels
         self.class_names, self.label_source = samples.label_names, samples.label_source

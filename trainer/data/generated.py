@@ -125,7 +125,14 @@ def open_generated(
     for path in paths:
         check_wish(path, None, channels)
         with naming(path):
-            how = replace(reading, resize=None, channels=channels, luma=channels == 1, resize_flag="--resolution")
+            how = replace(
+                reading,
+                resize=None,
+                channels=channels,
+                luma=channels == 1,
+                resize_flag="--resolution",
+                keys_are_flags=False,
+            )
             data = _open_one(path, how, num_classes, class_names)
             check_label_range(data, num_classes)
             _, h, w, _ = data.shape
@@ -141,7 +148,7 @@ def open_generated(
 def _open_one(path: Path, reading: ReadOptions, num_classes: int, class_names: tuple[str, ...] | None) -> ImageData:
     samples = open_samples(path, replace(reading, channels=None))
     if isinstance(samples, NpzSamples):
-        images, labels = open_sample_npz(path)
+        images, labels = open_sample_npz(path, reading)
         if labels is None:
             raise BadInputError(
                 f"{path} has no labels (arr_1), so the classes of its images are unknown; save them too: "
@@ -157,8 +164,13 @@ def _open_one(path: Path, reading: ReadOptions, num_classes: int, class_names: t
             data.class_names = class_names
         elif class_names is not None or len(data.class_names) != num_classes:
             raise BadInputError(
-                f"{path} has the folders {some_of(data.class_names)}, which are not the real set's classes; "
-                "name each folder after its class number, from 0"
+                f"{path} has the classes {some_of(data.class_names)}, which are not the real set's classes; "
+                + (
+                    "save class numbers alone"
+                    if samples.kind == "parquet"
+                    else "name each folder after its class number"
+                )
+                + ", from 0"
             )
     return data
 

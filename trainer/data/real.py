@@ -51,7 +51,14 @@ def open_real(
     check_wish(path, resolution, channels)
     if not path.exists():
         raise BadInputError(f"{path} does not exist; give a folder of class folders, an npz or an IDX file")
-    how = replace(reading, resize=resolution, channels=channels, luma=channels == 1, resize_flag="--resolution")
+    how = replace(
+        reading,
+        resize=resolution,
+        channels=channels,
+        luma=channels == 1,
+        resize_flag="--resolution",
+        keys_are_flags=False,
+    )
     try:
         with naming(path):
             return fitted(_open(path, how), resolution, channels)
@@ -78,7 +85,7 @@ def _open(path: Path, reading: ReadOptions) -> ImageData:
     members = npz_members(path)
     if {"data", "labels"} <= members:
         return open_downsampled_imagenet(path)
-    images, labels = open_sample_npz(path)
+    images, labels = open_sample_npz(path, reading)
     if labels is None:
         raise BadInputError(f"{path} has no labels (arr_1); save them too: np.savez(path, images, labels)")
     return ArrayData(path, [images], labels, label_source="arr_1")

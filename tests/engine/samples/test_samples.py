@@ -108,7 +108,6 @@ def savez(path, *arrays) -> None:
 
 BAD = {
     "not an npz": (lambda p, x, y: p.write_bytes(b"hello"), "np.savez"),
-    "a single array": (lambda p, x, y: np.save(p.open("wb"), x), "np.savez"),
     "a pickle": (lambda p, x, y: p.write_bytes(b"\x80\x04]."), "np.savez"),
     "floats": (lambda p, x, y: savez(p, x / 255.0, y), "astype"),
     "NCHW": (lambda p, x, y: savez(p, x.transpose(0, 3, 1, 2), y), "transpose"),
@@ -119,7 +118,7 @@ BAD = {
     "float labels": (lambda p, x, y: savez(p, x, y.astype(float)), "astype"),
     "one-hot labels": (lambda p, x, y: savez(p, x, np.eye(5, dtype=int)[y]), "argmax"),
     "negative labels": (lambda p, x, y: savez(p, x, y - 1), "negative"),
-    "other names": (lambda p, x, y: np.savez(p, images=x), "arr_0"),
+    "other names": (lambda p, x, y: np.savez(p, pixels=x), "--images-key pixels"),
     "object labels": (lambda p, x, y: np.savez(p, x, np.array([{}], object)), "never unpickles"),
     "another object array": (lambda p, x, y: np.savez(p, x, y, meta=np.array([{}], object)), "meta"),
     "Fortran order": (lambda p, x, y: savez(p, np.asfortranarray(x), y), "ascontiguousarray"),
