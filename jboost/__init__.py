@@ -2,9 +2,11 @@
 
     import jboost
 
+    better = jboost.boost(images, labels, bundle="bundle", preset="ct1")  # numpy, torch or PIL; the same kind comes back
+
     booster = jboost.load("bundle")
     result = booster.boost(images, labels, jboost.PGD(steps=35, step_size=0.1), objective="joint")
-    result.images  # uint8 [N, H, W, C]
+    result.images, result.summary
 
 Importing jboost loads neither numpy nor a backend; each is loaded on first use.
 """
@@ -19,9 +21,13 @@ if TYPE_CHECKING:
     from jboost.engine.errors import BadInputError, FailureError, JboostError
     from jboost.engine.method.updates import PGD, SGLD
 
+    from . import diffusers
     from .booster import Boosted, Booster
+    from .one_line import boost, boost_iter
 
-__all__ = ["PGD", "SGLD", "BadInputError", "Boosted", "Booster", "FailureError", "JboostError", "load"]
+__all__ = [
+    "PGD", "SGLD", "BadInputError", "Boosted", "Booster", "FailureError", "JboostError", "boost", "boost_iter", "diffusers", "load",
+]  # fmt: skip
 
 _HOMES = {
     "PGD": "engine.method.updates",
@@ -31,6 +37,8 @@ _HOMES = {
     "JboostError": "engine.errors",
     "Boosted": "booster",
     "Booster": "booster",
+    "boost": "one_line",
+    "boost_iter": "one_line",
 }
 
 
@@ -58,8 +66,14 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("jboost")
-    if name in _HOMES:
-        from importlib import import_module
+    from importlib import import_module
 
+    if name == "diffusers":
+        return import_module("jboost.diffusers")
+    if name in _HOMES:
         return getattr(import_module(f"jboost.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'jboost' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, "__version__", *globals()})

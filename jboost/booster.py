@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -11,6 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from jboost.conversion import Range, class_labels, take
 from jboost.engine.backends.engine import Engine
 from jboost.engine.backends.registry import default_batch, find_engine
 from jboost.engine.backends.request import RunRequest
@@ -27,7 +29,6 @@ from jboost.engine.results.summary import RECORD, Summary
 from jboost.engine.samples import (
     SampleSet,
     check_fit,
-    check_images,
     check_labels,
     check_output,
     labels_of,
@@ -38,6 +39,7 @@ from jboost.engine.samples.naming import LOSSY_TEXT
 from jboost.engine.system.dtypes import check_dtype
 from jboost.engine.system.locks import only_writer
 from jboost.opening import open_bundle, open_runner
+from jboost.streaming import Source, boosted_stream
 
 
 @dataclass(frozen=True)
@@ -45,17 +47,19 @@ class Boosted:
     """Result of boosting.
 
     Attributes:
-        images: uint8 [N, H, W, C], in the input's order.
+        images: of the input's kind and order; uint8 [N, H, W, C] for uint8 arrays.
         summary: the run in numbers.
         records: structured [N], one per image: steps taken, realness before and after, ...; see
             `jboost.engine.results.summary.RECORD`.
-        snapshots: by step count, the images after that many steps: uint8 [N, H, W, C].
+        snapshots: by step count, the images after that many steps, of the same kind.
+        notes: what was assumed about the images and rounded, a line each.
     """
 
-    images: np.ndarray[Any, np.dtype[np.uint8]]
+    images: Any
     summary: Summary
     records: np.ndarray[Any, Any] = field(repr=False)
-    snapshots: Mapping[int, np.ndarray[Any, np.dtype[np.uint8]]] = field(default_factory=dict, repr=False)
+    snapshots: Mapping[int, Any] = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = ()
 
 
 class Booster:
@@ -96,6 +100,7 @@ class Booster:
         self._device, self._dtype, self._batch_size = device, dtype, batch_size
         self._runner: Runner | None = None
         self._bound: tuple[RunRequest, str | None] | None = None
+        self._stream: object | None = None  # of the `boost_iter` under way
 
     def __enter__(self) -> Self:
         return self
@@ -107,7 +112,7 @@ class Booster:
         """Free the engine and its memory."""
         if self._runner is not None:
             self._runner.__exit__(None, None, None)
-        self._runner = self._bound = None
+        self._runner = self._bound = self._stream = None
 
     def settings(
         self,
@@ -127,43 +132,53 @@ class Booster:
 
     def boost(
         self,
-        images: np.ndarray[Any, Any],
-        labels: np.ndarray[Any, Any] | None = None,
+        images: Any,
+        labels: Any = None,
         update: Update | None = None,
         *,
         objective: str | None = None,
         l0: float | None = None,
         early_stop: bool | None = None,
         seed: int = 0,
+        preset: Preset | None = None,
+        value_range: Range | None = None,
+        layout: str | None = None,
         snapshots: Sequence[int] = (),
         on_progress: ProgressCallback | None = None,
     ) -> Boosted:
         """Make images look more real.
 
         Args:
-            images: uint8 [N, H, W, C] in [0, 255]; the bundle's resolution and channels.
-            labels: integers [N], each image's class; None: the model's prediction (algorithm 1).
+            images: uint8 [N, H, W, C], or any other kind that `jboost.conversion.take` reads: float arrays, torch tensors,
+                lists of PIL images; of the bundle's resolution and channels.
+            labels: integers [N], each image's class: array, tensor or list; None: the model's prediction (algorithm 1).
             update: `PGD` (the default: 15 steps of 0.1), `SGLD`, or another registered update.
             objective: ``"logit"``, ``"ce"``, ``"bce"``, ``"ce-bce"``, ``"joint"`` or ``"energy"``; None: ``"joint"``
                 if l0 is known, else ``"bce"``.
             l0: mean realness of real images; None: the bundle's.
             early_stop: whether an image stops once its realness reaches l0; None: on for ``"joint"``.
             seed: seed of SGLD's noise.
+            preset: gives defaults for `objective` and `early_stop`.
+            value_range: lowest and highest value of float images; None: told by the values, see `jboost.conversion.take`.
+            layout: ``"NHWC"`` or ``"NCHW"``; None: told by the channels.
             snapshots: step counts; for each, the result also has the images that a run of that many steps would give.
             on_progress: called again and again with the `jboost.engine.loop.run.Progress` of the run.
 
         Returns:
-            The images in the input's order, and the run's figures.
+            The images in the input's kind and order, and the run's figures. The engines start from 8 bits: float images are
+            rounded to 256 levels, which `Boosted.notes` says. An image that does not change comes back bit for bit.
 
         Raises:
             BadInputError: the images, labels or options cannot be used.
         """
-        images = np.asarray(images)
-        check_images("images", images.shape, images.dtype)
+        given = take(images, channels=self.bundle.config.in_channels, value_range=value_range, layout=layout)
+        images = given.images
         if labels is not None:
-            labels = check_labels("labels", np.asarray(labels), len(images))
+            labels = check_labels("labels", class_labels(labels), len(images))
         self._check_fit(labels, images.shape)
-        settings = self.settings(update, objective=objective, l0=l0, early_stop=early_stop, seed=seed)
+        settings = self.settings(
+            update, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=preset
+        )  # fmt: skip
         store = MemoryStore(images.shape, check_snapshots(snapshots, settings.update.steps))
         runner = self._open_runner(settings, images.shape[1], self._engine)
         runner.check_update(settings.update.kind)
@@ -175,8 +190,68 @@ class Booster:
             runner, settings, store, labelled=labels is not None, finished=finished, batch_size=batch_size,
             seconds=perf_counter() - start,
         )  # fmt: skip
-        taken_images = {step: kept.images for step, kept in store.snapshots.items()}
-        return Boosted(store.images, summary, store.records, taken_images)
+        taken_images = {step: given.back(kept.images) for step, kept in store.snapshots.items()}
+        return Boosted(given.back(store.images), summary, store.records, taken_images, given.notes)
+
+    def boost_iter(
+        self,
+        chunks: Iterable[Any],
+        update: Update | None = None,
+        *,
+        objective: str | None = None,
+        l0: float | None = None,
+        early_stop: bool | None = None,
+        seed: int = 0,
+        preset: Preset | None = None,
+        value_range: Range | None = None,
+        layout: str | None = None,
+        ordered: bool = True,
+    ) -> Iterator[Any]:
+        """Boost a stream of images; images of later chunks enter as earlier ones leave, so the slots stay full.
+
+        The results are those of `boost` on all chunks put together, to the bit. The chunks are read in the caller's thread,
+        when slots are free and a result is asked for, so a chunk must not depend on results to come. Memory does not grow with
+        the stream: at most 18 batches are read or held at a time, besides the chunks that they came in.
+
+        Args:
+            chunks: images of any kind that `boost` takes, or (images, labels), in chunks of any size; or single images. The
+                kinds may differ.
+            update, objective, l0, early_stop, seed, preset: as for `boost`. The noise of an image depends on its position in
+                the stream.
+            value_range: lowest and highest value of float images; None: told by the first chunk and kept to.
+            layout: as for `boost`.
+            ordered: yield in the stream's order; False: yield (position, image) as images finish.
+
+        Yields:
+            One image after another, each of its chunk's kind: an array [H, W, C], a tensor, a PIL image.
+
+        Raises:
+            BadInputError: the options cannot be used; or, while iterating, a chunk cannot, or another run of this `Booster` is
+                under way. An error of `chunks` passes through.
+        """
+        settings = self.settings(
+            update, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=preset
+        )  # fmt: skip
+        source = Source(chunks, self.bundle.config, value_range, layout)
+        return self._streamed(source, settings, ordered)
+
+    def _streamed(self, source: Source, settings: Settings, ordered: bool) -> Iterator[Any]:
+        mine = object()
+
+        def opened(resolution: int) -> Runner:
+            runner = self._open_runner(settings, resolution, self._engine)
+            self._stream = mine
+            return runner
+
+        try:
+            with closing(boosted_stream(source, settings, opened, self._slots, ordered=ordered)) as images:
+                for image in images:
+                    yield image
+                    if self._stream is not mine:
+                        raise BadInputError("the Booster was closed before its boost_iter had finished; load it again")
+        finally:
+            if self._stream is mine:
+                self._stream = None
 
     def boost_file(
         self,
@@ -269,6 +344,10 @@ class Booster:
         )  # fmt: skip
 
     def _open_runner(self, settings: Settings, resolution: int, engine: Engine | None) -> Runner:
+        if self._stream is not None:
+            raise BadInputError(
+                "a boost_iter of this Booster is not finished; exhaust or close() it first, or load a second Booster"
+            )
         request = RunRequest(settings.objective, settings.l0, resolution, self._device, self._dtype, self._batch_size)
         wanted = request, engine.name if engine else None
         if self._runner is None or self._bound != wanted:
@@ -279,6 +358,10 @@ class Booster:
                 self.bundle.check_unreplaced()  # else files may be missing, or another bundle's
             self._bound = wanted
         return self._runner
+
+    def _slots(self, runner: Runner) -> int:
+        """The number of images in flight, unless a set has fewer and the runner takes any number."""
+        return runner.batch_size or self._batch_size or default_batch(runner.device)
 
     def _run(
         self,
@@ -291,9 +374,8 @@ class Booster:
         on_progress: ProgressCallback | None,
     ) -> tuple[int, int]:
         """Boost the remaining images; returns the number of images finished and the batch size used."""
-        batch_size = runner.batch_size
-        if batch_size is None:
-            batch_size = self._batch_size or default_batch(runner.device)
+        batch_size = self._slots(runner)
+        if runner.batch_size is None:
             batch_size = min(batch_size, len(store.records))
         try:
             done = run_set(

@@ -204,7 +204,7 @@ def test_a_partial_folder_that_is_none_is_refused(tmp_path, samples) -> None:
 
 def test_bad_arrays_are_refused(booster, images, labels) -> None:
     for bad_images, bad_labels, remedy in (
-        (images / 255.0, labels, "astype"),
+        (images.astype(np.int64), labels, "astype"),
         (images[:, :8, :8], labels, "--resolution 8"),
         (images[..., :1], labels, "np.repeat"),
         (images, labels + 1, "out of range"),

@@ -10,6 +10,7 @@ import numpy as np
 from jboost.engine.method.settings import Settings
 from jboost.engine.results.store import Store
 
+from .flight import Finished
 from .pipeline import ReadAhead, Reader, WriteBehind
 from .runner import Runner
 from .scorer import Scorer, score
@@ -76,16 +77,10 @@ def run_set(
     total, before = len(store.records), len(store.records) - len(todo)
     height, width, channels = shape
     with ReadAhead(read, todo, batch_size) as ahead, WriteBehind(store) as behind:
-        waiting = _Waiting(_labelled(runner, ahead, labels, batch_size))
+        waiting = Waiting(_labelled(runner, ahead, labels, batch_size))
         slots = Slots(runner, settings, batch_size, (channels, height, width), tuple(store.snapshots))
         scorer = Scorer(runner, batch_size, behind)
-        while True:
-            while len(slots.free) and waiting.more():
-                slots.admit(*waiting.take(len(slots.free)))
-            if not len(slots.held):
-                break
-            slots.step()
-            finished = slots.harvest()
+        for finished in turns(slots, waiting):
             for step, taken in slots.snapshots():
                 scorer.add(taken, step)
             if finished is not None:
@@ -97,6 +92,25 @@ def run_set(
     return scorer.count
 
 
+def turns(slots: Slots, waiting: Waiting, may_admit: Callable[[], bool] = lambda: True) -> Iterator[Finished | None]:
+    """The loop itself: each turn fills the free slots, queues steps and yields the images that have finished, if any.
+
+    It ends when no image waits and no slot is held.
+
+    Args:
+        slots: the images in flight.
+        waiting: the images to come, in the order in which they enter.
+        may_admit: whether images may enter now. It may be false only while an image is in flight.
+    """
+    while True:
+        while len(slots.free) and may_admit() and waiting.more():
+            slots.admit(*waiting.take(len(slots.free)))
+        if not len(slots.held):
+            return
+        slots.step()
+        yield slots.harvest()
+
+
 def _labelled(
     runner: Runner, chunks: ReadAhead, labels: Numpy | None, batch_size: int
 ) -> Iterator[tuple[Numpy, Numpy, Numpy]]:
@@ -105,11 +119,21 @@ def _labelled(
         if labels is not None:
             yield images, labels[indices], indices
         else:
-            yield images, score(runner, images, np.zeros(len(images), np.int64), batch_size).predicted, indices
+            yield images, predicted_classes(runner, images, batch_size), indices
 
 
-class _Waiting:
-    """Images that have been read and wait for a slot."""
+def predicted_classes(runner: Runner, images: Numpy, batch_size: int) -> Numpy:
+    """The model's predictions for at most `batch_size` images uint8 [n, H, W, C]: int64 [n]."""
+    predicted: Numpy = score(runner, images, np.zeros(len(images), np.int64), batch_size).predicted
+    return predicted
+
+
+class Waiting:
+    """Images that have been read and wait for a slot.
+
+    Args:
+        chunks: (images uint8 [n, H, W, C], classes int64 [n], positions in the set int64 [n]) in order; read as needed.
+    """
 
     def __init__(self, chunks: Iterator[tuple[Numpy, Numpy, Numpy]]):
         self._chunks = chunks
