@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from jboost.engine.errors import BadInputError, FailureError
 from jboost.engine.loop.pipeline import Reader
 from jboost.engine.loop.run import ProgressCallback, run_set
 from jboost.engine.loop.runner import Runner
+from jboost.engine.method.rounding import why_nothing_moves
 from jboost.engine.method.settings import Preset, Settings, resolve_settings
 from jboost.engine.method.updates import PGD, Update
 from jboost.engine.results.identity import partial_folder, run_identity
@@ -37,6 +39,8 @@ from jboost.engine.samples import (
 from jboost.engine.system.dtypes import check_dtype
 from jboost.engine.system.locks import only_writer
 from jboost.opening import open_bundle, open_runner
+
+_log = logging.getLogger("jboost")
 
 
 @dataclass(frozen=True)
@@ -285,6 +289,8 @@ class Booster:
         on_progress: ProgressCallback | None,
     ) -> tuple[int, int]:
         """Boost the remaining images; returns the number of images finished and the batch size used."""
+        if (why := why_nothing_moves(settings.update)) is not None:
+            _log.warning(why)
         batch_size = runner.batch_size
         if batch_size is None:
             batch_size = self._batch_size or default_batch(runner.device)
