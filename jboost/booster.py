@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from jboost.engine.errors import BadInputError, FailureError
 from jboost.engine.loop.pipeline import Reader
 from jboost.engine.loop.run import ProgressCallback, run_set
 from jboost.engine.loop.runner import Runner
+from jboost.engine.method.rounding import why_nothing_moves
 from jboost.engine.method.settings import Preset, Settings, resolve_settings
 from jboost.engine.method.updates import PGD, Update
 from jboost.engine.results.identity import partial_folder, run_identity
@@ -40,6 +42,8 @@ from jboost.engine.system.dtypes import check_dtype
 from jboost.engine.system.locks import only_writer
 from jboost.opening import open_bundle, open_runner
 from jboost.streaming import Source, boosted_stream
+
+_log = logging.getLogger("jboost")
 
 
 @dataclass(frozen=True)
@@ -374,6 +378,8 @@ class Booster:
         on_progress: ProgressCallback | None,
     ) -> tuple[int, int]:
         """Boost the remaining images; returns the number of images finished and the batch size used."""
+        if (why := why_nothing_moves(settings.update)) is not None:
+            _log.warning(why)
         batch_size = self._slots(runner)
         if runner.batch_size is None:
             batch_size = min(batch_size, len(store.records))

@@ -260,3 +260,23 @@ def test_out_of_gpu_memory_says_which_batch_to_try(bundle, images, labels, monke
         monkeypatch.setattr("jboost.engine.backends.eager.runner.EagerRunner.gradient", full)
         with pytest.raises(jboost.FailureError, match="--resume -b 4"):
             booster.boost(images, labels)
+
+
+@pytest.mark.parametrize("engine", ["eager", "onnx"])
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.03), ("linf", 8 / 255), ("l2", 0.02), ("l2", 0.5)])
+def test_the_ball_holds_for_the_written_bytes_and_the_snapshots(bundle, images, labels, engine, norm, eps) -> None:
+    with jboost.load(bundle, engine=engine, device="cpu") as b:
+        got = b.boost(images, labels, jboost.PGD(4, 0.3, eps=eps, norm=norm), early_stop=False, snapshots=(2,))
+    for boosted in (got.images, got.snapshots[2]):
+        moved = (boosted.astype(float) - images) / 255
+        if norm == "linf":
+            assert np.abs(moved).max() == pytest.approx({0.03: 7 / 255}.get(eps, eps))
+        distance = np.abs(moved).max() if norm == "linf" else np.sqrt((moved**2).sum((1, 2, 3)))
+        assert (distance <= eps * (1 + 1e-6)).all()
+        assert (boosted != images).any()
+
+
+def test_without_a_ball_and_within_a_wide_one_the_bytes_are_the_same(booster, images, labels) -> None:
+    free = booster.boost(images, labels, jboost.PGD(2, 0.3), early_stop=False).images
+    wide = booster.boost(images, labels, jboost.PGD(2, 0.3, eps=50.0), early_stop=False).images
+    np.testing.assert_array_equal(free, wide)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jboost.engine.system.replacing import replacing
+from jboost.engine.system.typed import dump_json
 
 from .validation import Frechet, Validated
 
@@ -69,7 +70,7 @@ class Log:
 
     def write(self, iteration: int, kind: str, figures: Mapping[str, float]) -> None:
         """Write a line to the log and the figures to the trackers."""
-        self._file.write(json.dumps({"iteration": iteration, "kind": kind, **figures}) + "\n")
+        self._file.write(dump_json({"iteration": iteration, "kind": kind, **figures}) + "\n")
         self._file.flush()
         self._accelerator.log({f"{kind}/{name}": value for name, value in figures.items()}, step=iteration)
 

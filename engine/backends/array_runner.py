@@ -11,6 +11,7 @@ import numpy as np
 from jboost.engine.loop.flight import Finished, RowStatus
 from jboost.engine.loop.runner import Evaluation
 from jboost.engine.method.arrays import Array, namespace, per_image
+from jboost.engine.method.rounding import NO_BALL, Limit, limit_of, round_within
 from jboost.engine.method.step import Gradient, State, advance
 from jboost.engine.method.updates import Controls, l2_norm
 
@@ -72,6 +73,7 @@ class ArrayFlight:
     ):
         self._runner, self._update_kind = runner, update_kind
         self._controls = Controls(*map(runner.put, controls))
+        self._limit = limit_of(update_kind, float(controls.radius))
         # Copies, because rows are written in place when an image enters.
         self.state = State(*(runner.put(a.copy()) for a in empty_state(count, shape)))
 
@@ -107,7 +109,7 @@ class ArrayFlight:
         xp = namespace(s.x)
         # An image that never moved is returned bit for bit.
         untouched = s.failed | (s.steps == 0)
-        images = to_uint8(xp.where(per_image(untouched, s.x), s.x0, s.x))
+        images = _to_images(round_within(xp.where(per_image(untouched, s.x), s.x0, s.x), s.x0, self._limit))
         facts = {f.name: getattr(s, f.name) for f in fields(Finished) if f.name in State._fields}
         steps = xp.where(s.failed, xp.zeros_like(s.steps), s.steps)
         return Finished(
@@ -141,6 +143,10 @@ def to_float(images: Any) -> Any:
 
 def to_uint8(x: Any) -> Any:
     """float32 [N, C, H, W] -> uint8 [N, H, W, C]: clamp to [0, 1] (algorithm 3's last line), round to nearest."""
-    xp = namespace(x)
-    levels = xp.round(xp.clip(x, 0.0, 1.0) * 255.0)
+    return _to_images(round_within(x, x, Limit(NO_BALL, 0)))
+
+
+def _to_images(levels: Any) -> Any:
+    """Whole levels float32 [N, C, H, W] -> uint8 [N, H, W, C]."""
+    xp = namespace(levels)
     return xp.permute_dims(xp.astype(levels, xp.uint8), (0, 2, 3, 1))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from jboost.engine.errors import BadInputError
 from jboost.engine.system.devices import DeviceName
+from jboost.engine.system.environment import CUDA, TORCH, check_environment
 
 #: torch's dtype for each name in `jboost.engine.system.dtypes.DTYPES`.
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -15,18 +18,29 @@ def find_device(name: str) -> str:
     """The torch device called `name`; ``"auto"`` is CUDA if there is a CUDA device, else the CPU.
 
     Raises:
-        BadInputError: this machine does not have the device.
+        BadInputError: this machine does not have the device, or the environment makes it compute differently.
     """
+    found = _find_device(name)
+    check_environment(TORCH, *((CUDA,) if found != "cpu" else ()))
+    return found
+
+
+def _find_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     device = DeviceName.parse(name)
     if device.kind == "cuda":
         if not torch.cuda.is_available():
             build = "is a CPU-only build" if torch.version.cuda is None else "finds no usable CUDA device"
+            if torch.version.cuda is not None and (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+                build += f" (CUDA_VISIBLE_DEVICES={visible})"
             raise BadInputError(f"device {name!r} cannot be used: torch {torch.__version__} {build}; use --device cpu")
         if device.index >= torch.cuda.device_count():
+            count, visible = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+            shown = "this machine has" if visible is None else f"CUDA_VISIBLE_DEVICES={visible} leaves"
             raise BadInputError(
-                f"device {name!r} does not exist: this machine has {torch.cuda.device_count()} CUDA device(s)"
+                f"device {name!r} does not exist: {shown} {count} CUDA device(s); use --device cuda:0"
+                + (f" to cuda:{count - 1}" if count > 1 else "")
             )
     return name
 

@@ -15,7 +15,7 @@ from jboost.engine.method.noise import normal, split_seed
 from jboost.engine.method.objectives import realness
 from jboost.engine.method.settings import Settings
 from jboost.engine.method.step import Gradient
-from jboost.engine.method.updates import PGD, SGLD, l2_norm, project_l2
+from jboost.engine.method.updates import PGD, SGLD, Update, l2_norm, project_l2
 
 Numpy = np.ndarray[Any, Any]
 
@@ -33,8 +33,8 @@ def boost_image(
         index: the image's position in its set, which keys its noise.
 
     Returns:
-        The image, uint8 [H, W, C], and the number of steps it took. If a gradient is not finite, the image comes back
-        unchanged, after 0 steps.
+        The image, uint8 [H, W, C], and the number of steps it took. If a gradient or class logit is not finite, the
+        image comes back unchanged, after 0 steps.
 
     Raises:
         TypeError: the update is neither `PGD` nor `SGLD`.
@@ -43,12 +43,12 @@ def boost_image(
     y = gradient(x0, np.array([0])).predicted if label is None else np.array([label])
     for step in range(settings.update.steps):
         grad, class_logit, _, _ = gradient(x, y)
-        if settings.early_stop and realness(class_logit) >= settings.l0:
-            return _rounded(x), step
-        if not np.isfinite(grad).all():
+        if settings.early_stop and np.isfinite(class_logit) and realness(class_logit) >= settings.l0:
+            return _rounded(x, x0, settings.update), step
+        if not np.isfinite(grad).all() or not np.isfinite(class_logit).all():
             return image, 0
         x = _moved(x, x0, grad, settings, index, step)
-    return _rounded(x), settings.update.steps
+    return _rounded(x, x0, settings.update), settings.update.steps
 
 
 def _moved(x: Numpy, x0: Numpy, grad: Numpy, settings: Settings, index: int, step: int) -> Numpy:
@@ -71,7 +71,18 @@ def _moved(x: Numpy, x0: Numpy, grad: Numpy, settings: Settings, index: int, ste
     return x
 
 
-def _rounded(x: Numpy) -> Numpy:
-    """uint8 [H, W, C] from the iterate: clamped (algorithm 3's last line) and rounded to nearest."""
-    image: Numpy = np.rint(255 * np.clip(x[0], 0, 1)).astype(np.uint8).transpose(1, 2, 0)
+def _rounded(x: Numpy, x0: Numpy, update: Update) -> Numpy:
+    """uint8 [H, W, C] from the iterate: clamped (algorithm 3's last line), rounded to nearest, and inside the ball."""
+    scaled, start = 255 * np.clip(x[0], 0, 1), np.rint(255 * x0[0])
+    levels = np.rint(scaled)
+    if isinstance(update, PGD) and update.eps is not None:
+        most = 255 * float(np.float32(update.eps)) * (1 + 1e-6)
+        if update.norm == "linf":
+            levels = np.clip(levels, start - most // 1, start + most // 1)
+        for k in range(1, 513):
+            if update.norm == "linf" or ((levels - start).astype(np.float64) ** 2).sum() <= most**2:
+                break
+            moved = scaled - start  # rounded with a higher threshold: 1/2 + k/512
+            levels = start + np.sign(moved) * np.floor(np.maximum(abs(moved) + np.float32(0.5 - k / 512), 0))
+    image: Numpy = levels.astype(np.uint8).transpose(1, 2, 0)
     return image

@@ -143,10 +143,13 @@ class Slots:
     def under_way(self) -> tuple[float, float]:
         """The progress of the images in flight, as a fractional number of finished images, and their mean realness.
 
-        Both come from the last row status. The realness is NaN if that status shows none of these images.
+        Both come from the last row status. The realness is NaN if that status shows none of these images with a
+        finite one.
         """
         status = self._status
         if status is None or not (known := self._current(status)).any():
             return 0.0, float("nan")
         steps, limit, class_logit = (a[known] for a in (status.steps, status.limit, status.class_logit))
-        return float((steps / np.maximum(limit, 1)).sum()), float(realness(class_logit).mean())
+        finite = class_logit[np.isfinite(class_logit)]
+        done = float((steps / np.maximum(limit, 1)).sum())
+        return done, float(realness(finite).mean()) if len(finite) else float("nan")

@@ -40,8 +40,8 @@ class State(NamedTuple):
         steps: int64 [B], steps taken.
         moving: bool [B], the image takes part in the next step; False if it has finished or the slot is empty.
         stopped: bool [B], the image ended because its realness reached the threshold.
-        failed: bool [B], the image ended because its gradient was not finite.
-        waiting: bool [B], the gradient was not finite and must be computed again in float32 before the image moves.
+        failed: bool [B], the image ended because its gradient or class logit was not finite.
+        waiting: bool [B], the gradient or class logit was not finite and must be computed again in float32 before the image moves.
         retried: bool [B], the image has waited for a float32 retry.
         class_logit: float32 [B], f_c where the gradient was last computed.
         before_logit: float32 [B], f_c at the input; NaN until known.
@@ -79,18 +79,21 @@ def advance(update_kind: str, state: State, gradient: Gradient, controls: Contro
         gradient: the objective's gradient at ``state.x``.
         controls: the step size and the run's other numbers.
         in_float32: bool, or a 0-d bool array. False: an ordinary step for the moving images that do not wait; an image
-            whose gradient is not finite starts waiting. True: a step with float32 gradients for the waiting images; an
-            image whose gradient is not finite fails.
+            whose gradient or class logit is not finite starts waiting. True: a step with float32 gradients for the waiting
+            images; an image whose gradient or class logit is not finite fails.
     """
     xp = namespace(state.x)
     here = state.moving & (state.waiting == in_float32)
-    finite = xp.all(xp.reshape(xp.isfinite(gradient.grad), (state.x.shape[0], -1)), axis=1)
+    known = xp.isfinite(gradient.class_logit)
+    # The logit as well: some runtimes turn a NaN inside the network into zeros of the gradient.
+    finite = known & xp.all(xp.reshape(xp.isfinite(gradient.grad), (state.x.shape[0], -1)), axis=1)
     waiting = here & ~finite & (in_float32 ^ True)  # `not in_float32`, for a bool and for an array
     here = here & ~waiting
 
     first = here & (state.steps == 0)
-    # An infinite threshold never stops an image, even if its class logit has overflowed.
-    stopped = here & (realness(gradient.class_logit) >= controls.threshold) & (controls.threshold < xp.inf)
+    # An infinite threshold never stops an image, and neither does an infinite class logit.
+    reached = known & (realness(gradient.class_logit) >= controls.threshold)
+    stopped = here & reached & (controls.threshold < xp.inf)
     failed = here & ~finite & ~stopped
     go = here & ~stopped & ~failed
     # Zeros in place of a gradient that is not finite: no image moves by it, and numpy does not warn about it.

@@ -94,18 +94,21 @@ def _langevin(x: Array, x0: Array, grad: Array, index: Array, step: Array, how: 
 #: How the iterate moves, by update kind. `register` fills it.
 MOVES: dict[str, Move] = {}
 
+#: The norm of the ball whose radius is `Strengths.radius`, by update kind; see `Update.balls`. `register` fills it.
+BALLS: dict[str, str] = {}
+
 #: The updates by name on the command line, the default first. `register` fills it.
 UPDATES: dict[str, type[Update]] = {}
 
 #: Names that an update's field must not have: `Update`, `jboost boost` or a summary uses them for something else.
 RESERVED = frozenset({
-    "name", "kind", "moves", "options", "strengths", "controls", "move",
+    "name", "kind", "moves", "balls", "options", "strengths", "controls", "move",
     "samples", "output", "bundle", "engine", "dtype", "device", "batch_size", "preset", "update", "objective", "early_stop",
     "no_early_stop", "l0", "seed", "resume", "grid", "snapshots", "run_file", "run", "json_file", "json", "debug", "trust_code",
     "help",
     "images", "steps_used", "stopped_early", "seconds", "images_per_second", "realness_before", "realness_after",
     "accuracy_before", "accuracy_after", "l2_moved", "fallbacks", "unchanged_after_failure", "labels", "peak_memory",
-    "redone", "lossy",
+    "redone", "lossy", "not_finite", "not_finite_at", "unmoved",
 })  # fmt: skip
 
 
@@ -154,6 +157,8 @@ class Update:
         name: the name on the command line; `register` sets it.
         options: the fields by name; `register` sets it.
         moves: how the iterate moves, by update kind. Each kind has its own compiled step and its own CUDA kernel.
+        balls: ``"l2"`` or ``"linf"`` by update kind, if the radius is that of a ball around the input; the rounded image
+            then stays inside too.
         steps: number of steps.
         step_size: length of a step or factor of the gradient.
     """
@@ -161,6 +166,7 @@ class Update:
     name: ClassVar[str]
     options: ClassVar[Mapping[str, Field]]
     moves: ClassVar[Mapping[str, Move]]
+    balls: ClassVar[Mapping[str, str]] = MappingProxyType({})
     steps: int
     step_size: float
 
@@ -236,6 +242,8 @@ def register(name: str) -> Callable[[type[_Registered]], type[_Registered]]:
         options = _options(update)
         if not update.moves or (len(update.moves) > 1 and update.kind is Update.kind):
             raise ValueError(f"{update.__name__} has no moves, or several and no `kind` that chooses one")
+        if not update.balls.items() <= {(kind, norm) for kind in update.moves for norm in ("l2", "linf")}:
+            raise ValueError(f"{update.__name__}.balls must map kinds of its moves to l2 or linf")
         for word in (name, *update.moves):
             if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", word):
                 raise ValueError(
@@ -246,6 +254,7 @@ def register(name: str) -> Callable[[type[_Registered]], type[_Registered]]:
         update.name, update.options = name, MappingProxyType(options)
         UPDATES[name] = update
         MOVES.update(update.moves)
+        BALLS.update(update.balls)
         return update
 
     return add
@@ -310,7 +319,8 @@ class PGD(Update):
     Attributes:
         steps: number of steps, at least 0.
         step_size: length of a step: L2 for ``norm="l2"``, per pixel for ``"linf"``; the image's range is [0, 1].
-        eps: radius of the ball around the input that contains the iterate, in the same norm; None for no ball.
+        eps: radius of the ball around the input that contains the iterate and the rounded image, in the same norm; None
+            for no ball.
         norm: ``"l2"``: g = grad / ||grad||_2; ``"linf"``: g = sign(grad).
 
     Raises:
@@ -322,6 +332,7 @@ class PGD(Update):
     eps: Annotated[float | None, Option("radius of the ball around the input", least=0, shown="within {:g}")] = None
     norm: Annotated[str, Option(choices=("l2", "linf"), shown="{}")] = "l2"
     moves: ClassVar = {"pgd-l2": _descend_l2, "pgd-linf": _descend_linf}
+    balls: ClassVar = {"pgd-l2": "l2", "pgd-linf": "linf"}
 
     @property
     def kind(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -28,17 +27,20 @@ from jboost.engine.system.typed import (
     as_mapping,
     as_text,
     check_keys,
+    dump_json,
     load_json,
     or_none,
 )
 
-from .summary import RECORD
+from .summary import MOST_NAMED, RECORD
 
 _VERSION = 1
 _FACTS = "run"
 _BACKENDS = ("numpy", "torch", "onnxruntime", "tensorrt", "tensorrt_rtx")
 _MOST_BYTES = 1 << 30  # of an array: 250 million images
 _MOST_SNAPSHOTS = 10_000
+#: Entries of the summary that older files lack.
+_LATER = {"redone": 0, "lossy": None, "not_finite": 0, "not_finite_at": [], "unmoved": 0}
 _COLUMNS = [name for name in RECORD.names or () if name != "done"]
 
 
@@ -107,7 +109,7 @@ def write_run(
     arrays: dict[str, Any] = {name: records[name] for name in _COLUMNS}
     try:
         with replacing(path) as aside, aside.open("wb") as f:
-            np.savez(f, **arrays | {_FACTS: np.array(json.dumps(facts))})
+            np.savez(f, **arrays | {_FACTS: np.array(dump_json(facts))})
     except OSError as e:
         raise cannot_write(path, e) from e
 
@@ -180,11 +182,7 @@ def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
 
 def _typed(path: Path, facts: dict[str, Any], records: np.ndarray[Any, Any]) -> RunFile:
     """The run file of `facts`, every value checked. Figures that are not finite become NaN: missing."""
-    summary = {
-        "redone": 0,
-        "lossy": None,
-        **as_mapping(facts["summary"], "summary", most=1000),
-    }  # which older files lack
+    summary = {**_LATER, **as_mapping(facts["summary"], "summary", most=1000)}
     snapshots = as_list(summary["snapshots"], "snapshots", most=_MOST_SNAPSHOTS)
     typed = {key: _of_summary(key, value) for key, value in summary.items() if key != "snapshots"}
     check_keys(typed, _KINDS, None)
@@ -209,7 +207,7 @@ def _typed(path: Path, facts: dict[str, Any], records: np.ndarray[Any, Any]) -> 
             {
                 "step": step,
                 "file": taken["file"],
-                "realness": as_figure(taken["realness"], "snapshots.realness"),
+                "realness": _figure_or_null(taken["realness"], "snapshots.realness"),
                 "accuracy": math.nan if measured and accuracy is None else accuracy,
             }
         )
@@ -249,6 +247,14 @@ def _count(value: Any, name: str) -> int:
     return as_int(value, name, most=2**53)
 
 
+def _figure_or_null(value: Any, name: str) -> float:
+    return math.nan if value is None else as_figure(value, name)
+
+
+def _positions(value: Any, name: str) -> list[int]:
+    return [_count(position, name) for position in as_list(value, name, most=MOST_NAMED)]
+
+
 def _steps(value: Any, name: str) -> int:
     return as_int(value, name, most=2**31 - 1)
 
@@ -260,14 +266,26 @@ def _seed(value: Any, name: str) -> int:
 #: For each entry of the summary, how to read it, and whether it may be null.
 _KINDS: dict[str, tuple[Callable[[Any, str], Any], bool]] = {
     **dict.fromkeys(
-        ("images", "stopped_early", "batch_size", "fallbacks", "redone", "unchanged_after_failure"), (_count, False)
+        (
+            "images",
+            "stopped_early",
+            "batch_size",
+            "fallbacks",
+            "redone",
+            "unchanged_after_failure",
+            "not_finite",
+            "unmoved",
+        ),
+        (_count, False),
     ),
     **dict.fromkeys(("engine", "dtype", "device", "update", "objective", "labels"), (as_text, False)),
     **dict.fromkeys(
-        ("steps_used", "seconds", "images_per_second", "realness_before", "realness_after", "l2_moved", "step_size"),
+        ("steps_used", "seconds", "images_per_second", "l2_moved", "step_size"),
         (as_figure, False),
     ),
     "lossy": (as_text, True),
+    **dict.fromkeys(("realness_before", "realness_after"), (_figure_or_null, False)),
+    "not_finite_at": (_positions, False),
     **dict.fromkeys(("accuracy_before", "accuracy_after", "eps", "noise", "l0"), (as_figure, True)),
     "steps": (_steps, False),
     "seed": (_seed, False),

@@ -29,6 +29,8 @@ RECORD = np.dtype(
         ("l2", "<f4"),
     ]
 )
+#: The most images that a summary names.
+MOST_NAMED = 20
 
 
 @dataclass(frozen=True)
@@ -42,16 +44,22 @@ class Summary:
         stopped_early: images whose realness reached l0 before the last step.
         seconds: wall-clock time of this run's compute, reading and writing; a resumed run counts its own part.
         images_per_second: images finished by this run over `seconds`.
-        realness_before, realness_after: mean of softplus(f_c) over the set; "after" means the uint8 images as written.
-        accuracy_before, accuracy_after: share of images that the model assigns to their class; None without labels.
+        realness_before, realness_after: mean of softplus(f_c) over the images that did not fail and whose realness is
+            finite before and after; None if there is none. "After" means the uint8 images as written.
+        accuracy_before, accuracy_after: share of the same images that the model assigns to their class; None without labels.
         l2_moved: mean L2 distance between input and output, in units of the image's range [0, 1].
         fallbacks: images whose low-precision gradient was not finite and that were retried in float32.
         eps, norm, noise: the update's values; None for a field that the update does not have.
         peak_memory: the process's peak memory so far in bytes; None if the system does not report it.
         redone: images that an interrupted run had begun or finished, and that were done again because what it left of
             them was damaged.
-        unchanged_after_failure: images returned unchanged because their gradient was not finite even in float32.
+        unchanged_after_failure: images returned unchanged because their gradient or class logit was not finite, even in
+            float32.
         lossy: how the output compresses images, if that changed pixels after the figures above were measured; else None.
+        not_finite: other images whose realness is not finite before or after.
+        not_finite_at: positions of the first images counted in one of the last two, at most `MOST_NAMED`.
+        unmoved: images that took steps and came back as they were, because no value changed by half a grey level or because
+            the ball around them holds no other image.
         snapshots: one entry per snapshot, ascending: ``step``; ``file``, None if it is in memory; mean ``realness`` and
             ``accuracy`` as above.
         options: the update's fields that are not named above; `to_dict` gives each its own entry.
@@ -67,8 +75,8 @@ class Summary:
     dtype: str
     device: str
     batch_size: int
-    realness_before: float
-    realness_after: float
+    realness_before: float | None
+    realness_after: float | None
     accuracy_before: float | None
     accuracy_after: float | None
     l2_moved: float
@@ -87,6 +95,9 @@ class Summary:
     peak_memory: int | None
     redone: int = 0
     lossy: str | None = None
+    not_finite: int = 0
+    not_finite_at: list[int] = field(default_factory=list)
+    unmoved: int = 0
     snapshots: list[dict[str, Any]] = field(default_factory=list)
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -167,7 +178,7 @@ def update_values(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def image_means(records: Records, labelled: bool) -> dict[str, Any]:
     """The entries of `Summary` that come from the images' records ([N] of `RECORD`)."""
-    failed = records["failed"]
+    failed, counted = records["failed"], _counted(records)
     before, after = (model_means(records, when, labelled) for when in ("before", "after"))
     return {
         "images": len(records),
@@ -180,12 +191,27 @@ def image_means(records: Records, labelled: bool) -> dict[str, Any]:
         "l2_moved": float(records["l2"].astype(np.float64).mean()),
         "fallbacks": int((records["retried"] & ~failed).sum()),
         "unchanged_after_failure": int(failed.sum()),
+        "not_finite": int((~counted & ~failed).sum()),
+        "not_finite_at": np.flatnonzero(~counted)[:MOST_NAMED].tolist(),
+        "unmoved": int(((records["steps"] > 0) & (records["l2"] == 0)).sum()),
     }
 
 
 def model_means(records: Records, when: str, labelled: bool) -> dict[str, float | None]:
-    """Mean realness and accuracy of the images ([N] of `RECORD`) ``"before"`` or ``"after"``."""
+    """Mean realness and accuracy ``"before"`` or ``"after"`` of the images ([N] of `RECORD`) that the means count."""
+    known = records[_counted(records)]
+    if not len(known):
+        return {"realness": None, "accuracy": None}
     return {
-        "realness": float(records[f"realness_{when}"].astype(np.float64).mean()),
-        "accuracy": float(records[f"correct_{when}"].mean()) if labelled else None,
+        "realness": float(known[f"realness_{when}"].astype(np.float64).mean()),
+        "accuracy": float(known[f"correct_{when}"].mean()) if labelled else None,
     }
+
+
+def _counted(records: Records) -> Records:
+    """bool [N]: the image did not fail, and its realness is finite before and after.
+
+    Failed images are left out even if their realness is finite: engines differ in what they make of a NaN inside a network.
+    """
+    finite: Records = np.isfinite(records["realness_before"]) & np.isfinite(records["realness_after"])
+    return finite & ~records["failed"]

@@ -1,4 +1,4 @@
-"""Typed reading of JSON that anyone may have written: every value has the expected type, and no list is longer than needed.
+"""JSON without NaN, and typed reading of JSON that anyone may have written: types are checked, and lengths are bounded.
 
 A reader takes the value and what to call it in a message. Each reader raises `BadInputError` with a short reason, such as
 "num_classes must be a whole number from 1 on, it is -3"; whoever calls it adds the file and the remedy.
@@ -48,6 +48,21 @@ def load_json(text: str | bytes, *, allow_nan: bool = False) -> Any:
         raise BadInputError("it is nested too deep") from e
     except (ValueError, MemoryError) as e:
         raise BadInputError(f"it is not valid JSON ({e})") from e
+
+
+def dump_json(content: Any, *, indent: int | None = None) -> str:
+    """JSON that every parser reads: null for a number that is not finite, for which JSON has no word."""
+    return json.dumps(_plain(content), indent=indent, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value
 
 
 def as_mapping(value: Any, name: str, *, most: int = MOST) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from torch.export.passes import move_to_device_pass
 from jboost.engine.backends.torch_device import set_tf32
 from jboost.engine.errors import BadInputError, FailureError, first_line, one_line
 from jboost.engine.system.devices import DeviceName, device_kind
+from jboost.engine.system.environment import COMPILER, check_environment
 
 from .executable_stack import without_executable_stack
 from .new_process import check_in_new_process
@@ -175,8 +176,10 @@ def compile_package(program: torch.export.ExportedProgram, path: Path, device: s
     """Compile `program`, traced on the CPU, for this machine's `device` into the package `path`.
 
     Raises:
+        BadInputError: the environment makes Inductor compile inexact code.
         FailureError: Inductor or the C++ compiler fails, or on a GPU a new process cannot load the package.
     """
+    check_environment(COMPILER)
     if device_kind(device) == "cuda":
         set_tf32(False)  # Inductor chooses kernels by running them
         program = move_to_device_pass(program, _numbered(device))

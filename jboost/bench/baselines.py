@@ -16,8 +16,10 @@ import torch
 from jboost.engine.backends.program import load_forward
 from jboost.engine.backends.torch_device import TORCH_DTYPES, set_tf32
 from jboost.engine.bundle import Bundle
+from jboost.engine.errors import BadInputError
 from jboost.engine.method.objectives import OBJECTIVES
 from jboost.engine.system.devices import device_kind
+from jboost.engine.system.environment import COMPILER, DYNAMO, check_environment
 
 _FP16_LOSS_SCALE = 256.0
 
@@ -104,6 +106,10 @@ class Autograd:
 
 def why_no_torch_compile(device: str) -> str | None:
     """Return why ``torch.compile`` cannot compile for `device` here; None if it can."""
+    try:
+        check_environment(DYNAMO, COMPILER)
+    except BadInputError as e:
+        return str(e)
     if device_kind(device) == "cuda":
         from torch.utils._triton import has_triton
 

@@ -129,6 +129,7 @@ def boost(
     Example: jboost boost samples.npz --preset ct1 --grid before_after.png
     """
     from jboost.booster import Booster
+    from jboost.engine.errors import FailureError
     from jboost.engine.method.settings import find_preset, make_update
     from jboost.engine.results.identity import partial_folder
     from jboost.engine.samples import default_output, open_samples, snapshot_output
@@ -163,6 +164,11 @@ def boost(
     if grid is not None:
         _draw(grid, images, out, reading_of(out, samples, reading, lossy=lossy))
     write_json(summary.to_dict(), json_file, stdout_indent=None)
+    if summary.unchanged_after_failure == summary.images:
+        raise FailureError(
+            f"no image was boosted: every gradient or logit is not finite, so {out} equals the input; check the bundle with: "
+            f"jboost verify {bundle}"
+        )
 
 
 def boost_command() -> Callable[..., None]:
@@ -257,7 +263,7 @@ def _show(summary: Summary, out: Path, *, stderr: bool) -> None:
         ("stopped early", f"{s.stopped_early:,}" if s.early_stop else "off"),
         ("time", f"{s.seconds:.1f} s, {s.images_per_second:.1f} images/s"),
         ("peak memory", "unknown" if s.peak_memory is None else f"{s.peak_memory / 2**20:,.0f} MiB"),
-        ("realness", f"{s.realness_before:.3f} -> {s.realness_after:.3f}"),
+        ("realness", f"{_figure(s.realness_before)} -> {_figure(s.realness_after)}"),
     ]
     if s.accuracy_before is not None and s.accuracy_after is not None:
         rows.append(("accuracy", f"{s.accuracy_before:.1%} -> {s.accuracy_after:.1%} (the model's own)"))
@@ -266,12 +272,23 @@ def _show(summary: Summary, out: Path, *, stderr: bool) -> None:
         rows.append(("retried in fp32", f"{s.fallbacks:,} (gradient not finite in {s.dtype})"))
     if s.redone:
         rows.append(("done again", f"{s.redone:,} (what the interrupted run left of them was damaged)"))
+    if s.unmoved:
+        rows.append(("came back as they were", f"{s.unmoved:,} (no change reached half a grey level)"))
     if s.unchanged_after_failure:
-        rows.append(("left unchanged", f"{s.unchanged_after_failure:,} (gradient not finite)"))
+        rows.append(("left unchanged", f"{s.unchanged_after_failure:,} (gradient or logit not finite)"))
+    if s.not_finite:
+        rows.append(("logit not finite", f"{s.not_finite:,}"))
+    if s.not_finite_at:
+        more = ", ..." if len(s.not_finite_at) < s.unchanged_after_failure + s.not_finite else ""
+        rows.append(("not in the means", f"image {', '.join(map(str, s.not_finite_at))}{more} (counted from 0)"))
     for taken in s.snapshots:
-        rows.append((f"after {taken['step']} steps", f"realness {taken['realness']:.3f}, {taken['file']}"))
+        rows.append((f"after {taken['step']} steps", f"realness {_figure(taken['realness'])}, {taken['file']}"))
     rows.append(("output", str(out) + (f" ({s.lossy})" if s.lossy else "")))
     print_columns(rows, stderr=stderr)
+
+
+def _figure(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f}"
 
 
 def _draw(path: Path, before: SampleSet, out: Path, reading: ReadOptions) -> None:

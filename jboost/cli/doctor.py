@@ -20,6 +20,7 @@ def doctor(
     import platform
 
     from jboost.engine.backends.registry import ENGINES, installed
+    from jboost.engine.system.environment import set_variables
     from jboost.engine.system.machine import describe_gpu
 
     from .doctor_cuda import cuda_facts, cuda_rows
@@ -28,9 +29,11 @@ def doctor(
     packages = installed("jboost", "torch", "numpy", "onnx", "onnxruntime-gpu", "onnxruntime")
     machine = {"python": platform.python_version(), "platform": platform.platform(), "gpu": describe_gpu()}
     cuda = cuda_facts()  # after torch, so that the version found is that of the cuDNN torch loaded
+    overriding = set_variables()
     if as_json:
         found = {"engines": {name: asdict(found) for name, found in engines.items()}, "packages": packages}
-        print_json(found | machine | {"cuda": cuda})
+        environment = {v.name: {"value": value, "effect": v.effect, "action": v.action} for v, value in overriding}
+        print_json(found | machine | {"cuda": cuda, "environment": environment})
         return
     rows = [(name, "yes" if found.available else "no", found.why, found.remedy) for name, found in engines.items()]
     print_columns([("engine", "here", "why", "what to do"), *rows])
@@ -39,5 +42,9 @@ def doctor(
     print_columns(
         [*facts, ("packages", ", ".join(f"{name} {version}" for name, version in packages.items() if version))]
     )
+    if overriding:
+        print()
+        rows = [(v.name, value, v.effect, v.action) for v, value in overriding]
+        print_columns([("environment", "value", "what it does", "here"), *rows])
     print()
     print_columns([("for a GPU", "here", "needed by", "what to do"), *cuda_rows(cuda)])

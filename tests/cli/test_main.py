@@ -344,3 +344,30 @@ def test_help_does_not_wait_for_numpy() -> None:
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.splitlines()[-1] == "False"
     )
+
+
+def test_an_eps_below_one_level_is_said_and_the_smallest_that_is_named_moves_an_image(jboost, bundle, samples) -> None:
+    how = (
+        "boost",
+        samples,
+        "--bundle",
+        bundle,
+        "--engine",
+        "onnx",
+        "--norm",
+        "linf",
+        "--step-size",
+        0.01,
+        "--no-early-stop",
+    )
+    run = jboost(*how, "--eps", 0.0015)
+    assert run.returncode == 0, run.stderr
+    assert "eps 0.0015 is less than one grey level" in run.stderr
+    smallest = re.search(r"the smallest eps that changes a pixel is (\S+) ", run.stderr)
+    assert smallest
+    with np.load(samples) as before, np.load(samples.with_name("samples.boosted.npz")) as after:
+        np.testing.assert_array_equal(after["arr_0"], before["arr_0"])
+    run = jboost(*how, "--eps", smallest[1])
+    assert "grey level" not in run.stderr + run.stdout
+    with np.load(samples) as before, np.load(samples.with_name("samples.boosted.npz")) as after:
+        assert np.abs(after["arr_0"].astype(int) - before["arr_0"]).max() == 1

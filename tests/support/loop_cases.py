@@ -76,7 +76,8 @@ def expected(
         x0 = np.ascontiguousarray(to_float(one))
         c = runner.evaluate_images(one, np.zeros(1, np.int64)).predicted if label is None else y[i : i + 1]
         before = after = runner.evaluate_images(one, c) if limit == 0 else gradient(x0, c)
-        stopped = steps < limit and how.early_stop and (steps > 0 or realness(before.class_logit)[0] >= how.l0)
+        reached = np.isfinite(before.class_logit[0]) and realness(before.class_logit)[0] >= (how.l0 or 0)
+        stopped = steps < limit and how.early_stop and (steps > 0 or reached)
         failed = steps < limit and not stopped
         if steps or failed:
             after = runner.evaluate_images(store.images[i : i + 1], c)
@@ -99,7 +100,7 @@ class _Gradient:
 
     def __call__(self, x: np.ndarray, y: np.ndarray) -> Gradient:
         got = self._compute(x, y, in_float32=False)
-        if np.isfinite(got.grad).all():
+        if np.isfinite(got.grad).all() and np.isfinite(got.class_logit).all():
             return got
         self.retried = True
         return self._compute(x, y, in_float32=True)

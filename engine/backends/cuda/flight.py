@@ -19,6 +19,7 @@ from dataclasses import fields
 import numpy as np
 
 from jboost.engine.loop.flight import Finished, RowStatus
+from jboost.engine.method.rounding import limit_of
 from jboost.engine.method.step import State
 from jboost.engine.method.updates import Controls
 
@@ -68,6 +69,7 @@ class DeviceFlight:
         self._device, self._compute, self._transfers = device, compute, transfers
         self._gradient, self._float32, self._count = gradient, float32, count
         self._step_kernel = kernels.step_kernel(update_kind)
+        self._limit = limit_of(update_kind, float(controls.radius))
         channels, height, width = shape
         self._form, self._size = [channels, height * width], channels * height * width
         self._rows = RowBuffers(device, compute, controls, count, shape)
@@ -135,7 +137,7 @@ class DeviceFlight:
         """The images in `rows` after every step queued so far."""
         n, results = len(rows), self._results
         with self._uploads.send(row=rows) as sent:
-            words = [*self._state, sent["row"], results.at["images"], results.at["moved"], *self._form]
+            words = [*self._state, sent["row"], results.at["images"], results.at["moved"], *self._form, *self._limit]
             self._device.launch(kernels.COLLECT, n, words, self._compute)
         self._gathered.record(self._compute)
         self._transfers.wait(self._gathered)

@@ -60,6 +60,7 @@ struct CollectArguments {
   uint8 *images;    // [n, H, W, C]
   float *moved;     // [n]
   int64 channels, pixels;
+  int64 ball, most; // jboost.engine.method.rounding.Limit
 };
 
 struct ToFloatArguments {
@@ -78,14 +79,18 @@ struct Larger { // the larger of two values; NaN if either is NaN
   __device__ float operator()(float a, float b) const { return a >= b || a != a ? a : b; }
 };
 
-__device__ float *scratch() {
-  __shared__ float values[MOST_THREADS];
+struct AddWhole {
+  __device__ int64 operator()(int64 a, int64 b) const { return a + b; }
+};
+
+template <class Value> __device__ Value *scratch() {
+  __shared__ Value values[MOST_THREADS];
   return values;
 }
 
 // Combines every thread's value; all threads get the result. Every thread of the block must call it.
-template <class Combine> __device__ float reduce(float mine, Combine combine) {
-  float *value = scratch();
+template <class Value, class Combine> __device__ Value reduce(Value mine, Combine combine) {
+  Value *value = scratch<Value>();
   __syncthreads(); // every thread has read the last call's result
   value[threadIdx.x] = mine;
   __syncthreads();
@@ -219,10 +224,12 @@ template <class Move> __device__ void advance(const StepArguments &s, Move move)
   float top = 0.0f;
   for (int i = threadIdx.x; i < size; i += blockDim.x) top = Larger()(top, fabsf(grad[i]));
   top = reduce(top, Larger());
-  const bool finite = top <= LARGEST; // false for NaN too
+  // The logit as well: some runtimes turn a NaN inside the network into zeros of the gradient. False for NaN too.
+  const bool finite = top <= LARGEST && fabsf(class_logit) <= LARGEST;
   const bool wait = !finite && !in_float32;
-  // Unused while the row waits. An infinite threshold never stops an image, even if its class logit has overflowed.
-  const bool stopped = how.threshold <= LARGEST && realness(class_logit) >= how.threshold;
+  // Unused while the row waits. An infinite threshold never stops an image, and neither does an infinite class logit.
+  const bool stopped =
+      how.threshold <= LARGEST && fabsf(class_logit) <= LARGEST && realness(class_logit) >= how.threshold;
   const bool go = finite && !stopped;
 
   if (threadIdx.x == 0) {
@@ -278,14 +285,49 @@ extern "C" __global__ void jboost_admit(AdmitArguments a) {
   a.rows.before_predicted[row] = 0;
 }
 
-// Writes row[n], rounded to nearest, to image n, and its L2 distance from the input to moved[n]. A row that never moved
+// jboost.engine.method.rounding.round_within for one image; `parts` is that of its _shortened, 0 for round to nearest.
+constexpr int64 L2_BALL = 1, LINF_BALL = 2;
+
+struct Levels {
+  const float *x, *x0;
+  int64 ball, most;
+  int parts;
+  __device__ float start(int i) const { return rintf(x0[i] * 255.0f); } // half to even, as numpy rounds
+  __device__ float operator()(int i) const {
+    const float scaled = clip(x[i]) * 255.0f, nearest = rintf(scaled);
+    if (ball == LINF_BALL) return fminf(fmaxf(nearest, start(i) - (float)most), start(i) + (float)most);
+    if (parts == 0) return nearest;
+    const float moved = scaled - start(i);
+    return start(i) + sign(moved) * floorf(fmaxf(fabsf(moved) + (0.5f - parts / 512.0f), 0.0f));
+  }
+};
+
+// Whether the levels lie in the L2 ball. Every thread of the block must call it, and gets the same answer.
+__device__ bool inside(const Levels &level, int size) {
+  int64 sum = 0;
+  for (int i = threadIdx.x; i < size; i += blockDim.x) {
+    const int64 moved = (int64)(level(i) - level.start(i));
+    sum += moved * moved;
+  }
+  return reduce(sum, AddWhole()) <= level.most;
+}
+
+// Writes row[n], rounded to levels, to image n, and its L2 distance from the input to moved[n]. A row that never moved
 // or that failed gives its input.
 extern "C" __global__ void jboost_collect(CollectArguments a) {
   const int64 n = blockIdx.x, row = a.row[n];
   const int size = (int)(a.channels * a.pixels);
   const float *x0 = a.rows.x0 + row * size;
   const float *x = a.rows.failed[row] || a.rows.steps[row] == 0 ? x0 : a.rows.x + row * size;
-  const auto level = [=](int i) { return rintf(clip(x[i]) * 255.0f); }; // half to even, as numpy rounds
+  Levels level = {x, x0, a.ball, a.most, 0};
+  if (a.ball == L2_BALL && !inside(level, size)) {
+    int low = 0, high = 512; // low does not fit
+    for (int i = 0; i < 9; i++) {
+      level.parts = (low + high) / 2;
+      (inside(level, size) ? high : low) = level.parts;
+    }
+    level.parts = high;
+  }
   const auto moved = [=](int i) { return level(i) / 255.0f - x0[i]; };
   float top = 0.0f;
   for (int i = threadIdx.x; i < size; i += blockDim.x) {

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnxruntime as ort
 
 from jboost.engine.errors import BadInputError, one_line
+from jboost.engine.system.environment import CUDA, ONNX, check_environment, thread_count
 
 CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
 #: An execution provider's name, alone or with its options.
 Provider = str | tuple[str, Mapping[str, str]]
+
+
+def _name(provider: Provider) -> str:
+    return provider if isinstance(provider, str) else provider[0]
 
 
 def open_session(
@@ -34,12 +38,13 @@ def open_session(
         remedy: what to type after a failure, if anything.
 
     Raises:
-        BadInputError: ONNX Runtime cannot read or run the graph.
+        BadInputError: ONNX Runtime cannot read or run the graph, or the environment overrides its options.
     """
+    check_environment(ONNX, *((CUDA,) if any(_name(p) == CUDA_PROVIDER for p in providers) else ()))
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only: without a GPU ONNX Runtime warns that there is none
     # 0 is ONNX Runtime's default: every core.
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)
+    options.intra_op_num_threads = thread_count()
     for key, value in (config or {}).items():
         options.add_session_config_entry(key, value)
     try:

@@ -12,6 +12,7 @@ from jboost.engine.backends.request import RunRequest
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError
 from jboost.engine.system.devices import DeviceName
+from jboost.engine.system.environment import CUDA, check_environment
 
 from .check import Check, Reference, check_forward, check_gradient
 from .network import FORWARD, GRADIENT, Tensor, TensorRTNetwork, network_run
@@ -35,6 +36,7 @@ class TrtRunner(DeviceRunner):
     name = "trt"
 
     def __init__(self, bundle: Bundle, request: RunRequest):
+        check_environment(CUDA)
         plan, resolution = find_plan(bundle, request), request.resolution
         self.dtype, self.device = request.dtype, "cuda" if request.device == "auto" else request.device
         self._bundle, self._request = bundle, request

@@ -22,6 +22,7 @@ from jboost.engine.method.settings import Settings
 from jboost.engine.method.step import Gradient
 from jboost.engine.method.updates import PGD, SGLD
 from jboost.engine.results.store import MemoryStore
+from jboost.engine.results.summary import image_means
 
 SHAPE = (1, 4, 4)
 TARGET = np.linspace(0.2, 0.8, 16, dtype=np.float32).reshape(SHAPE)
@@ -387,3 +388,60 @@ def test_an_error_anywhere_ends_the_run_and_its_threads(where) -> None:
     how = settings(PGD(2, 0.1))
     run_set(BowlRunner(), lambda i: images[i], np.zeros(40, int), again, how, shape=(4, 4, 1), batch_size=4)
     np.testing.assert_array_equal(again.images, run(BowlRunner(), images, settings(PGD(2, 0.1))).images)
+
+
+class Overflowing(BowlRunner):
+    """Its class logit is not finite for images whose first pixel is `spoilt`; the gradient is."""
+
+    def __init__(self, spoilt, value):
+        super().__init__()
+        self.spoilt, self.value = spoilt, value
+
+    def gradient(self, x, y, *, in_float32=False):
+        got = super().gradient(x, y, in_float32=in_float32)
+        return got._replace(class_logit=self._spoil(x, got.class_logit))
+
+    def evaluate(self, x, y):
+        got = super().evaluate(x, y)
+        return got._replace(class_logit=self._spoil(x, got.class_logit))
+
+    def _spoil(self, x, logit):
+        return np.where(x[:, 0, 0, 0] == np.float32(self.spoilt), np.float32(self.value), logit)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("early_stop", [False, True])
+def test_a_class_logit_that_is_not_finite_fails_as_a_gradient_does(value, early_stop) -> None:
+    images = starts()
+    how = settings(PGD(3, 0.2), l0=100.0, early_stop=early_stop)
+    runner = Overflowing(level(images[2]), value)
+    store, clean = run(runner, images, how), run(BowlRunner(), images, how)
+    fine = np.arange(6) != 2
+    assert np.flatnonzero(store.records["failed"]).tolist() == [2]
+    assert not store.records["stopped"].any()  # an infinite logit is no realness that reached l0
+    np.testing.assert_array_equal(store.images[2], images[2])
+    np.testing.assert_array_equal(store.images[fine], clean.images[fine])
+    assert_equal(store, expected(runner, images, np.zeros(6, np.int64), how), "steps", "failed", "stopped", "l2")
+    means = image_means(store.records, labelled=True)
+    assert (means["unchanged_after_failure"], means["not_finite"], means["not_finite_at"]) == (1, 0, [2])
+    assert means["realness_after"] == pytest.approx(float(clean.records["realness_after"][fine].mean()))
+
+
+def test_an_image_without_a_finite_score_is_counted_and_left_out_of_the_means() -> None:
+    """The last step may end where the network gives NaN: no gradient is computed there, but the result is scored."""
+    images = starts()
+    store = run(BowlRunner(), images, settings(PGD(3, 0.2)))
+    ends = to_float(store.images)[:, 0, 0, 0]
+    spoilt = run(Overflowing(ends[4], np.nan), images, settings(PGD(3, 0.2)))
+    np.testing.assert_array_equal(spoilt.images, store.images)
+    means = image_means(spoilt.records, labelled=False)
+    assert (means["unchanged_after_failure"], means["not_finite"], means["not_finite_at"]) == (0, 1, [4])
+    assert means["realness_before"] == pytest.approx(float(np.delete(store.records["realness_before"], 4).mean()))
+
+
+def test_steps_that_change_no_level_are_counted() -> None:
+    images = starts()
+    store = run(BowlRunner(), images, settings(PGD(3, 1e-6)))
+    np.testing.assert_array_equal(store.images, images)
+    assert image_means(store.records, labelled=False)["unmoved"] == 6
+    assert image_means(run(BowlRunner(), images, settings(PGD(0))).records, labelled=False)["unmoved"] == 0

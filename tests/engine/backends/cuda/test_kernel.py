@@ -13,6 +13,7 @@ from kernel_calls import call, step
 from jboost.engine.backends.array_runner import ArrayFlight, to_float
 from jboost.engine.backends.cuda import kernels
 from jboost.engine.method import noise
+from jboost.engine.method.rounding import limit_of
 from jboost.engine.method.step import CHANGED, Gradient, State, advance
 from jboost.engine.method.updates import MOVES, PGD, SGLD, Controls, l2_norm
 from jboost.export.compiled.steps import example, unflatten
@@ -207,7 +208,10 @@ def test_images_enter_as_numpy_lets_them(device) -> None:
         np.testing.assert_array_equal(after[name], getattr(flight.state, name), err_msg=name)
 
 
-def test_images_leave_as_numpy_lets_them(device) -> None:
+@pytest.mark.parametrize(
+    "how", [PGD(), PGD(eps=0.03, norm="linf"), PGD(eps=0.001, norm="linf"), PGD(eps=1.0), PGD(eps=0.02), PGD(eps=0.001)]
+)
+def test_images_leave_as_numpy_lets_them(device, how) -> None:
     shape, count = (3, 7, 5), 6
     arrays = example(count, shape, 6)[: len(State._fields)]
     state = State(*(np.asarray(a).copy() for a in arrays))
@@ -216,16 +220,19 @@ def test_images_leave_as_numpy_lets_them(device) -> None:
     failed, steps = np.array([False, True, False, False, False, True]), np.array([1, 1, 0, 3, 4, 0])
     levels = np.rint(state.x0 * 255).astype(np.float32)
     state = state._replace(x=x.astype(np.float32), x0=levels / np.float32(255), failed=failed, steps=steps)
-    flight = ArrayFlight(_Identity(), "pgd-l2", PGD().controls(), count, shape)
+    if how.eps is not None:  # as the step left it: inside the ball
+        state = state._replace(x=how.move(state.x, state.x0, state.x0, index=state.index, step=steps))
+    flight = ArrayFlight(_Identity(), how.kind, how.controls(), count, shape)
     flight.state = state
     rows = np.array([5, 0, 2, 1, 4])
     want = flight.collect(rows)
-    words = [*State._fields, "row", "images", "moved", 3, 35]
+    limit = limit_of(how.kind, how.strengths().radius)
+    words = [*State._fields, "row", "images", "moved", 3, 35, *limit]
     room = {"images": np.zeros((5, 7, 5, 3), np.uint8), "moved": np.zeros(5, np.float32)}
     after = call(device, kernels.COLLECT, 5, words, **state._asdict(), row=rows, **room)
     np.testing.assert_array_equal(after["images"], want.images)
     np.testing.assert_allclose(after["moved"], want.moved, rtol=1e-6, atol=0)
-    assert (want.moved == 0).tolist() == [True, False, True, True, False]
+    assert (want.moved == 0).tolist() == [True, how.eps == 0.001, True, True, how.eps == 0.001]
     np.testing.assert_allclose(want.moved, l2_norm(to_float(want.images) - state.x0[rows]))
     for name in State._fields:
         np.testing.assert_array_equal(after[name], getattr(state, name), err_msg=name)
