@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,20 +45,17 @@ def save_forward_program(model: nn.Module, path: Path, *, in_channels: int, reso
     example = torch.rand(_TRACE_BATCH, in_channels, size, size)
     fill_caches(model, example)
     try:
-        # AUTO fixes the image size of a model that needs one size (position embeddings). The batch must stay free.
-        # What is not replaced here cannot be when an engine traces the program.
-        with PlainFunctions():
-            program = torch.export.export(
-                WithConstants(model),
-                (example,),
-                dynamic_shapes=({0: Dim("batch"), 2: Dim.AUTO, 3: Dim.AUTO},),
-                strict=False,
-            )
-    except Exception as e:  # the model's own code and the tracer can raise anything
-        raise BadInputError(
-            f"the model cannot be traced at {size}x{size} ({type(e).__name__}: {first_line(e)}); torch.export needs a forward "
-            "without data-dependent Python branches, and an image size that the model takes"
-        ) from e
+        # AUTO fixes the image size of a model that needs one size (position embeddings).
+        program = _traced(model, example, {2: Dim.AUTO, 3: Dim.AUTO})
+    except Exception:  # the model's own code and the tracer can raise anything
+        try:
+            # AUTO cannot solve every model's sizes: pooling by 4 and then view(-1, channels), for instance.
+            program = _traced(model, example, {})
+        except Exception as e:
+            raise BadInputError(
+                f"the model cannot be traced at {size}x{size} ({type(e).__name__}: {first_line(e)}); torch.export needs a forward "
+                "without data-dependent Python branches, and an image size that the model takes"
+            ) from e
     # torch stores sample inputs as a pickle, which nothing here reads.
     program.example_inputs = None
     # Save to memory first: torch's own file writer aborts the process when the disk is full (torch 2.13).
@@ -65,6 +63,15 @@ def save_forward_program(model: nn.Module, path: Path, *, in_channels: int, reso
     torch.export.save(program, buffer)
     # The user's paths and source lines, which torch keeps for every operator, are left out.
     path.write_bytes(rebuilt(buffer.getvalue(), path.name).getbuffer())
+
+
+def _traced(model: nn.Module, example: torch.Tensor, sizes: dict[int, Any]) -> torch.export.ExportedProgram:
+    """Trace the model for any batch size; `sizes` says which of the other sizes of [B, C, H, W] are open."""
+    # What is not replaced here cannot be when an engine traces the program.
+    with PlainFunctions():
+        return torch.export.export(
+            WithConstants(model), (example,), dynamic_shapes=({0: Dim("batch"), **sizes},), strict=False
+        )
 
 
 def verify_forward_program(

@@ -15,6 +15,7 @@ from graph_models import reference
 from other_networks import POOLS, Caching, Everything, GloballyPooled, SparseNet, ready
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn import functional as F
 
 from jboost.engine.backends.program import load_program
 from jboost.engine.errors import BadInputError
@@ -43,9 +44,9 @@ def check_gradient(model: nn.Module, exact: nn.Module | None = None) -> None:
             assert (got - want).norm() <= 1e-10 * want.norm()
 
 
-def check_program(model: nn.Module, path: Path) -> None:
+def check_program(model: nn.Module, path: Path, sizes: tuple[int, ...] = (16,)) -> None:
     """forward.pt2 is written, reloaded and right at several batch sizes."""
-    how = {"in_channels": 3, "resolutions": (16,)}
+    how = {"in_channels": 3, "resolutions": sizes}
     save_forward_program(model, path, **how)
     verify_forward_program(model, path, **how, atol=FORWARD_ATOL, rtol=FORWARD_RTOL)
 
@@ -138,6 +139,26 @@ def test_the_float64_reference_is_float64_throughout() -> None:
     assert exact(x).dtype is torch.float64
     assert torch.allclose(exact(x).float(), want, atol=1e-5)
     assert model.cache["cpu"].dtype is torch.float32  # the model itself is left as it was
+
+
+class Viewed(nn.Module):
+    """The head of CIFAR ResNets: fixed pooling, then a view whose width holds for one image size alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3, 4, 1), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.avg_pool2d(F.relu(self.conv(x)), 4)
+        return self.head(x.view(x.size(0), -1))
+
+
+def test_a_network_whose_sizes_torch_cannot_solve_exports_at_its_own_size(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = ready(Viewed())
+    check_program(model, tmp_path / "forward.pt2")
+    with pytest.raises(BadInputError, match=r"20x20|one size at a time"):
+        check_program(model, tmp_path / "forward.pt2", (16, 20))
 
 
 def test_training_does_not_see_a_stale_cache() -> None:
