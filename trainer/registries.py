@@ -130,8 +130,9 @@ def usual_of(cfg: Mapping[str, Any], source: str) -> Usual | None:
     mean, std, size = _numbers(cfg.get("mean")), _numbers(cfg.get("std")), cfg.get("input_size")
     if mean is None or std is None or len(mean) != len(std):
         return None
-    square = isinstance(size, list | tuple) and len(size) == 3 and size[1] == size[2] and type(size[1]) is int
-    resolution = size[1] if square and 0 < size[1] < 1 << 16 else None
+    resolution = None
+    if isinstance(size, list | tuple) and len(size) == 3 and size[1] == size[2] and type(size[1]) is int:
+        resolution = size[1] if 0 < size[1] < 1 << 16 else None
     return Usual(mean, std, resolution, source)
 
 

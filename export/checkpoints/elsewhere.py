@@ -134,9 +134,10 @@ def _how_to_name(source: Source) -> str:
 
 def _arch_for(told: str) -> str:
     """The option that names an architecture as a training script called it."""
-    for package in ("timm", "torchvision"):
-        if knows(told, package):
-            return f"use --arch {package}:{told}"
+    if knows(told, "timm"):
+        return f"use --arch timm:{told}"
+    if knows(told, "torchvision"):
+        return f"use --arch torchvision:{told.lower()}"
     return "use --arch file.py:factory with a factory that builds it"
 
 

@@ -22,6 +22,8 @@ _BESIDE = re.compile(
     r"(?i)(aux|criterion|decoder|discriminator|dummy$|ema|loss|lr$|metric|n_averaged$|optim|projector|projection_head|prototype|queue|"
     r"scaler|seg_?head|step$|teacher|(fc|head|classifier)_?(aux|domain|rot|seg))"
 )
+# The prefix of a Sequential's second or later module: the first one may be a normaliser.
+_AFTER_ANOTHER = re.compile(r"(^|\.)[1-9]\d*\.$")
 # The most prefixes to compare. A file has one or two; each one costs a pass over all names.
 _MOST_PREFIXES = 32
 
@@ -76,7 +78,9 @@ def best_fit(path: Path, peeled: Sequence[View], network: nn.Module) -> Fit:
 def _fits(view: View, expected: Mapping[str, tuple[int, ...]]) -> Iterator[Fit]:
     for removed, added in _prefixes(view.weights, expected):
         renamed = {added + n[len(removed) :]: t for n, t in view.weights.items() if n.startswith(removed)}
-        inside = replace(view, weights=renamed, lost_normalizer=view.lost_normalizer or removed.endswith("1."))
+        inside = replace(
+            view, weights=renamed, lost_normalizer=view.lost_normalizer or _AFTER_ANOTHER.search(removed) is not None
+        )
         yield Fit(
             inside,
             view.weights,

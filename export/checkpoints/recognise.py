@@ -15,6 +15,7 @@ from torch import Tensor
 
 from jboost.engine.errors import BadInputError
 from jboost.trainer.architectures import small_resnet_name
+from jboost.trainer.joint import NORMALIZATIONS
 from jboost.trainer.resnet import RESNETS, ResNetShape
 from jboost.trainer.small_resnet import BLOCKS_PER_STAGE
 
@@ -159,11 +160,19 @@ def _normalizer(mean: Tensor, std: Tensor) -> tuple[Values, Values, tuple[str, .
     means, stds = _values(mean), _values(std)
     if means is None or stds is None:
         return None
+    blue_first = tuple(reversed(NORMALIZATIONS["imagenet"][0]))
+    scale = 255 if max(means) > 1 else 1
+    odd: tuple[str, ...] = ()
+    if len(means) == 3 and all(abs(m - scale * b) < 0.002 * scale for m, b in zip(means, blue_first, strict=True)):
+        odd = (
+            "normalisation: the checkpoint's means are ImageNet's in the order blue, green, red; jboost passes red, green, blue: "
+            "if the network wants the former, flip the channels in a factory",
+        )
     # No mean of images in [0, 1] is above 1, and no spread is near 2: these are of images in 0-255.
     if max(means) > 1 or max(stds) >= 2:
         means, stds = (tuple(round(v / 255, 9) for v in values) for values in (means, stds))
-        return means, stds, ("normalisation: the checkpoint's values are for images in 0-255 and divided by 255",)
-    return means, stds, ()
+        return means, stds, (*odd, "normalisation: the checkpoint's values are for images in 0-255 and divided by 255")
+    return means, stds, odd
 
 
 def _without(weights: Mapping[str, Tensor], names: set[str]) -> dict[str, Tensor]:

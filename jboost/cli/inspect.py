@@ -75,7 +75,8 @@ def describe(
         facts["code"] = "trusted" if bundle.trusted else f"not trusted; {bundle.how_to_trust()}"
         facts |= {file: ", ".join(filter(None, cells)) for _, file, *cells in artefact_rows(bundle)}
         return "bundle", facts
-    if path.is_dir() or _looks_like_samples(path):
+    weights = path.is_dir() and any((path / name).is_file() for name in ("model.safetensors", "pytorch_model.bin"))
+    if (path.is_dir() and not weights) or (path.is_file() and _looks_like_samples(path)):
         return "samples", _describe_samples(path, reading)
     return "checkpoint", _describe_checkpoint(path, arch, num_classes)
 

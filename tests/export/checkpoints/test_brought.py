@@ -28,6 +28,20 @@ STATS = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 NORMALIZE = "0.4,0.5,0.6/0.2,0.3,0.25"
 
 
+WRAPPED = """
+import torch
+from nets import Net
+
+class Logits(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = Net(5, 3, 'tuple')
+
+    def forward(self, x):
+        return self.net(x)[0]
+"""
+
+
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A current directory with the user's module in it."""
@@ -40,7 +54,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     monkeypatch.chdir(tmp_path)
     yield tmp_path
-    for name in ("nets", "jboost_file_nets"):
+    for name in ("nets", "jboost_file_nets", "jboost_file_form", "jboost_file_mine"):
         sys.modules.pop(name, None)
 
 
@@ -207,7 +221,6 @@ def test_outputs_that_hold_logits(here: Path, form: str) -> None:
     (here / "form.py").write_text(f"from nets import Net\ndef build(): return Net(5, 3, {form!r})\n")
     exported(Path("net.pt"), here / "b", arch="form.py:build", normalization=NORMALIZE, resolutions=(32,))
     same(here / "b", user_net(5), *STATS)
-    sys.modules.pop("jboost_file_form")
 
 
 @pytest.mark.parametrize(
@@ -227,7 +240,6 @@ def test_outputs_that_are_no_logits(here: Path, form: str, words: list[str]) -> 
         exported(Path("net.pt"), here / "b", arch="form.py:build", normalization=NORMALIZE, resolutions=(32,))
     assert all(word in str(caught.value) for word in words), caught.value
     assert not (here / "b").exists()
-    sys.modules.pop("jboost_file_form")
 
 
 @pytest.mark.parametrize(("form", "word"), [("log_softmax", "log-probabilities"), ("sigmoid", "sigmoid")])
@@ -236,19 +248,14 @@ def test_outputs_that_are_odd_are_noted(here: Path, form: str, word: str) -> Non
     (here / "form.py").write_text(f"from nets import Net\ndef build(): return Net(5, 3, {form!r})\n")
     made = exported(Path("net.pt"), here / "b", arch="form.py:build", normalization=NORMALIZE, resolutions=(32,))
     assert any(word in note for note in made.notes)
-    sys.modules.pop("jboost_file_form")
 
 
 def test_the_remedy_for_a_tuple_is_right(here: Path) -> None:
     """What the message says, done: the checkpoint's names lack the wrapper's prefix, which is added."""
     torch.save(user_net(5).state_dict(), "net.pt")
-    (here / "form.py").write_text(
-        "import torch\nfrom nets import Net\n\nclass Logits(torch.nn.Module):\n"
-        "    def __init__(self):\n        super().__init__()\n        self.net = Net(5, 3, 'tuple')\n\n    def forward(self, x):\n        return self.net(x)[0]\n"
-    )
+    (here / "form.py").write_text(WRAPPED)
     exported(Path("net.pt"), here / "b", arch="form.py:Logits", normalization=NORMALIZE, resolutions=(32,))
     same(here / "b", user_net(5), *STATS)
-    sys.modules.pop("jboost_file_form")
 
 
 def test_a_factory_of_a_timm_network_brings_timms_normalisation(here: Path) -> None:
@@ -259,6 +266,33 @@ def test_a_factory_of_a_timm_network_brings_timms_normalisation(here: Path) -> N
     )
     exported(Path("net.pt"), here / "b", arch="mine.py:build", resolutions=(32,))
     same(here / "b", net, (0.5,) * 3, (0.5,) * 3)
+
+
+def test_another_size_than_the_network_takes_is_said(here: Path) -> None:
+    (here / "mine.py").write_text(
+        "import timm\nbuild = lambda: timm.create_model('test_vit', num_classes=5, dynamic_img_size=False, img_size=160)\n"
+    )
+    torch.save(timm.create_model("test_vit", num_classes=5).state_dict(), "net.pt")
+    with pytest.raises(BadInputError, match=r"fails on 3-channel images of 64x64 .*pass --resolution 160"):
+        exported(Path("net.pt"), here / "b", arch="mine.py:build", resolutions=(64,))
+
+
+def test_a_grey_network_of_three_channels_needs_the_option(here: Path) -> None:
+    """It repeats its one channel, so its first layer says three."""
+    (here / "mine.py").write_text(
+        "from nets import Net\n\nclass Grey(Net):\n"
+        "    def forward(self, x):\n        return super().forward(x.repeat(1, 3, 1, 1))\n"
+    )
+    net = user_net(4)
+    torch.save(net.state_dict(), "net.pt")
+    options: dict[str, Any] = {"arch": "mine.py:Grey", "resolutions": (32,)}
+    with pytest.raises(BadInputError, match="--in-channels"):
+        exported(Path("net.pt"), here / "b", normalization="none", **options)
+    exported(Path("net.pt"), here / "b", in_channels=1, normalization="0.3/0.5", **options)
+    x = images(1)
+    torch.testing.assert_close(
+        logits(here / "b", x), pipeline(net, (0.3,), (0.5,), x.repeat(1, 3, 1, 1)), rtol=1e-4, atol=1e-4
+    )
 
 
 # --- a folder of transformers, and the Hub -----------------------------------------------------------------------------
@@ -336,6 +370,15 @@ def test_pixel_means_are_in_their_own_scale(resnet: nn.Module, here: Path, place
     loaded = load_checkpoint("p.pt")
     torch.testing.assert_close(loaded.model(images()), pipeline(resnet, *STATS, images()), rtol=1e-4, atol=1e-4)
     assert any("0-255" in note for note in loaded.notes)
+
+
+def test_blue_before_red_is_said(resnet: nn.Module, here: Path) -> None:
+    values = {"pixel_mean": torch.tensor([103.53, 116.28, 123.675]), "pixel_std": torch.ones(3)}
+    torch.save({**values, **resnet.state_dict()}, "p.pt")
+    loaded = load_checkpoint("p.pt")
+    assert any("blue, green, red" in note for note in loaded.notes)
+    mean, std = (0.406, 0.456, 0.485), (1 / 255,) * 3
+    torch.testing.assert_close(loaded.model(images()), pipeline(resnet, mean, std, images()), rtol=1e-4, atol=1e-3)
 
 
 def test_leftovers_are_noted_unless_they_belong_to_another_network(here: Path) -> None:
