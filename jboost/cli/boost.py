@@ -147,7 +147,9 @@ def boost(
         written = {"-o": out, "the partial results": partial_folder(out)}
         written |= {f"--snapshots {step}": snapshot_output(out, step) for step in steps_kept}
         check_paths(inputs=inputs, folders=written, outputs={"--grid": grid, "--run": run_file}, json_file=json_file)
-        summary = _run(booster, images, out, settings, resume=resume, snapshots=steps_kept, run_file=run_file)
+        summary = _run(
+            booster, images, out, settings, resume=resume, snapshots=steps_kept, run_file=run_file, reading=reading
+        )
     _show(summary, out, stderr=json_file == STDOUT)
     if grid is not None:
         _draw(grid, images, out, replace(reading, resize=None))
@@ -180,6 +182,7 @@ def _run(
     resume: bool,
     snapshots: tuple[int, ...],
     run_file: Path | None,
+    reading: ReadOptions,
 ) -> Summary:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -217,7 +220,14 @@ def _run(
             )
 
         return booster.boost_file(
-            images, out, settings, resume=resume, snapshots=snapshots, run_file=run_file, on_progress=on_progress
+            images,
+            out,
+            settings,
+            resume=resume,
+            snapshots=snapshots,
+            run_file=run_file,
+            reading=reading,
+            on_progress=on_progress,
         )
 
 

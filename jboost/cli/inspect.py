@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -81,9 +82,13 @@ def describe(
 
 
 def _looks_like_samples(path: Path) -> bool:
+    from jboost.engine.samples.listing import TAR_SUFFIXES
+
     # torch checkpoints are zip files too, but contain a data.pkl.
     if path.suffix.lower() in (".npz", ".npy"):
         return True
+    if path.name.lower().endswith(TAR_SUFFIXES):  # so do the names of many checkpoints that are none
+        return tarfile.is_tarfile(path)
     try:
         with zipfile.ZipFile(path) as archive:
             return not any(name.endswith("data.pkl") for name in archive.namelist())
