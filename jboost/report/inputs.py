@@ -132,12 +132,13 @@ def _open(run: RunFile, path: Path, option: str, reading: ReadOptions = AS_IT_IS
     return images
 
 
-def find_snapshots(run: RunFile, boosted: Path) -> tuple[dict[int, Path], list[str]]:
+def find_snapshots(run: RunFile, boosted: Path, reading: ReadOptions = AS_IT_IS) -> tuple[dict[int, Path], list[str]]:
     """Return the snapshots between the first and the last step, by step, and a remark on each unusable one.
 
     Args:
         run: the run.
         boosted: its output; snapshots lie beside it, or below the folder of the run's file.
+        reading: how its samples were read.
     """
     usable: dict[int, Path] = {}
     remarks = []
@@ -148,7 +149,7 @@ def find_snapshots(run: RunFile, boosted: Path) -> tuple[dict[int, Path], list[s
             remarks.append(f"The snapshot after {step} steps is not measured: the run names a file in another folder.")
             continue
         try:
-            _open(run, path, "")
+            _open(run, path, "", reading_of(path, run.samples, reading))
             usable[step] = path
         except BadInputError:
             remarks.append(

@@ -62,7 +62,7 @@ def write_report(
     notes = rows.remarks(inputs)
     metrics = None
     if yardstick is not None:
-        snapshots, missing = find_snapshots(inputs.run, inputs.boosted.path)
+        snapshots, missing = find_snapshots(inputs.run, inputs.boosted.path, inputs.reading)
         notes += missing
         last = inputs.run.summary["steps"]
         sets = {0: inputs.samples.path, **snapshots, last: inputs.boosted.path}
