@@ -29,6 +29,7 @@ from jboost.engine.results.run_file import write_run
 from jboost.engine.results.store import DiskStore, MemoryStore, Store, check_snapshots, check_unfinished
 from jboost.engine.results.summary import RECORD, Summary
 from jboost.engine.samples import (
+    ReadOptions,
     SampleSet,
     check_fit,
     check_labels,
@@ -38,6 +39,7 @@ from jboost.engine.samples import (
     write_samples,
 )
 from jboost.engine.samples.naming import LOSSY_TEXT
+from jboost.engine.samples.options import AS_IT_IS
 from jboost.engine.system.dtypes import check_dtype
 from jboost.engine.system.locks import only_writer
 from jboost.opening import open_bundle, open_runner
@@ -267,6 +269,7 @@ class Booster:
         snapshots: Sequence[int] = (),
         run_file: Path | None = None,
         lossy: bool = False,
+        reading: ReadOptions = AS_IT_IS,
         on_progress: ProgressCallback | None = None,
     ) -> Summary:
         """Boost a sample set into a new file; memory does not grow with the set.
@@ -282,6 +285,7 @@ class Booster:
             snapshots: step counts; `snapshot_output` names the file for the set that a run of that many steps would give.
             run_file: file for the per-image records; see `jboost.engine.results.run_file.write_run`.
             lossy: whether the input's JPEGs stay JPEGs; otherwise they become PNGs, and no pixel changes.
+            reading: how `samples` was opened, which the file of records keeps.
             on_progress: called again and again with the `jboost.engine.loop.run.Progress` of the run.
 
         Returns:
@@ -334,7 +338,7 @@ class Booster:
                     model = {"architecture": config.architecture, "sha256": config.source["sha256"]}
                     write_run(
                         run_file, store.records, summary.to_dict(), samples=samples.path, boosted=out,
-                        class_names=config.class_names, model=model,
+                        class_names=config.class_names, model=model, reading=reading,
                     )  # fmt: skip
             finally:
                 store.close()

@@ -17,6 +17,7 @@ import numpy as np
 from jboost.engine.errors import BadInputError, one_line
 from jboost.engine.samples.files import cannot_write
 from jboost.engine.samples.npz import DAMAGE, check_array_size, read_exactly, read_header
+from jboost.engine.samples.options import AS_IT_IS, ReadOptions, parse_class_folders, parse_resize
 from jboost.engine.system.names import check_names
 from jboost.engine.system.replacing import replacing
 from jboost.engine.system.typed import (
@@ -36,6 +37,8 @@ from .summary import MOST_NAMED, RECORD
 
 _VERSION = 1
 _FACTS = "run"
+#: The read options that a run file keeps: those that the user gave.
+_READING = ("images_key", "labels_key", "resize", "background", "class_folders")
 _BACKENDS = ("numpy", "torch", "onnxruntime", "tensorrt", "tensorrt_rtx")
 _MOST_BYTES = 1 << 30  # of an array: 250 million images
 _MOST_SNAPSHOTS = 10_000
@@ -58,6 +61,7 @@ class RunFile:
         class_names: the bundle's class names, or None.
         model: architecture and SHA-256 of the bundle's checkpoint.
         versions: versions of jboost and of the backends in use.
+        reading: how the run read its input.
     """
 
     path: Path
@@ -69,6 +73,7 @@ class RunFile:
     class_names: list[str] | None
     model: dict[str, str]
     versions: dict[str, str]
+    reading: ReadOptions = AS_IT_IS
 
 
 def write_run(
@@ -80,6 +85,7 @@ def write_run(
     boosted: Path,
     class_names: Sequence[str] | None,
     model: Mapping[str, str],
+    reading: ReadOptions = AS_IT_IS,
 ) -> None:
     """Write a run as npz: an array [N] for each field of `records`, JSON for the rest. Paths are relative to the file.
 
@@ -105,6 +111,7 @@ def write_run(
         "class_names": None if class_names is None else list(class_names),
         "model": dict(model),
         "versions": _versions(),
+        "reading": {key: getattr(reading, key) for key in _READING},
     }
     arrays: dict[str, Any] = {name: records[name] for name in _COLUMNS}
     try:
@@ -222,6 +229,28 @@ def _typed(path: Path, facts: dict[str, Any], records: np.ndarray[Any, Any]) -> 
         class_names=None if names is None else [as_text(name, "class_names") for name in names],
         model=_texts(facts["model"], "model"),
         versions=_texts(facts["versions"], "versions"),
+        reading=_reading(facts.get("reading", {})),  # which older files lack
+    )
+
+
+def _reading(value: Any) -> ReadOptions:
+    found = dict.fromkeys(_READING) | as_mapping(value, "reading")
+    check_keys(found, _READING)
+    colour = or_none(found["background"], lambda v: as_list(v, "reading.background", most=3))
+    background = None
+    if colour is not None:
+        if len(colour) != 3:
+            raise BadInputError("reading.background is no colour")
+        red, green, blue = (as_int(level, "reading.background", most=255) for level in colour)
+        background = red, green, blue
+    return ReadOptions(
+        images_key=or_none(found["images_key"], lambda v: as_text(v, "reading.images_key")),
+        labels_key=or_none(found["labels_key"], lambda v: as_text(v, "reading.labels_key")),
+        resize=parse_resize(or_none(found["resize"], lambda v: as_int(v, "reading.resize"))),
+        background=background,
+        class_folders=parse_class_folders(
+            or_none(found["class_folders"], lambda v: as_text(v, "reading.class_folders"))
+        ),
     )
 
 

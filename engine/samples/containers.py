@@ -18,6 +18,7 @@ from .listing import HEAD, is_junk
 
 #: The most bytes of a file in a set. Files are read whole, and an archive of a few kilobytes may hold gigabytes of zeros.
 FILE_LIMIT = 256 << 20
+_DEEPEST = 100
 #: What the libraries raise for damaged and hostile files.
 DAMAGE = (
     OSError, EOFError, ValueError, zipfile.BadZipFile, tarfile.TarError, zlib.error, NotImplementedError, RuntimeError,
@@ -90,7 +91,7 @@ class Folder(Container):
         self._loops: list[str] = []
         self._walk("", (self._identity(path),))
         if self._loops:
-            self.notes = (f"{path}: the link {self._loops[0]} leads to a folder that it lies in; it is not followed",)
+            self.notes = (f"the link {self._loops[0]} leads to a folder that it lies in; it is not followed",)
         check_names(path, self.sizes)
 
     def _identity(self, path: Path) -> tuple[int, int]:
@@ -99,6 +100,8 @@ class Folder(Container):
 
     def _walk(self, inside: str, above: tuple[tuple[int, int], ...]) -> None:
         folder = self.path / inside
+        if len(above) > _DEEPEST:
+            raise BadInputError(f"{folder} lies more than {_DEEPEST} folders deep; give a folder that is less deep")
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as e:

@@ -6,7 +6,6 @@ Every conversion is counted in `Notes`. Where a file leaves a choice, it is refu
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,9 +107,7 @@ def too_large(name: str) -> BadInputError:
 def _opened(data: bytes | Path, name: str) -> Iterator[Image.Image]:
     """The image, its pixels not read yet; whatever goes wrong with it becomes a `BadInputError`."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of what it skips; what matters here is in the pixels
-            image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=_FORMATS)
+        image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=_FORMATS)
         with image:
             yield image
     except BadInputError:

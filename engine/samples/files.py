@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -50,8 +51,10 @@ def open_samples(path: str | Path, options: ReadOptions = AS_IT_IS) -> SampleSet
 
 def is_sample_file(path: Path) -> bool:
     """Whether a file is a sample set rather than a checkpoint, by its suffix or first bytes."""
-    if path.name.lower().endswith((".npz", ".npy", ".parquet", ".zip", *TAR_SUFFIXES)):
+    if path.name.lower().endswith((".npz", ".npy", ".parquet", ".zip")):
         return True
+    if path.name.lower().endswith(TAR_SUFFIXES):  # so do the names of many checkpoints that are none
+        return tarfile.is_tarfile(path)
     with path.open("rb") as f:
         return f.read(6).startswith((b"\x93NUMPY", b"PAR1"))
 

@@ -16,6 +16,10 @@ _LABELS = ("labels", "y")
 NONE = "none"
 
 
+class MissingKeyError(BadInputError):
+    """A file has no array or column of the name that the user chose."""
+
+
 def choose_arrays(
     path: Path, shapes: Mapping[str, tuple[int, ...]], options: ReadOptions, *, save: str
 ) -> tuple[str, str | None]:
@@ -60,7 +64,8 @@ def chosen(path: Path, what: str, options: ReadOptions, candidates: Sequence[str
         names: all names in the file.
 
     Raises:
-        BadInputError: the choice is no name in the file, or there are several candidates and no choice.
+        MissingKeyError: the choice is no name in the file.
+        BadInputError: there are several candidates and no choice.
     """
     option = f"--{what}-key"
     key = options.images_key if what == "images" else options.labels_key
@@ -69,7 +74,7 @@ def chosen(path: Path, what: str, options: ReadOptions, candidates: Sequence[str
             return key
         if what == "labels" and key == NONE:
             return None
-        raise BadInputError(f"{path} has no {printable(key)} for {option} (it has {some(names) or 'nothing'})")
+        raise MissingKeyError(f"{path} has no {printable(key)} for {option} (it has {some(names) or 'nothing'})")
     if len(candidates) > 1:
         named = [printable(name) for name in candidates]
         raise BadInputError(

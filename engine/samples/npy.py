@@ -13,7 +13,7 @@ from jboost.engine.errors import BadInputError, one_line
 
 from .base import check_images
 from .identity import file_contents
-from .keys import NONE
+from .keys import NONE, MissingKeyError
 from .npz import DAMAGE, check_array_size, read_exactly, read_header, read_rows, write_images
 from .options import AS_IT_IS, ReadOptions
 from .remedies import rows_within
@@ -36,7 +36,9 @@ class NpySamples:
         self.path, self._options = path, options
         self._file: IO[bytes] | None = None
         if options.images_key is not None or options.labels_key not in (None, NONE):
-            raise BadInputError(f"{path} holds one array, so it has no names; leave --images-key and --labels-key out")
+            raise MissingKeyError(
+                f"{path} holds one array, so it has no names; leave --images-key and --labels-key out"
+            )
         try:
             with path.open("rb") as f:
                 shape, fortran, dtype, self._offset = read_header(f)

@@ -158,7 +158,15 @@ def boost(
         written |= {f"--snapshots {step}": snapshot_output(out, step) for step in steps_kept}
         check_paths(inputs=inputs, folders=written, outputs={"--grid": grid, "--run": run_file}, json_file=json_file)
         summary = _run(
-            booster, images, out, settings, resume=resume, snapshots=steps_kept, run_file=run_file, lossy=lossy
+            booster,
+            images,
+            out,
+            settings,
+            resume=resume,
+            snapshots=steps_kept,
+            run_file=run_file,
+            reading=reading,
+            lossy=lossy,
         )
     _show(summary, out, stderr=json_file == STDOUT)
     if grid is not None:
@@ -198,6 +206,7 @@ def _run(
     snapshots: tuple[int, ...],
     run_file: Path | None,
     lossy: bool,
+    reading: ReadOptions,
 ) -> Summary:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -246,6 +255,7 @@ def _run(
             snapshots=snapshots,
             run_file=run_file,
             lossy=lossy,
+            reading=reading,
             on_progress=on_progress,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -70,6 +71,9 @@ def make_app(*, boost_options: bool = True) -> typer.Typer:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; exit code 2 for bad input, 1 for a failure, 130 after Ctrl-C, 143 after SIGTERM."""
+    warnings.filterwarnings(
+        "ignore", module="PIL"
+    )  # of what Pillow passes over in a file; the decoder says what matters
     sys.exit(_run(argv))
 
 

@@ -89,7 +89,7 @@ def report(
     yardstick = None
     if reference is not None:
         yardstick = Yardstick(
-            reference, features, split_names(metrics), device, batch_size, bootstrap, seed, trust_code, reading
+            reference, features, split_names(metrics), device, batch_size, bootstrap, seed, trust_code
         )
     with Bars() as bars:
         write_report(

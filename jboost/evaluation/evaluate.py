@@ -21,7 +21,7 @@ from .measure import Numbers, Reference, add_changes, measure
 from .metrics.frechet import Frechet
 from .metrics.moments import Moments, moments
 from .result import METRICS, Evaluation, SampleResult
-from .sets import Features, Source, open_source, save_features
+from .sets import Features, Source, open_sources, save_features
 
 #: Called with the name of the current task, the amount done, and the total.
 Progress = Callable[[str, int, int], None]
@@ -70,13 +70,12 @@ def evaluate(
     """
     start = perf_counter()
     wanted = _check_options(metrics, resamples, batch_size)
-    ref = open_source(reference, reading, reference=True)
-    sets = [open_source(path, reading, reference=False) for path in samples]
+    ref, sets, warnings = open_sources(reference, samples, reading)
     for source in (ref, *sets):
         if source.images is not None:
             on_open(source.images)
     _check_save(save, ref)
-    warnings = [f"{s.path}: {note}" for s in (ref, *sets) if s.images is not None for note in s.images.notes]
+    warnings += [f"{s.path}: {note}" for s in (ref, *sets) if s.images is not None for note in s.images.notes]
     warnings += _compare_shapes(ref, sets)
     where = find_device(device)
     identity, extractor = _settle_extractor(features, device, [ref, *sets], trust_code)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import zipfile
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from jboost.engine.errors import BadInputError
 from jboost.engine.samples import ReadOptions, SampleSet, open_samples
 from jboost.engine.samples.files import cannot_write
+from jboost.engine.samples.keys import MissingKeyError
 from jboost.engine.samples.options import AS_IT_IS
 from jboost.engine.system.names import check_names
 from jboost.engine.system.replacing import replacing
@@ -110,6 +112,32 @@ def open_source(path: str | Path, reading: ReadOptions = AS_IT_IS, *, reference:
         moments=_read_moments(path, names, "mu", "sigma"),
         spatial=_read_moments(path, names, "mu_s", "sigma_s") if names & {"mu_s", "sigma_s"} else None,
     )
+
+
+def open_sources(
+    reference: str | Path, samples: Sequence[str | Path], reading: ReadOptions
+) -> tuple[Source, list[Source], list[str]]:
+    """Open a reference and sets to compare with it; see `open_source`.
+
+    A key need not be in every file: sets of other formats have other names. A file without it is read by the usual names.
+
+    Returns:
+        The reference, the sets, and a warning for each file without the key.
+
+    Raises:
+        BadInputError: see `open_source`; or no file has the key.
+    """
+    opened: list[Source] = []
+    missing: list[MissingKeyError] = []
+    for i, path in enumerate([reference, *samples]):
+        try:
+            opened.append(open_source(path, reading, reference=i == 0))
+        except MissingKeyError as e:
+            missing.append(e)
+            opened.append(open_source(path, replace(reading, images_key=None, labels_key=None), reference=i == 0))
+    if missing and len(missing) == sum(source.images is not None for source in opened):
+        raise missing[0]
+    return opened[0], opened[1:], [f"{e}; it is read by the usual names" for e in missing]
 
 
 def save_features(path: Path, kept: Features) -> None:

@@ -26,11 +26,13 @@ class ReportInputs:
     Attributes:
         run: the run.
         samples, boosted: the run's input and output, each with one image per record of the run.
+        reading: how the samples were read.
     """
 
     run: RunFile
     samples: SampleSet
     boosted: SampleSet
+    reading: ReadOptions = AS_IT_IS
 
     @property
     def labels(self) -> np.ndarray[Any, np.dtype[np.int64]] | None:
@@ -71,7 +73,7 @@ def open_inputs(
     Args:
         path: file written by `jboost boost --run`.
         samples, boosted: places of the sets, if they moved since the run or lie outside the folder of its file.
-        reading: how to read them; as the run did.
+        reading: how to read them, where that differs from what the run's file says.
 
     Raises:
         BadInputError: the file is not a run, or a set is missing, cannot be read, or belongs to another run; or the file
@@ -83,17 +85,20 @@ def open_inputs(
             f"{path} is of a run whose output holds other pixels than were measured ({run.summary['lossy']}); boost again without "
             "--lossy"
         )
+    given = {key: value for key, value in vars(reading).items() if value != getattr(AS_IT_IS, key)}
+    reading = replace(run.reading, **given)
     samples = samples or _own(run, run.samples, "--samples")
     boosted = boosted or _own(run, run.boosted, "--boosted")
     after = _open(run, boosted, "--boosted", reading_of(boosted, samples, reading))
     # The run gave the images the model's channels.
-    before = _open(run, samples, "--samples", replace(reading, channels=after.shape[3]))
+    reading = replace(reading, channels=after.shape[3])
+    before = _open(run, samples, "--samples", reading)
     if before.shape[1:] != after.shape[1:]:
         raise BadInputError(
             f"{shown(before.path)} has images {list(before.shape[1:])} and {shown(after.path)} {list(after.shape[1:])}, but a run "
             "does not change their size; name the right sets with --samples and --boosted, or the --resize that the run had"
         )
-    return ReportInputs(run, before, after)
+    return ReportInputs(run, before, after, reading)
 
 
 def _own(run: RunFile, path: Path, option: str) -> Path:
@@ -127,12 +132,13 @@ def _open(run: RunFile, path: Path, option: str, reading: ReadOptions = AS_IT_IS
     return images
 
 
-def find_snapshots(run: RunFile, boosted: Path) -> tuple[dict[int, Path], list[str]]:
+def find_snapshots(run: RunFile, boosted: Path, reading: ReadOptions = AS_IT_IS) -> tuple[dict[int, Path], list[str]]:
     """Return the snapshots between the first and the last step, by step, and a remark on each unusable one.
 
     Args:
         run: the run.
         boosted: its output; snapshots lie beside it, or below the folder of the run's file.
+        reading: how its samples were read.
     """
     usable: dict[int, Path] = {}
     remarks = []
@@ -143,7 +149,7 @@ def find_snapshots(run: RunFile, boosted: Path) -> tuple[dict[int, Path], list[s
             remarks.append(f"The snapshot after {step} steps is not measured: the run names a file in another folder.")
             continue
         try:
-            _open(run, path, "")
+            _open(run, path, "", reading_of(path, run.samples, reading))
             usable[step] = path
         except BadInputError:
             remarks.append(

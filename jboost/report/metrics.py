@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Yardstick:
-    """Reference and settings of the metrics; the fields are arguments of `jboost.evaluation.evaluate`."""
+    """Reference and settings of the metrics; the fields are arguments of `jboost.evaluation.evaluate`.
+
+    `write_report` sets `reading`.
+    """
 
     reference: Path
     features: str | None = None

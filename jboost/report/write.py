@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def write_report(
         samples, boosted: places of the run's sets, if they moved since the run.
         images: number of images to draw: half spread over all classes, a quarter changed most, a quarter changed least.
         yardstick: reference and settings of the metrics; None for a page without metrics.
-        reading: how to read the run's sets; as the run did.
+        reading: how to read the run's sets, where that differs from what the run's file says.
         on_progress: called with the current measurement, the amount done, and the total.
 
     Raises:
@@ -61,11 +62,11 @@ def write_report(
     notes = rows.remarks(inputs)
     metrics = None
     if yardstick is not None:
-        snapshots, missing = find_snapshots(inputs.run, inputs.boosted.path)
+        snapshots, missing = find_snapshots(inputs.run, inputs.boosted.path, inputs.reading)
         notes += missing
         last = inputs.run.summary["steps"]
         sets = {0: inputs.samples.path, **snapshots, last: inputs.boosted.path}
-        metrics = measure_run(yardstick, sets, on_progress)
+        metrics = measure_run(replace(yardstick, reading=inputs.reading), sets, on_progress)
     page = _render(inputs, notes, metrics, thumbnails, groups)
     try:
         with replacing(out) as aside:

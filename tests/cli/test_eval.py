@@ -81,6 +81,7 @@ def there(desk, monkeypatch) -> Path:
 def test_before_against_after_in_a_table_and_in_json(jboost, desk, tmp_path) -> None:
     done = jboost("eval", "ref.npz", "before.npz", "after.npz", *FEATURES, "--json", tmp_path / "r.json", cwd=desk)
     assert done.returncode == 0, done.stderr
+    assert "ref.npz: no labels (no arr_1)" in done.stderr
     for word in ("before.npz", "change", "FID", "coverage", "own_extractor:make", "200 images", "lower", "(!)"):
         assert word in done.stdout
     result = json.loads((tmp_path / "r.json").read_text())

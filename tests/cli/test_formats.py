@@ -164,3 +164,23 @@ def test_eval_and_report_take_any_format(tmp_path, images, labels, bundle, jboos
     assert done.returncode == 0, done.stderr
     done = jboost("report", "run.npz", "-o", "page.html", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_key_that_only_one_of_several_sets_has(tmp_path, images, labels, bundle, jboost) -> None:
+    (tmp_path / "own.py").write_text("def make():\n    return lambda x: x.flatten(1)[:, :8]\n")
+    own = ("--features", "own:make", "--trust-code", "--metrics", "kid")
+    np.savez(tmp_path / "ref.npz", images[::-1], labels)
+    np.savez(tmp_path / "a.npz", images=images, samples=images, y=labels)
+    run = ("--images-key", "samples", "--run", "run.npz", "--snapshots", "1")
+    done = jboost("boost", "a.npz", "--bundle", bundle, *STEP, *run, "-o", "out.parquet", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = jboost("report", "run.npz", "-o", "page.html", "--ref", "ref.npz", *own, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "is not measured" not in (tmp_path / "page.html").read_text()
+    sets = ("ref.npz", "a.npz", "out.parquet")
+    done = jboost("eval", *sets, *own, "--images-key", "samples", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "ref.npz has no samples for --images-key (it has arr_0, arr_1); it is read by the usual names" in done.stdout
+    done = jboost("eval", "ref.npz", "out.parquet", *own, "--images-key", "sample", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "ref.npz has no sample for --images-key" in done.stderr

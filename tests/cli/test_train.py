@@ -54,6 +54,7 @@ def test_a_model_is_trained_gone_on_with_exported_and_trained_further(folder: Pa
         "train", *DATA, "--iterations", 6, "--generated", "generated.npz", "--generated-weights", "2,1", cwd=folder
     )
     assert done.returncode == 0, done.stderr
+    assert "4 classes, labels from arr_1" in done.stderr
     assert "jboost export --ckpt run/last.safetensors" in done.stdout
     run = folder / "run"
     assert {p.name for p in run.iterdir()} == {

@@ -144,6 +144,8 @@ WRONG = [None, -1, "x", True, [], {}, [None], 10**400, "\x00"]
 KEEPS = {
     "samples": ["x"], "boosted": ["x"], "class_names": [None, []], "model": [{}], "versions": [{}],
     "summary/snapshots": [[]], "summary/early_stop": [True], "summary/snapshots/0/file": ["x"],
+    "reading": [{}], "reading/resize": [None], "reading/background": [None], "reading/class_folders": [None],
+    "reading/images_key": [None, "x", "\x00"], "reading/labels_key": [None, "x", "\x00"],
 }  # fmt: skip
 TEXTS = ("engine", "dtype", "device", "update", "objective", "labels", "norm")
 NONES = ("accuracy_before", "accuracy_after", "eps", "noise", "l0", "norm", "peak_memory")
@@ -161,6 +163,7 @@ def test_every_entry_is_typed(made, tmp_path) -> None:
     facts = facts_of(made.run)
     places = [
         *facts,
+        *(f"reading/{key}" for key in facts["reading"]),
         *(f"summary/{key}" for key in facts["summary"]),
         *(f"summary/snapshots/0/{key}" for key in facts["summary"]["snapshots"][0]),
     ]

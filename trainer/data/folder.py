@@ -34,9 +34,7 @@ class SampleData:
             )
         self.path, self.shape, self.labels = samples.path, samples.shape, samples.labels
         self.class_names, self.label_source = samples.label_names, samples.label_source
-        self.notes: tuple[str, ...] = tuple(
-            note if str(self.path) in note else f"{self.path}: {note}" for note in samples.notes
-        )
+        self.notes: tuple[str, ...] = tuple(f"{self.path}: {note}" for note in samples.notes)
         # Other kinds of sets have one read position.
         self._one_at_a_time = None if isinstance(samples, ImageSamples) else Lock()
         if isinstance(samples, ImageSamples) and samples.empty and samples.label_names is not None:

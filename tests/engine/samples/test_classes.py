@@ -46,6 +46,11 @@ NO_CLASSES = {
 }
 CLASSES = {
     "numbers": (["3/a.png", "10/a.png", "3/b.png"], [10, 3, 3], None),
+    "names and what Jupyter leaves behind": (
+        [".ipynb_checkpoints/a.png", "ant/a.png", "bee/b.png"],
+        [0, 1],
+        ("ant", "bee"),
+    ),
     "numbers in a folder": (["set/3/a.png", "set/10/a.png"], [10, 3], None),
     "names": (["tench/a.png", "goldfish/a.png"], [0, 1], ("goldfish", "tench")),
     "names and shards below": (
