@@ -125,7 +125,7 @@ def open_generated(
     for path in paths:
         check_wish(path, None, channels)
         with naming(path):
-            how = replace(reading, resize=None, channels=channels, luma=channels == 1, resize_flag="--resolution")
+            how = replace(reading, resize=None, channels=channels, luma=channels == 1, resize_flag=None)
             data = _open_one(path, how, num_classes, class_names)
             check_label_range(data, num_classes)
             _, h, w, _ = data.shape
