@@ -77,6 +77,11 @@ def download(at: Reference, *, trust_code: bool = False) -> tuple[Path, Referenc
         first = library.snapshot_download(at.repo, revision=at.revision, allow_patterns=[CONFIG])
     folder = Path(first)
     exact = Reference(at.repo, folder.name)  # the commit: a branch may move between two downloads
+    if not (folder / CONFIG).is_file():
+        raise BadInputError(
+            f"{at} is not a jboost bundle (it has no {CONFIG}); name another repository, or push a bundle with: "
+            f"jboost export --ckpt FILE --push {at.repo}"
+        )
     try:
         bundle = Bundle(folder, trust_code=trust_code)
     except BadInputError as e:

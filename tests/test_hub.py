@@ -139,7 +139,7 @@ def test_a_pulled_bundle_is_a_stranger_s_until_it_is_trusted(run, hub, bundle, s
         ("unknown revision", 2, "no such revision; name a branch, tag or commit after @"),
         ("401", 2, "no such repository, or it is private and the token is missing or wrong; .*hf auth login"),
         ("gated", 2, "the repository is gated; ask for access on its page"),
-        ("no bundle", 2, "is not a bundle|cannot be used"),
+        ("no bundle", 2, "is not a jboost bundle .*jboost export --ckpt FILE --push user/robust"),
         ("offline", 1, "the Hub cannot be reached and the cache does not hold the files; check the network"),
         ("no server", 1, "the Hub cannot be reached"),
         ("bad name", 2, "write hf://user/repo or hf://user/repo@revision"),
