@@ -152,6 +152,7 @@ class Bundle:
         path: the bundle's folder.
         trust_code: run its code, whoever made it.
         rebuild: makes `rebuild` for a configuration, see `jboost.opening.open_bundle`; None: the network cannot be rebuilt.
+        origin: where the folder was downloaded from, as the user names it: its code may have been left there.
 
     Raises:
         BadInputError: the folder is no bundle, it has another schema version, or its configuration was changed after
@@ -164,8 +165,9 @@ class Bundle:
         *,
         trust_code: bool = False,
         rebuild: Callable[[BundleConfig], Callable[[Bundle], Any] | None] | None = None,
+        origin: str | None = None,
     ):
-        self.path = Path(path)
+        self.path, self.origin = Path(path), origin
         self.config, self.digest = _read_config(self.path)
         self.trusted = trust_code or is_trusted("bundle", self.digest)
         self.rebuild = None if rebuild is None else rebuild(self.config)
@@ -191,7 +193,7 @@ class Bundle:
 
     def how_to_trust(self) -> str:
         """What to type to run the bundle's code."""
-        return f"if you trust its author: jboost trust {shlex.quote(str(self.path))}, or --trust-code for one run"
+        return f"if you trust its author: jboost trust {shlex.quote(self.origin or str(self.path))}, or --trust-code for one run"
 
     def code(self) -> list[Artefact]:
         """The entries that are code, by file name."""
@@ -216,7 +218,8 @@ class Bundle:
         path = self.path / artefact.file
         if not path.is_file():
             self.check_unreplaced()
-            raise BadInputError(f"bundle {self.path} is incomplete: {artefact.file} is missing; export it again")
+            remedy = "export it again" if self.origin is None else f"ask the author of {self.origin} to upload it again"
+            raise BadInputError(f"bundle {self.path} is incomplete: {artefact.file} is missing; {remedy}")
         try:
             intact = path.stat().st_size == artefact.size and sha256_file(path) == artefact.sha256
         except FileNotFoundError:  # replaced in this moment
@@ -239,13 +242,15 @@ class Bundle:
             raise BadInputError(f"bundle {self.path} was replaced while it was being read; run the command again")
 
     def check(self) -> None:
-        """Compare every file with its hash, which opens none of them.
+        """Compare every file with its hash, which opens none of them. Code that was not downloaded is passed over.
 
         Raises:
             BadInputError: a file is missing or differs; the first one is named.
         """
-        for name in self.config.artefacts:
-            self._matching_path(name)
+        for name, artefact in self.config.artefacts.items():
+            left_there = self.origin is not None and self.why_untrusted(name) is not None
+            if not (left_there and not (self.path / artefact.file).exists()):
+                self._matching_path(name)
 
 
 def trust_bundle(bundle: Bundle, path: Path, how: str) -> None:
@@ -254,8 +259,17 @@ def trust_bundle(bundle: Bundle, path: Path, how: str) -> None:
     Raises:
         OSError: the record cannot be written.
     """
+    trust_key("bundle", bundle.digest, path, how)
+
+
+def trust_key(kind: str, key: str, path: Path, how: str) -> None:
+    """Record that the user trusts what `key` of a `kind` stands for; see `jboost.engine.system.trust.remember`.
+
+    Raises:
+        OSError: the record cannot be written.
+    """
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    remember("bundle", bundle.digest, {"path": str(path.resolve()), "how": how, "when": when})
+    remember(kind, key, {"path": str(path.resolve()), "how": how, "when": when})
 
 
 def is_bundle(path: Path) -> bool:

@@ -10,6 +10,7 @@ from jboost.engine.backends.torch_device import find_device
 from jboost.engine.bundle import Artefact, Bundle, is_bundle, trust_bundle
 from jboost.engine.errors import BadInputError
 from jboost.engine.method.objectives import resolve_objective
+from jboost.engine.method.plugins import find_objective, find_update_name
 from jboost.engine.samples import ReadOptions, open_samples
 from jboost.engine.samples.about import label_line
 from jboost.engine.samples.files import cannot_write
@@ -57,6 +58,8 @@ def export_bundle(
     atol: float | None = None,
     rtol: float | None = None,
     device: str = "auto",
+    updates: tuple[str, ...] = (),
+    trust_code: bool = False,
     on_stage: Callable[[str], None] | None = None,
 ) -> Exported:
     """Write a verified bundle.
@@ -69,7 +72,8 @@ def export_bundle(
         formats: gradient graphs to write: ``"onnx"``, ``"compile"`` (for this kind of machine, about a minute each) and
             ``"trt"`` (for a kind of GPU; plans are built from the ONNX graphs, so those are written too). An empty
             tuple writes the forward program alone.
-        objectives: objectives to differentiate; by default ``joint`` where l0 is known, else ``bce``.
+        objectives: objectives to differentiate, see `find_objective` in jboost.engine.method.plugins; by default
+            ``joint`` where l0 is known, else ``bce``.
         dtypes: network precisions of the gradient graphs: ``"fp32"``, ``"fp16"`` or, compiled only, ``"bf16"``.
         batch_size: batch size of compiled packages and TensorRT plans; None for 32 on a CPU and 256 on a GPU.
         gpus: compute capabilities to build TensorRT plans for, like ``"sm_86"``; by default this machine's GPU.
@@ -78,6 +82,8 @@ def export_bundle(
         reading: how to read `real`; its channels become the model's.
         atol, rtol: largest error of a logit, largest relative error of an image's gradient; None for the dtype's own.
         device: device to compile packages for: ``"auto"`` (CUDA if available), ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        updates: further updates to compile steps for, see `jboost.engine.method.plugins.find_update_name`.
+        trust_code: run the files that `objectives` and `updates` name, whoever wrote them.
         on_stage: called with a line of progress at each stage.
 
     Raises:
@@ -91,6 +97,10 @@ def export_bundle(
     for name in formats:
         if name not in FORMATS:
             raise BadInputError(f"unknown format {name!r}; choose from {', '.join(FORMATS)}, or none alone")
+    # The code of others first: it may fail, and before minutes of work.
+    named = tuple(find_objective(name, trust_code=trust_code) for name in objectives or ())
+    for update in updates:
+        find_update_name(update, trust_code=trust_code)
     if gpus and "trt" not in formats:
         raise BadInputError("--gpu selects the GPUs that TensorRT plans are built for; pass --format trt with it")
     device = find_device(device)
@@ -126,7 +136,7 @@ def export_bundle(
         info = loaded.info
         l0 = mean_realness(loaded.model, samples, num_classes=info.num_classes, in_channels=info.in_channels)
 
-    chosen = tuple(resolve_objective(name, l0) for name in dict.fromkeys(objectives or (None,)))
+    chosen = tuple(resolve_objective(name, l0) for name in dict.fromkeys(named or (None,)))
     request = ExportRequest(chosen, tuple(dict.fromkeys(dtypes)), sizes, opset, atol, rtol)
 
     # Imported late: torch's tracer and compiler take seconds to import, and the checks above should fail first.

@@ -11,6 +11,7 @@ from jboost.engine.backends.compiled.packages import runs_here
 from jboost.engine.backends.trt.plans import read_key
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError
+from jboost.engine.method.sources import SEPARATOR, versioned
 from jboost.engine.method.updates import MOVES
 
 from .compiled.first_use import model_of
@@ -87,11 +88,18 @@ def _verify_graph(bundle: Bundle, name: str, model: nn.Module, bound: Tolerance)
         if artefact.target is None or not runs_here(artefact.target, device):
             return None
         if parts[1] == "step":
-            if parts[2] not in MOVES:
+            kind, _, version = parts[2].partition(SEPARATOR)
+            if kind not in MOVES:
                 raise BadInputError(
-                    f"{path} is the step of the update {parts[2]}, which is not registered here; verify the bundle where it is"
+                    f"{path} is the step of the update {kind}, which is not registered here; name it: --update NAME of an "
+                    "installed package, or --update FILE.py:NAME --trust-code"
                 )
-            return {"worst": verify_step(path, parts[2], batch or 1, shape, device)}
+            if version and versioned(kind, MOVES[kind]) != parts[2]:
+                raise BadInputError(
+                    f"{path} is the step of another version of the update {kind}, whose source has changed since; export the "
+                    "bundle again"
+                )
+            return {"worst": verify_step(path, kind, batch or 1, shape, device)}
         if objective is not None:
             return verify_package(
                 path, model, objective, shape, l0=l0, batch_size=batch or 1, bound=bound, device=device

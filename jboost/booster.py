@@ -21,6 +21,7 @@ from jboost.engine.errors import BadInputError, FailureError
 from jboost.engine.loop.pipeline import Reader
 from jboost.engine.loop.run import ProgressCallback, run_set
 from jboost.engine.loop.runner import Runner
+from jboost.engine.method.plugins import find_objective
 from jboost.engine.method.rounding import why_nothing_moves
 from jboost.engine.method.settings import Preset, Settings, resolve_settings
 from jboost.engine.method.updates import PGD, Update
@@ -103,7 +104,7 @@ class Booster:
             raise BadInputError(f"batch size must be at least 1, got {batch_size}")
         self._engine = find_engine(engine)
         self.bundle = open_bundle(bundle, trust_code=trust_code)
-        self._device, self._dtype, self._batch_size = device, dtype, batch_size
+        self._device, self._dtype, self._batch_size, self._trust_code = device, dtype, batch_size, trust_code
         self._runner: Runner | None = None
         self._bound: tuple[RunRequest, str | None] | None = None
         self._stream: object | None = None  # of the `boost_iter` under way
@@ -132,6 +133,8 @@ class Booster:
     ) -> Settings:
         """Resolve the settings of a run: l0 from the bundle unless given, and the defaults that depend on l0."""
         l0 = self.bundle.config.l0 if l0 is None else l0
+        if objective is not None:
+            objective = find_objective(objective, trust_code=self._trust_code)
         return resolve_settings(
             update or PGD(), objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=preset
         )
@@ -159,8 +162,8 @@ class Booster:
                 lists of PIL images; of the bundle's resolution and channels.
             labels: integers [N], each image's class: array, tensor or list; None: the model's prediction (algorithm 1).
             update: `PGD` (the default: 15 steps of 0.1), `SGLD`, or another registered update.
-            objective: ``"logit"``, ``"ce"``, ``"bce"``, ``"ce-bce"``, ``"joint"`` or ``"energy"``; None: ``"joint"``
-                if l0 is known, else ``"bce"``.
+            objective: ``"logit"``, ``"ce"``, ``"bce"``, ``"ce-bce"``, ``"joint"`` ``"energy"``, one of an installed
+                package, or ``"FILE.py:NAME"`` with `trust_code`; None: ``"joint"`` if l0 is known, else ``"bce"``.
             l0: mean realness of real images; None: the bundle's.
             early_stop: whether an image stops once its realness reaches l0; None: on for ``"joint"``.
             seed: seed of SGLD's noise.

@@ -72,7 +72,7 @@ def take(images: Any, *, channels: int, value_range: Range | None = None, layout
     if layout is not None and layout not in LAYOUTS:
         raise BadInputError(f"unknown layout {layout!r}; choose one of {', '.join(LAYOUTS)}")
     if value_range is not None and not (
-        len(value_range) == 2 and np.isfinite(value_range).all() and value_range[0] < value_range[1]
+        np.shape(value_range) == (2,) and np.isfinite(value_range).all() and value_range[0] < value_range[1]
     ):
         raise BadInputError(f"value_range must be (lowest, highest), two finite numbers, got {value_range!r}")
     if _is_pil(images):
@@ -90,7 +90,9 @@ def is_one_image(item: Any) -> bool:
 
 
 def is_float(images: Any) -> bool:
-    """Whether `images` is an array or tensor of floats."""
+    """Whether `images` is an array or tensor of floats, or a list of them."""
+    if isinstance(images, (list, tuple)):
+        return bool(images) and is_float(images[0])
     if _is_tensor(images):
         return bool(images.is_floating_point())
     return np.asarray(images).dtype.kind == "f" if hasattr(images, "dtype") else False

@@ -10,6 +10,7 @@ from typing import Any
 
 from jboost.booster import Booster
 from jboost.engine.errors import BadInputError
+from jboost.engine.method.plugins import find_update_name
 from jboost.engine.method.settings import find_preset, make_update
 from jboost.engine.method.updates import Update
 
@@ -87,6 +88,8 @@ def sorted_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, A
                 f"update is an object, so its values stand in it; leave {', '.join(options)} out or give update by name"
             )
     else:
+        if update is not None:
+            update = find_update_name(update, trust_code=bool(opening.get("trust_code")))
         update = make_update(preset, update=update, **options)
     return opening, run | {"update": update, "preset": preset}
 

@@ -20,13 +20,22 @@ def open_bundle(path: str | Path, *, trust_code: bool = False) -> Bundle:
     """Open a bundle. If its code is not trusted, its network is built from its weights where jboost defines the architecture.
 
     Args:
-        path: the bundle's folder.
+        path: the bundle's folder, or ``"hf://user/repo@revision"``, see `jboost.hub`.
         trust_code: run its code, whoever made it.
 
     Raises:
-        BadInputError: see `Bundle`.
+        BadInputError: see `Bundle` and `jboost.hub.download`.
+        FailureError: the Hub cannot be reached.
     """
-    return Bundle(path, trust_code=trust_code, rebuild=rebuilder)
+    if not str(path).startswith("hf:"):
+        return Bundle(path, trust_code=trust_code, rebuild=rebuilder)
+    from jboost.hub import download, reference
+
+    at = reference(path)
+    if at is None:
+        return Bundle(path, trust_code=trust_code, rebuild=rebuilder)
+    folder, exact = download(at, trust_code=trust_code)
+    return Bundle(folder, trust_code=trust_code, rebuild=rebuilder, origin=str(exact))
 
 
 def open_runner(bundle: Bundle, request: RunRequest, engine: Engine | None) -> Runner:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jboost.engine.bundle import Bundle
-from jboost.engine.method.objectives import NEEDS_L0
+from jboost.engine.method.objectives import NEEDS_L0, typed
+from jboost.engine.method.sources import SEPARATOR
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def export_command(format: str, request: RunRequest, *, batch_size: int | None =
     """
     batch = "" if batch_size is None else f" -b {batch_size}"
     return (
-        f"jboost export --ckpt FILE --format {format} --objective {request.objective} --dtype {request.dtype} "
+        f"jboost export --ckpt FILE --format {format} --objective {typed(request.objective)} --dtype {request.dtype} "
         f"--resolution {request.resolution}{batch} (an export replaces the bundle: name everything it should contain, "
         "and --real)"
     )
@@ -50,7 +51,8 @@ def why_no_graph(bundle: Bundle, name: str, format: str, request: RunRequest) ->
     if name not in bundle.config.artefacts:
         return (
             f"bundle {bundle.path} has no {format} graph for objective {request.objective}, {request.dtype}, "
-            f"{request.resolution}x{request.resolution}; export one with: {export_command(format, request)}"
+            f"{request.resolution}x{request.resolution}{_of_other_source(bundle, request.objective)}; export one with: "
+            f"{export_command(format, request)}"
         )
     if request.objective in NEEDS_L0 and request.l0 != bundle.config.l0:
         return (
@@ -58,3 +60,11 @@ def why_no_graph(bundle: Bundle, name: str, format: str, request: RunRequest) ->
             "or compile, or export again"
         )
     return None
+
+
+def _of_other_source(bundle: Bundle, objective: str) -> str:
+    """Says so if the bundle has graphs of another version of an objective from outside jboost."""
+    name, separator, _ = objective.partition(SEPARATOR)
+    held = {a.objective for a in bundle.config.artefacts.values() if a.objective is not None}
+    others = sorted(o for o in held if separator and o.startswith(name + SEPARATOR) and o != objective)
+    return f" (it has {', '.join(others)}: the source has changed since)" if others else ""

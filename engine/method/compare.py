@@ -25,10 +25,12 @@ def relative_error(got: Array, want: Array) -> Array:
 def cosine(got: Array, want: Array) -> Array:
     """The cosine of the angle between `got` and `want` per image: [B, ...] of any float dtype -> float64 [B].
 
-    It is 0 if either is zero.
+    It is 1 if both are zero, and 0 if one of them is.
     """
     xp = namespace(got, want)
-    return xp.sum(_unit(_flat(got)) * _unit(_flat(want)), axis=1)
+    got, want = _flat(got), _flat(want)
+    found = xp.sum(_unit(got) * _unit(want), axis=1)
+    return xp.where(xp.any(got != 0, axis=1) | xp.any(want != 0, axis=1), found, xp.ones_like(found))
 
 
 def class_logit_error(got: Array, predicted: Array, logits: Array, labels: Array) -> tuple[Array, int]:

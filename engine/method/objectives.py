@@ -82,10 +82,18 @@ OBJECTIVES: dict[str, Objective] = {
 }
 
 #: Objectives that ignore the label.
-LABEL_FREE = frozenset({"energy"})
+LABEL_FREE = {"energy"}
 
 #: Objectives that need l0, the mean realness of real images (eq. 13).
-NEEDS_L0 = frozenset({"joint"})
+NEEDS_L0 = {"joint"}
+
+#: What a user types for an objective from outside jboost, by its full name; see `jboost.engine.method.plugins`.
+TYPED: dict[str, str] = {}
+
+
+def typed(name: str) -> str:
+    """What a user types behind ``--objective`` for the objective called `name`."""
+    return TYPED.get(name, name)
 
 
 def resolve_objective(name: str | None, l0: float | None) -> str:

@@ -239,6 +239,8 @@ def register(name: str) -> Callable[[type[_Registered]], type[_Registered]]:
     """
 
     def add(update: type[_Registered]) -> type[_Registered]:
+        if not issubclass(update, Update):
+            raise ValueError(f"{update.__name__} does not derive from Update")
         options = _options(update)
         if not update.moves or (len(update.moves) > 1 and update.kind is Update.kind):
             raise ValueError(f"{update.__name__} has no moves, or several and no `kind` that chooses one")

@@ -11,6 +11,8 @@ from typing import Any
 
 from jboost.engine.errors import BadInputError
 from jboost.engine.method.settings import Settings
+from jboost.engine.method.sources import versioned
+from jboost.engine.method.updates import MOVES
 
 HEADER = "run.json"
 #: The format of an unfinished run; increased when this version would misread an older one.
@@ -43,7 +45,7 @@ def run_identity(
         "bundle": bundle,
         "engine": engine,
         "dtype": dtype,
-        "update": repr(settings.update),
+        "update": versioned(repr(settings.update), MOVES[settings.update.kind]),
         "objective": settings.objective,
         "l0": settings.l0,
         "early_stop": settings.early_stop,

@@ -26,7 +26,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from jboost.engine.errors import BadInputError, JboostError, first_line
-from jboost.engine.method.objectives import OBJECTIVES, class_logit, resolve_objective
+from jboost.engine.method.objectives import class_logit, resolve_objective
+from jboost.engine.method.plugins import checked_objective
 from jboost.trainer.attack import evaluating
 
 from .constants import fill_caches, single_numbers
@@ -225,7 +226,7 @@ def _trace_head(objective: str, l0: float | None, logits: FakeTensor) -> fx.Grap
 
     (logits [B, K], y int64 [B], ones [B]) -> (loss [B], class_logit [B], predicted int64 [B], d loss/d logits [B, K]).
     """
-    function = OBJECTIVES[resolve_objective(objective, l0)]
+    function = checked_objective(resolve_objective(objective, l0), logits.shape[1])
 
     def head(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         loss = function(logits, y, 0.0 if l0 is None else l0)

@@ -15,6 +15,7 @@ from jboost.engine.backends.batch_of_one import at_least_two
 from jboost.engine.errors import BadInputError, FailureError
 from jboost.engine.method.compare import class_logit_error, cosine, relative_error
 from jboost.engine.method.objectives import OBJECTIVES, class_logit, resolve_objective
+from jboost.engine.method.plugins import find_objective
 
 from .float64 import in_float64
 
@@ -154,10 +155,10 @@ def measure(
         BadInputError: the objective is unknown, or a batch is larger than the fixed one.
         FailureError: the artefact returns wrong shapes or values that are not finite.
     """
-    resolve_objective(objective, l0)
+    resolve_objective(find_objective(objective), l0)
     reference = in_float64(model)
     rows: list[tuple[Tensor, ...]] = []
-    wrong = 0
+    wrong, moving = 0, False
     for number, batch in enumerate(batch_sizes):
         full = fixed_batch or batch
         if batch > full:
@@ -179,6 +180,12 @@ def measure(
             error, to_eager = relative_error(grad, want), relative_error(grad, eager)
             rows.append((error, cosine(grad, want), f_error, loss_error, to_eager, floor))
             wrong += others
+            moving = moving or bool(want.any())
+    if not moving:
+        raise FailureError(
+            f"the gradient of objective {objective} is zero on every check image, so its graph cannot be verified; give the "
+            "objective a slope there, or another l0"
+        )
     error, cosines, f_error, loss_error, to_eager, floor = (torch.cat(column) for column in zip(*rows, strict=True))
     return Figures(
         images=len(error),

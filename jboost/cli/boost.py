@@ -130,6 +130,7 @@ def boost(
     """
     from jboost.booster import Booster
     from jboost.engine.errors import FailureError
+    from jboost.engine.method.plugins import find_update_name
     from jboost.engine.method.settings import find_preset, make_update
     from jboost.engine.results.identity import partial_folder
     from jboost.engine.samples import default_output, open_samples, snapshot_output
@@ -145,6 +146,8 @@ def boost(
     inputs = {"SAMPLES": samples, "--bundle": bundle}
     check_paths(inputs=inputs)
     chosen = find_preset(preset)
+    if update is not None:
+        update = find_update_name(update, trust_code=trust_code)
     how = make_update(chosen, update=update, **values)
     with Booster(
         bundle, engine=engine, device=device, dtype=dtype, batch_size=batch_size, trust_code=trust_code

@@ -11,12 +11,12 @@ from . import options, read_options
 from .options import Debug, split_names, split_numbers
 from .paths import check_paths
 from .tables import print_columns
-from .terminal import console
+from .terminal import console, print_line
 
 if TYPE_CHECKING:
     from jboost.export.bundle import Exported
 
-_MODEL, _GRAPHS, _CHECK = "Model", "Graphs", "Verification"
+_MODEL, _GRAPHS, _CHECK, _HUB = "Model", "Graphs", "Verification", "Hub"
 
 
 def export(
@@ -63,6 +63,15 @@ def export(
         ),
     ] = "onnx",
     objective: Annotated[str | None, options.objectives(_GRAPHS)] = None,
+    update: Annotated[
+        str | None,
+        typer.Option(
+            help="Further updates to compile steps for, several with commas: of an installed package, or FILE.py:NAME.",
+            show_default="none",
+            rich_help_panel=_GRAPHS,
+        ),
+    ] = None,
+    trust_code: Annotated[bool, options.trust_files(_GRAPHS)] = False,
     dtype: Annotated[str, options.dtypes(_GRAPHS)] = "fp32",
     batch_size: Annotated[
         int | None,
@@ -98,6 +107,23 @@ def export(
     class_folders: Annotated[str | None, read_options.class_folders(read_options.PANEL)] = None,
     atol: Annotated[float | None, options.atol(_CHECK)] = None,
     rtol: Annotated[float | None, options.rtol(_CHECK)] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            help="Upload the bundle to this repository of the Hugging Face Hub, user/repo.", rich_help_panel=_HUB
+        ),
+    ] = None,
+    license: Annotated[
+        str | None,
+        typer.Option(
+            help="Licence in the model card, e.g. apache-2.0.",
+            show_default="left for you to fill in",
+            rich_help_panel=_HUB,
+        ),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make a new repository private.", rich_help_panel=_HUB)
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Turn a checkpoint into a bundle: weights, verified graphs and a manifest.
@@ -116,6 +142,12 @@ def export(
     )
     from jboost.export.bundle import export_bundle
 
+    if push is not None:
+        from jboost.hub import check_push
+
+        check_push(push)
+    elif license is not None or private:
+        raise typer.BadParameter("--license and --private describe a repository; name it with --push user/repo")
     notes = console(stderr=True)
     with notes.status("") as status:
         on_stage = notes.print if debug else status.update  # with --debug each stage keeps its line
@@ -129,6 +161,8 @@ def export(
             resolutions=split_numbers(resolution, "--resolution"),
             formats=() if formats == "none" else tuple(formats.split(",")),
             objectives=split_names(objective),
+            updates=split_names(update) or (),
+            trust_code=trust_code,
             dtypes=tuple(dtype.split(",")),
             batch_size=batch_size,
             gpus=tuple(name for names in gpu or () for name in names.split(",")),
@@ -143,6 +177,12 @@ def export(
     for note in made.notes:
         notes.print(note, style="dim")
     _show(made)
+    if push is not None:
+        from jboost.hub import push as upload
+
+        with notes.status(f"uploading to {push}"):
+            address = upload(made.bundle, push, license=license, private=private)
+        print_line(f"uploaded to {address}; use it with: --bundle hf://{push}")
 
 
 def _show(made: Exported) -> None:

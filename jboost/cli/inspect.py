@@ -66,19 +66,26 @@ def describe(
     from jboost.engine.bundle import Bundle, is_bundle
     from jboost.engine.errors import BadInputError
 
+    if str(path).startswith("hf:"):
+        from jboost.opening import open_bundle
+
+        return "bundle", _describe_bundle(open_bundle(path))
     if not path.exists():
         raise BadInputError(f"{path} does not exist; give a sample set, a bundle or a checkpoint")
     if path.is_dir() and is_bundle(path):
-        bundle = Bundle(path)
-        bundle.check()
-        facts = dict(bundle_rows(bundle)) | {"hashes": "all files match"}
-        facts["code"] = "trusted" if bundle.trusted else f"not trusted; {bundle.how_to_trust()}"
-        facts |= {file: ", ".join(filter(None, cells)) for _, file, *cells in artefact_rows(bundle)}
+        return "bundle", _describe_bundle(Bundle(path))
         return "bundle", facts
     weights = path.is_dir() and any((path / name).is_file() for name in ("model.safetensors", "pytorch_model.bin"))
     if (path.is_dir() and not weights) or (path.is_file() and _looks_like_samples(path)):
         return "samples", _describe_samples(path, reading)
     return "checkpoint", _describe_checkpoint(path, arch, num_classes)
+
+
+def _describe_bundle(bundle: Bundle) -> dict[str, Any]:
+    bundle.check()
+    facts = dict(bundle_rows(bundle)) | {"hashes": "all files match"}
+    facts["code"] = "trusted" if bundle.trusted else f"not trusted; {bundle.how_to_trust()}"
+    return facts | {file: ", ".join(filter(None, cells)) for _, file, *cells in artefact_rows(bundle)}
 
 
 def _looks_like_samples(path: Path) -> bool:

@@ -20,6 +20,7 @@ from .report import report
 from .terminal import flush_stdout, open_closed_streams, print_line
 from .train import train
 from .trust import trust
+from .update_options import load_named_updates
 from .verify import verify
 
 
@@ -99,6 +100,8 @@ def _run_command(argv: list[str] | None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     try:
         with interruptible():
+            if "boost" in arguments:
+                load_named_updates(arguments)
             make_app(boost_options="boost" in arguments)(args=argv)
     except SystemExit as e:
         return e.code if isinstance(e.code, int) else 0 if e.code is None else 1

@@ -51,11 +51,14 @@ Shared = _Shared
 
 _BY_OBJECTIVE = "joint if l0 is known, else bce"
 
-bundle = _Shared("Folder that `jboost export` wrote.")
+bundle = _Shared("Folder that `jboost export` wrote, or hf://user/repo@revision.")
 device = _Shared("Device: auto, cpu, cuda or cuda:N.")
 dtype = _Shared("Network precision: fp32, fp16 or bf16. The iterate is always float32.")
 dtypes = _Shared("Network precisions: fp32, fp16 or bf16, several with commas.")
-objective = _Shared("Objective: logit, ce, bce, ce-bce, joint or energy.", default=_BY_OBJECTIVE)
+objective = _Shared(
+    "Objective: logit, ce, bce, ce-bce, joint or energy; one of an installed package; or FILE.py:NAME.",
+    default=_BY_OBJECTIVE,
+)
 objectives = _Shared("Objectives to write graphs for, several with commas, e.g. joint,logit.", default=_BY_OBJECTIVE)
 batch_size = _Shared("Images per batch.", "-b", "--batch-size")
 arch = _Shared(
@@ -70,8 +73,11 @@ metrics = _Shared("Metrics, several with commas: fid,sfid,kid,is,precision,recal
 bootstrap = _Shared("Bootstrap resamples for the intervals; 0 for none.")
 bootstrap_seed = _Shared("Seed of the bootstrap.", "--seed")
 trust_code = _Shared(
-    "Run a bundle's code for this run, whoever made it: forward.pt2, compiled packages, TensorRT plans.", "--trust-code"
+    "Run a bundle's code for this run, whoever made it: forward.pt2, compiled packages, TensorRT plans. Also run FILE.py of "
+    "--objective and --update.",
+    "--trust-code",
 )
+trust_files = _Shared("Run the files that options name as FILE.py:NAME, whoever wrote them.", "--trust-code")
 trust_features = _Shared(
     "Run the extractor's code, whoever made it: TorchScript, .pt2 programs, a bundle's forward.pt2.", "--trust-code"
 )

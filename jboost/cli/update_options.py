@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
+
+
+def load_named_updates(arguments: Sequence[str]) -> None:
+    """Register the updates that ``--update`` names and jboost does not have, before the options are made from the registry.
+
+    Raises:
+        BadInputError: there is no such update, or its code is not trusted or fails.
+    """
+    names = [after for word, after in pairwise(arguments) if word == "--update"]
+    names += [word.removeprefix("--update=") for word in arguments if word.startswith("--update=")]
+    if names:
+        from jboost.engine.method.plugins import find_update_name
+
+        for name in names:
+            find_update_name(name, trust_code="--trust-code" in arguments)
 
 
 def with_update_options(command: Callable[..., None], *, after: str, panel: str) -> Callable[..., None]:
@@ -38,7 +54,9 @@ def with_update_options(command: Callable[..., None], *, after: str, panel: str)
             continue
         if parameter.name == "update":
             known = f"{', '.join(first)} or {last}" if first else last
-            parameters.append(option("update", str, f"Update: {known}.", DEFAULT_UPDATE))
+            parameters.append(
+                option("update", str, f"Update: {known}; one of an installed package; or FILE.py:NAME.", DEFAULT_UPDATE)
+            )
         else:
             parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
         if parameter.name == after:

@@ -158,7 +158,7 @@ def test_the_command_line_offers_it(
     tamed, command, bundle, checkpoint, samples, images, labels, tmp_path, monkeypatch
 ) -> None:
     shown = " ".join(command("boost", "--help").stdout.split())
-    assert "Update: pgd, sgld or tamed. [default: (pgd)]" in shown
+    assert "Update: pgd, sgld or tamed; one of an installed package; or FILE.py:NAME. [default: (pgd)]" in shown
     assert "--temperature <float> tamed: temperature of the noise. [default: (0)]" in shown
     assert "pgd: length of a step; sgld, tamed: factor of the gradient. [default: (0.1; 0.002; 0.004)]" in shown
     assert "--steps <int> Maximum number of steps per image. [default: (15)]" in shown
@@ -217,7 +217,10 @@ def test_the_command_line_offers_it(
         (["--temperature", "1"], "--temperature belongs to TamedLangevin; add --update tamed or leave it out"),
         (["--noise", "1"], "--noise belongs to SGLD; add --update sgld or leave it out"),
         (["--preset", "released-sgld", "--eps", "1"], "--eps belongs to PGD; leave it out or use --update pgd"),
-        (["--update", "tame"], "unknown update 'tame'; choose one of pgd, sgld, tamed"),
+        (
+            ["--update", "tame"],
+            "unknown update 'tame'; choose one of pgd, sgld, tamed, or FILE.py:NAME with --trust-code",
+        ),
         (["--norm", "l1"], "unknown norm 'l1'; choose one of l2, linf"),
     ],
 )

@@ -12,6 +12,8 @@ from jboost.engine.backends.request import RunRequest, export_command, why_no_gr
 from jboost.engine.backends.torch_device import find_device, set_tf32
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError, one_line
+from jboost.engine.method.sources import versioned
+from jboost.engine.method.updates import MOVES
 from jboost.engine.system.devices import DeviceName, device_kind
 
 
@@ -26,8 +28,9 @@ def forward_name(dtype: str, resolution: int, device: str) -> str:
 
 
 def step_name(update_kind: str, resolution: int, device: str) -> str:
-    """The name of a compiled step in a bundle's manifest; `update_kind` is the update kind."""
-    return f"compile/{device_kind(device)}/step/{update_kind}/{resolution}"
+    """The name of a compiled step in a bundle's manifest, with the version of an update from outside jboost."""
+    versioned_kind = versioned(update_kind, MOVES.get(update_kind))
+    return f"compile/{device_kind(device)}/step/{versioned_kind}/{resolution}"
 
 
 def machine_target(device: str) -> str:
@@ -76,8 +79,8 @@ def packages_of(bundle: Bundle, request: RunRequest, device: str) -> Packages:
         step = step_name(update_kind, resolution, device)
         if step not in bundle.config.artefacts:
             raise BadInputError(
-                f"bundle {bundle.path} has no compiled step for the update {update_kind}: it was not registered at export; "
-                "export the bundle again with the update registered, or use --engine eager"
+                f"bundle {bundle.path} has no compiled step for the update {update_kind}: it was not registered at export, or "
+                "its source has changed; export the bundle again with --update, or use --engine eager"
             )
         return bundle.checked_path(step)
 

@@ -15,7 +15,8 @@ from jboost.engine.backends.request import RunRequest
 from jboost.engine.backends.torch_device import TORCH_DTYPES, find_device
 from jboost.engine.bundle import Bundle
 from jboost.engine.loop.runner import Evaluation
-from jboost.engine.method.objectives import OBJECTIVES, class_logit
+from jboost.engine.method.objectives import class_logit
+from jboost.engine.method.plugins import checked_objective
 from jboost.engine.method.step import Gradient
 from jboost.engine.system.devices import device_kind
 from jboost.engine.system.dtypes import check_dtype
@@ -48,7 +49,7 @@ class EagerRunner(ArrayRunner):
         if self.device == "cpu":
             keep_freed_memory()
         self.dtype = request.dtype
-        self._objective = OBJECTIVES[request.objective]
+        self._objective = checked_objective(request.objective, bundle.config.num_classes)
         self._l0 = 0.0 if request.l0 is None else request.l0
         self._model = load_forward(bundle, self.device)
 

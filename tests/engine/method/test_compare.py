@@ -25,6 +25,7 @@ def test_each_image_has_its_own_error_and_cosine(as_array, dtype) -> None:
 def test_the_smallest_gradients_have_an_angle_and_zeros_are_no_nan(as_array) -> None:
     tiny, zero = as_array(WANT * 1e-40), as_array(np.zeros_like(WANT))
     np.testing.assert_allclose(np.asarray(cosine(tiny, tiny)), 1.0, rtol=1e-15)
+    np.testing.assert_array_equal(np.asarray(cosine(zero, zero)), 1.0)
     assert np.asarray(relative_error(zero, zero)).tolist() == np.asarray(cosine(zero, tiny)).tolist() == [0.0] * 3
     assert np.isnan(np.asarray(relative_error(as_array(WANT * np.nan), as_array(WANT)))).all()
 
