@@ -214,4 +214,5 @@ def counted(records: Records) -> Records:
     Failed images are left out even if their realness is finite: engines differ in what they make of a NaN inside a network.
     """
     finite: Records = np.isfinite(records["realness_before"]) & np.isfinite(records["realness_after"])
-    return finite & ~records["failed"]
+    which: Records = finite & ~records["failed"]
+    return which

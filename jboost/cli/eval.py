@@ -33,6 +33,7 @@ def evaluate_sets(
         ),
     ],
     features: Annotated[str | None, options.features(_WHAT)] = None,
+    features_range: Annotated[int | None, options.features_range(_WHAT)] = None,
     metrics: Annotated[str | None, options.metrics(_WHAT)] = None,
     bootstrap: Annotated[int, options.bootstrap(_WHAT)] = 100,
     seed: Annotated[int, options.bootstrap_seed(_WHAT)] = 0,
@@ -74,6 +75,7 @@ def evaluate_sets(
             seed=seed,
             save=save_features,
             trust_code=trust_code,
+            features_range=features_range,
             on_progress=bars.show,
         )
     print_results(head_rows(result), table_rows(result), notes(result), stderr=json_file == STDOUT)

@@ -25,6 +25,7 @@ class Yardstick:
     resamples: int = 100
     seed: int = 0
     trust_code: bool = False
+    features_range: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def measure_run(
     y = yardstick
     result = evaluate(
         y.reference, list(sets.values()), features=y.features, metrics=y.metrics, batch_size=y.batch_size, device=y.device,
-        resamples=y.resamples, seed=y.seed, trust_code=y.trust_code, on_progress=on_progress,
+        resamples=y.resamples, seed=y.seed, trust_code=y.trust_code, features_range=y.features_range, on_progress=on_progress,
     )  # fmt: skip
     ends = replace(result, samples=[result.samples[0], result.samples[-1]])
     return Metrics(
