@@ -65,7 +65,7 @@ def test_probabilities_and_constants_are_noted(here) -> None:
 
 def test_saved_features_of_another_range_do_not_mix(here) -> None:
     evaluate("real.npz", ["made.npz"], features="byte_features:byte", save=here / "kept.npz", features_range=255, **HOW)
-    with pytest.raises(BadInputError, match="inputs in 0 to 255, the others with 0 to 1; .*--features-range 255"):
+    with pytest.raises(BadInputError, match=r"inputs in 0 to 255, the others with 0 to 1; .*--features-range 255"):
         evaluate("kept.npz", ["made.npz"], features="byte_features:byte", features_range=1, **HOW)
     again = evaluate("kept.npz", ["made.npz"], features="byte_features:byte", features_range=255, **HOW)  # the remedy
     assert again.samples[0].metrics["fid"].value == pytest.approx(distance("byte_features:unit"), rel=1e-4)
