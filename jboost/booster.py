@@ -106,7 +106,8 @@ class Booster:
         self.bundle = open_bundle(bundle, trust_code=trust_code)
         self._device, self._dtype, self._batch_size, self._trust_code = device, dtype, batch_size, trust_code
         self._runner: Runner | None = None
-        self._bound: tuple[RunRequest, str | None] | None = None
+        self._bound: tuple[RunRequest, str | None, str] | None = None
+        self._failed: dict[str, str] = {}
         self._stream: object | None = None  # of the `boost_iter` under way
 
     def __enter__(self) -> Self:
@@ -360,11 +361,11 @@ class Booster:
                 "a boost_iter of this Booster is not finished; exhaust or close() it first, or load a second Booster"
             )
         request = RunRequest(settings.objective, settings.l0, resolution, self._device, self._dtype, self._batch_size)
-        wanted = request, engine.name if engine else None
+        wanted = request, engine.name if engine else None, settings.update.kind if engine is None else ""
         if self._runner is None or self._bound != wanted:
             self.close()
             try:
-                self._runner = open_runner(self.bundle, request, engine)
+                self._runner, self._failed = open_runner(self.bundle, request, engine, settings.update.kind)
             finally:
                 self.bundle.check_unreplaced()  # else files may be missing, or another bundle's
             self._bound = wanted
@@ -421,5 +422,6 @@ class Booster:
         return Summary.of_run(
             settings, np.asarray(store.records), labelled=labelled, engine=runner.name, dtype=runner.dtype,
             device=runner.device, batch_size=batch_size, finished=finished, seconds=seconds, redone=redone, lossy=lossy,
+            engines_failed=self._failed,
             snapshots={step: kept.records for step, kept in store.snapshots.items()}, files=files,
         )  # fmt: skip

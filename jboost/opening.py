@@ -38,22 +38,34 @@ def open_bundle(path: str | Path, *, trust_code: bool = False) -> Bundle:
     return Bundle(folder, trust_code=trust_code, rebuild=rebuilder, origin=str(exact))
 
 
-def open_runner(bundle: Bundle, request: RunRequest, engine: Engine | None) -> Runner:
-    """Open a runner for `request`.
+def open_runner(
+    bundle: Bundle, request: RunRequest, engine: Engine | None, update_kind: str
+) -> tuple[Runner, dict[str, str]]:
+    """Open a runner for `request` and an update kind.
 
     Args:
         bundle: an opened bundle.
         request: the requirements of the run.
         engine: the requested engine; None: the fastest. The choice and the reason are logged to ``"jboost"``.
+        update_kind: the update kind of the run.
+
+    Returns:
+        The runner and, with `engine` None, the error of each engine that was passed over because it failed to open, by name.
 
     Raises:
         BadInputError: `engine` (None: every engine) cannot serve the request; the message says why and what to type.
         FailureError: a package cannot be compiled or does not match autograd.
     """
     if engine is None:
-        runner, choice = pick_engine(bundle, request)
-        _log.info(choice)
-        return runner
+        choice = pick_engine(bundle, request, lambda runner: runner.check_update(update_kind))
+        _log.log(logging.WARNING if choice.failed else logging.INFO, choice.note)
+        return choice.runner, choice.failed
+    runner = _open(bundle, request, engine)
+    runner.check_update(update_kind)
+    return runner, {}
+
+
+def _open(bundle: Bundle, request: RunRequest, engine: Engine) -> Runner:
     if engine.name != "compile":
         return open_engine(engine, bundle, request)
     if engine.why_unusable(bundle, request) is None:

@@ -13,6 +13,7 @@ import torch
 
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError, first_line
+from jboost.engine.system.memory import lacks_memory
 
 from .archive import rebuilt
 
@@ -46,6 +47,8 @@ def load_program(path: Path, device: str) -> torch.nn.Module:
             warnings.filterwarnings("ignore", "The given buffer is not writable")
             program = torch.export.load(archive)
     except Exception as e:  # torch.export.load raises whatever its parser meets
+        if lacks_memory(e):
+            raise
         raise BadInputError(
             f"torch {torch.__version__} cannot read {path} ({type(e).__name__}: {first_line(e)}); export the bundle "
             "again with this version of torch"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from jboost.engine.bundle import Bundle
-from jboost.engine.errors import BadInputError, one_line
+from jboost.engine.errors import BadInputError, JboostError, one_line
 from jboost.engine.loop.runner import Runner
 from jboost.engine.system.devices import device_kind
 from jboost.engine.system.machine import machine_name
@@ -65,8 +66,22 @@ def open_engine(engine: Engine, bundle: Bundle, request: RunRequest) -> Runner:
     return engine.open(bundle, request)
 
 
-def pick_engine(bundle: Bundle, request: RunRequest) -> tuple[Runner, str]:
-    """The fastest engine for a request, opened, and a text that says which engine was picked and why.
+class Choice(NamedTuple):
+    """What `pick_engine` chose.
+
+    Attributes:
+        runner: the engine, opened.
+        note: which engine was picked and why, and on a line of its own why each other engine was not.
+        failed: by engine name, the error of each engine that could serve the request but did not open or failed in its trial.
+    """
+
+    runner: Runner
+    note: str
+    failed: dict[str, str]
+
+
+def pick_engine(bundle: Bundle, request: RunRequest, check: Callable[[Runner], None] = lambda runner: None) -> Choice:
+    """The fastest engine for a request, opened. An engine that fails to open is passed over for the next one.
 
     The times come from the bundle if its export timed all candidates on this machine; otherwise each candidate gets a
     short trial.
@@ -74,11 +89,14 @@ def pick_engine(bundle: Bundle, request: RunRequest) -> tuple[Runner, str]:
     Args:
         bundle: an opened bundle.
         request: what to compute; its batch size, if set, rules out packages with another batch size.
+        check: called with an opened runner; if it raises, the engine counts as one that does not open.
 
     Raises:
         BadInputError: no engine can serve the request on this machine; the message says why not, engine by engine.
+        JboostError: the error of the only engine that can.
     """
     passed_over: list[str] = []
+    failed: dict[str, str] = {}
     candidates: list[Engine] = []
     for engine in ENGINES.values():
         found = engine.probe()
@@ -87,39 +105,75 @@ def pick_engine(bundle: Bundle, request: RunRequest) -> tuple[Runner, str]:
             candidates.append(engine)
         else:
             passed_over.append(f"not {engine.name}: {why}")
-    if not candidates:
+
+    errors: list[Exception] = []
+
+    def pass_over(name: str, e: Exception) -> None:
+        errors.append(e)
+        failed[name] = one_line(e) if isinstance(e, JboostError) else f"{type(e).__name__}: {one_line(e)}"
+        passed_over.append(f"not {name}, which failed: {failed[name]}")
+
+    known = _known_times(bundle, request)
+    if len(candidates) < 2 or all(engine.name in known for engine in candidates):
+        times, when = (
+            {engine.name: known.get(engine.name, 0.0) for engine in candidates},
+            "when the bundle was exported here",
+        )
+        runners = _open_first(
+            sorted(candidates, key=lambda engine: times[engine.name]), bundle, request, check, pass_over
+        )
+    else:
+        when, batch_size = "in a trial just now", request.batch_size or default_batch("cpu")
+        runners, times = time_engines(
+            bundle, candidates, request, batch_size=batch_size, on_failure=pass_over, check=check
+        )
+    for name in failed:
+        times.pop(name, None)
+    best = min(times, key=times.__getitem__, default=None)
+    for name, other in runners.items():
+        if name != best:
+            other.__exit__(None, None, None)
+    if best is None:
+        if len(candidates) == 1 and isinstance(errors[0], JboostError):
+            raise errors[0]
         raise BadInputError(
             f"no engine can run this ({'; '.join(passed_over)}); see what is missing with: jboost doctor"
         )
-    if len(candidates) == 1:
-        return candidates[0].open(bundle, request), _note(
-            f"engine {candidates[0].name}: the only one that can run this", passed_over
-        )
-    known = _known_times(bundle, request)
-    if all(engine.name in known for engine in candidates):
-        times, when = {engine.name: known[engine.name] for engine in candidates}, "when the bundle was exported here"
-        best = min(candidates, key=lambda engine: times[engine.name])
-        runner = best.open(bundle, request)
-    else:
+    others = ", ".join(
+        f"{name} {ms:.3g}" for name, ms in sorted(times.items(), key=lambda item: item[1]) if name != best
+    )
+    chosen = (
+        f"engine {best}: the only one that can run this"
+        if not others
+        else f"engine {best}: {times[best]:.3g} ms an image-step {when} ({others})"
+    )
+    return Choice(runners[best], _note(chosen, passed_over), failed)
 
-        def pass_over(name: str, e: Exception) -> None:
-            passed_over.append(f"not {name}: {type(e).__name__}: {one_line(e)}")
 
-        batch_size = request.batch_size or default_batch("cpu")
-        runners, times = time_engines(bundle, candidates, request, batch_size=batch_size, on_failure=pass_over)
-        when = "in a trial just now"
-        best_name = min(times, key=times.__getitem__, default=None)
-        for name, other in runners.items():
-            if name != best_name:
-                other.__exit__(None, None, None)
-        if best_name is None:
-            raise BadInputError(
-                f"no engine can run this ({'; '.join(passed_over)}); see what is missing with: jboost doctor"
-            )
-        runner = runners[best_name]
-    ranked = sorted(times.items(), key=lambda item: item[1])
-    others = ", ".join(f"{name} {ms:.3g}" for name, ms in ranked[1:])
-    return runner, _note(f"engine {ranked[0][0]}: {ranked[0][1]:.3g} ms an image-step {when} ({others})", passed_over)
+def _open_first(
+    engines: Iterable[Engine],
+    bundle: Bundle,
+    request: RunRequest,
+    check: Callable[[Runner], None],
+    on_failure: Callable[[str, Exception], None],
+) -> dict[str, Runner]:
+    """The first of `engines` that opens, by name; empty if none does."""
+    for engine in engines:
+        try:
+            return {engine.name: _open_checked(engine, bundle, request, check)}
+        except Exception as e:  # a backend raises its own types; the other engines can still be used
+            on_failure(engine.name, e)
+    return {}
+
+
+def _open_checked(engine: Engine, bundle: Bundle, request: RunRequest, check: Callable[[Runner], None]) -> Runner:
+    runner = engine.open(bundle, request)
+    try:
+        check(runner)
+    except BaseException:
+        runner.__exit__(None, None, None)
+        raise
+    return runner
 
 
 def _note(chosen: str, passed_over: Iterable[str]) -> str:
@@ -134,6 +188,7 @@ def time_engines(
     *,
     batch_size: int,
     on_failure: Callable[[str, Exception], None],
+    check: Callable[[Runner], None] = lambda runner: None,
 ) -> tuple[dict[str, Runner], dict[str, float]]:
     """Open engines for a request and time them against each other.
 
@@ -143,6 +198,7 @@ def time_engines(
         request: what to compute.
         batch_size: images in flight, for runners that take any number.
         on_failure: called with the name and the error of an engine that cannot be opened or fails in its trial.
+        check: called with an opened runner; if it raises, the engine counts as one that cannot be opened.
 
     Returns:
         Two dicts by engine name: the opened runners, which the caller closes, and the milliseconds per image-step of
@@ -151,7 +207,7 @@ def time_engines(
     runners: dict[str, Runner] = {}
     for engine in engines:
         try:
-            runners[engine.name] = engine.open(bundle, request)
+            runners[engine.name] = _open_checked(engine, bundle, request, check)
         except Exception as e:  # a backend raises its own types; the other engines can still be used
             on_failure(engine.name, e)
     config, size = bundle.config, request.resolution

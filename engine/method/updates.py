@@ -108,7 +108,7 @@ RESERVED = frozenset({
     "help",
     "images", "steps_used", "stopped_early", "seconds", "images_per_second", "realness_before", "realness_after",
     "accuracy_before", "accuracy_after", "l2_moved", "fallbacks", "unchanged_after_failure", "labels", "peak_memory",
-    "redone", "lossy", "not_finite", "not_finite_at", "unmoved",
+    "redone", "lossy", "engines_failed", "not_finite", "not_finite_at", "unmoved",
 })  # fmt: skip
 
 

@@ -43,7 +43,7 @@ _BACKENDS = ("numpy", "torch", "onnxruntime", "tensorrt", "tensorrt_rtx")
 _MOST_BYTES = 1 << 30  # of an array: 250 million images
 _MOST_SNAPSHOTS = 10_000
 #: Entries of the summary that older files lack.
-_LATER = {"redone": 0, "lossy": None, "not_finite": 0, "not_finite_at": [], "unmoved": 0}
+_LATER = {"engines_failed": {}, "redone": 0, "lossy": None, "not_finite": 0, "not_finite_at": [], "unmoved": 0}
 _COLUMNS = [name for name in RECORD.names or () if name != "done"]
 
 
@@ -284,6 +284,10 @@ def _positions(value: Any, name: str) -> list[int]:
     return [_count(position, name) for position in as_list(value, name, most=MOST_NAMED)]
 
 
+def _texts(value: Any, name: str) -> dict[str, str]:
+    return {key: as_text(text, name) for key, text in as_mapping(value, name, most=1000).items()}
+
+
 def _steps(value: Any, name: str) -> int:
     return as_int(value, name, most=2**31 - 1)
 
@@ -315,6 +319,7 @@ _KINDS: dict[str, tuple[Callable[[Any, str], Any], bool]] = {
     "lossy": (as_text, True),
     **dict.fromkeys(("realness_before", "realness_after"), (_figure_or_null, False)),
     "not_finite_at": (_positions, False),
+    "engines_failed": (_texts, False),
     **dict.fromkeys(("accuracy_before", "accuracy_after", "eps", "noise", "l0"), (as_figure, True)),
     "steps": (_steps, False),
     "seed": (_seed, False),
@@ -329,10 +334,6 @@ def _place(home: Path, value: Any, name: str) -> Path:
     if "\0" in text:
         raise BadInputError(f"{name} is no path")
     return home / text
-
-
-def _texts(value: Any, name: str) -> dict[str, str]:
-    return {key: as_text(text, name) for key, text in as_mapping(value, name, most=1000).items()}
 
 
 def _versions() -> dict[str, str]:

@@ -51,6 +51,7 @@ class Summary:
         fallbacks: images whose low-precision gradient was not finite and that were retried in float32.
         eps, norm, noise: the update's values; None for a field that the update does not have.
         peak_memory: the process's peak memory so far in bytes; None if the system does not report it.
+        engines_failed: with ``--engine auto``, the error of each engine that was passed over because it failed, by name.
         redone: images that an interrupted run had begun or finished, and that were done again because what it left of
             them was damaged.
         unchanged_after_failure: images returned unchanged because their gradient or class logit was not finite, even in
@@ -93,6 +94,7 @@ class Summary:
     seed: int
     labels: str
     peak_memory: int | None
+    engines_failed: Mapping[str, str] = field(default_factory=dict)
     redone: int = 0
     lossy: str | None = None
     not_finite: int = 0
@@ -114,6 +116,7 @@ class Summary:
         batch_size: int,
         finished: int,
         seconds: float,
+        engines_failed: Mapping[str, str] = MappingProxyType({}),
         redone: int = 0,
         lossy: str | None = None,
         snapshots: Mapping[int, Records] = MappingProxyType({}),
@@ -128,6 +131,7 @@ class Summary:
             engine, dtype, device, batch_size: those of the run.
             finished: images that this run finished; fewer than N if the run was resumed.
             seconds: wall-clock time.
+            engines_failed: by name, the errors of engines that were passed over because they failed.
             redone: images done again because what an earlier run left of them was damaged.
             lossy: see the attribute.
             snapshots: by number of steps, ascending: the records [N] of the images after that many steps.
@@ -149,6 +153,7 @@ class Summary:
             early_stop=settings.early_stop,
             seed=settings.seed,
             peak_memory=peak_memory(),
+            engines_failed=dict(engines_failed),
             redone=redone,
             lossy=lossy,
             labels="predicted" if not labelled else "unused" if ignores_labels(settings.objective) else "given",
@@ -178,7 +183,7 @@ def update_values(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def image_means(records: Records, labelled: bool) -> dict[str, Any]:
     """The entries of `Summary` that come from the images' records ([N] of `RECORD`)."""
-    failed, counted = records["failed"], _counted(records)
+    failed, known = records["failed"], counted(records)
     before, after = (model_means(records, when, labelled) for when in ("before", "after"))
     return {
         "images": len(records),
@@ -191,15 +196,15 @@ def image_means(records: Records, labelled: bool) -> dict[str, Any]:
         "l2_moved": float(records["l2"].astype(np.float64).mean()),
         "fallbacks": int((records["retried"] & ~failed).sum()),
         "unchanged_after_failure": int(failed.sum()),
-        "not_finite": int((~counted & ~failed).sum()),
-        "not_finite_at": np.flatnonzero(~counted)[:MOST_NAMED].tolist(),
+        "not_finite": int((~known & ~failed).sum()),
+        "not_finite_at": np.flatnonzero(~known)[:MOST_NAMED].tolist(),
         "unmoved": int(((records["steps"] > 0) & (records["l2"] == 0)).sum()),
     }
 
 
 def model_means(records: Records, when: str, labelled: bool) -> dict[str, float | None]:
     """Mean realness and accuracy ``"before"`` or ``"after"`` of the images ([N] of `RECORD`) that the means count."""
-    known = records[_counted(records)]
+    known = records[counted(records)]
     if not len(known):
         return {"realness": None, "accuracy": None}
     return {
@@ -208,10 +213,11 @@ def model_means(records: Records, when: str, labelled: bool) -> dict[str, float 
     }
 
 
-def _counted(records: Records) -> Records:
-    """bool [N]: the image did not fail, and its realness is finite before and after.
+def counted(records: Records) -> Records:
+    """bool [N]: the means of realness and accuracy count the image: it did not fail, and its realness is finite before and after.
 
     Failed images are left out even if their realness is finite: engines differ in what they make of a NaN inside a network.
     """
     finite: Records = np.isfinite(records["realness_before"]) & np.isfinite(records["realness_after"])
-    return finite & ~records["failed"]
+    which: Records = finite & ~records["failed"]
+    return which

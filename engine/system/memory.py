@@ -41,3 +41,11 @@ def peak_memory() -> int | None:
     except ImportError:  # Windows
         return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error of Python, torch or ONNX Runtime says that this machine has no memory left."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(
+        words in said for words in ("can't allocate memory", "bad_alloc", "bad allocation", "cannot allocate memory")
+    )

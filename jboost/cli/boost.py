@@ -272,6 +272,7 @@ def _show(summary: Summary, out: Path, *, stderr: bool) -> None:
         ("images", f"{s.images:,}" + (" (classes predicted)" if s.labels == "predicted" else "")),
         ("method", method + (f", l0 {s.l0:.3f}" if s.l0 is not None else "")),
         ("engine", f"{s.engine}, {s.dtype}, {s.device}, batch {s.batch_size}"),
+        *((f"instead of {name}", f"which failed: {why}") for name, why in s.engines_failed.items()),
         ("steps used", f"{s.steps_used:.2f} of {s.steps} on average"),
         ("stopped early", f"{s.stopped_early:,}" if s.early_stop else "off"),
         ("time", f"{s.seconds:.1f} s, {s.images_per_second:.1f} images/s"),

@@ -36,6 +36,7 @@ def evaluate_sets(
         ),
     ],
     features: Annotated[str | None, options.features(_WHAT)] = None,
+    features_range: Annotated[int | None, options.features_range(_WHAT)] = None,
     metrics: Annotated[str | None, options.metrics(_WHAT)] = None,
     bootstrap: Annotated[int, options.bootstrap(_WHAT)] = 100,
     seed: Annotated[int, options.bootstrap_seed(_WHAT)] = 0,
@@ -94,6 +95,7 @@ def evaluate_sets(
             trust_code=trust_code,
             reading=reading,
             on_open=opened.append,
+            features_range=features_range,
             on_progress=bars.show,
         )
     for images in opened:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 from jboost.engine.errors import BadInputError, FailureError, JboostError, one_line
+from jboost.engine.system.memory import lacks_memory
 
 _REMEDIES = {
     errno.ENOSPC: "free some space or name another place",
@@ -31,7 +32,7 @@ def explained(error: BaseException) -> JboostError | None:
 
     Covers errors of files and disks, and memory that is not there.
     """
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+    if lacks_memory(error):
         return FailureError(
             f"out of memory ({one_line(error)}); free some memory, or use a smaller batch (-b) where the command has one"
         )

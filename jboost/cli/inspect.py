@@ -74,7 +74,6 @@ def describe(
         raise BadInputError(f"{path} does not exist; give a sample set, a bundle or a checkpoint")
     if path.is_dir() and is_bundle(path):
         return "bundle", _describe_bundle(Bundle(path))
-        return "bundle", facts
     weights = path.is_dir() and any((path / name).is_file() for name in ("model.safetensors", "pytorch_model.bin"))
     if (path.is_dir() and not weights) or (path.is_file() and _looks_like_samples(path)):
         return "samples", _describe_samples(path, reading)

@@ -86,6 +86,12 @@ features = _Shared(
     "package.module:factory, or a bundle folder."
 )
 
+features_range = _Shared(
+    "Largest value in the extractor's input: 1 or 255.",
+    "--features-range",
+    default="255 for Inception's weights, else 1",
+)
+
 #: Default shown for ``-b`` in commands that run a bundle.
 ENGINE_BATCH = "the package's; else 32 on a CPU, 256 on a GPU"
 #: Default shown for ``-b`` in commands that extract features.

@@ -36,6 +36,7 @@ def report(
         ),
     ] = None,
     features: Annotated[str | None, options.features(_METRICS)] = None,
+    features_range: Annotated[int | None, options.features_range(_METRICS)] = None,
     trust_code: Annotated[bool, options.trust_features(_METRICS)] = False,
     metrics: Annotated[str | None, options.metrics(_METRICS)] = None,
     bootstrap: Annotated[int, options.bootstrap(_METRICS)] = 100,
@@ -89,7 +90,7 @@ def report(
     yardstick = None
     if reference is not None:
         yardstick = Yardstick(
-            reference, features, split_names(metrics), device, batch_size, bootstrap, seed, trust_code
+            reference, features, split_names(metrics), device, batch_size, bootstrap, seed, trust_code, features_range
         )
     with Bars() as bars:
         write_report(

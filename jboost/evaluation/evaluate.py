@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -22,6 +23,7 @@ from .metrics.frechet import Frechet
 from .metrics.moments import Moments, moments
 from .result import METRICS, Evaluation, SampleResult
 from .sets import Features, Source, open_sources, save_features
+from .suspicion import check_features
 
 #: Called with the name of the current task, the amount done, and the total.
 Progress = Callable[[str, int, int], None]
@@ -45,6 +47,7 @@ def evaluate(
     trust_code: bool = False,
     reading: ReadOptions = AS_IT_IS,
     on_open: Callable[[SampleSet], None] = lambda samples: None,
+    features_range: int | None = None,
     on_progress: Progress = lambda what, done, total: None,
 ) -> Evaluation:
     """Measure sample sets against a reference.
@@ -63,6 +66,8 @@ def evaluate(
         trust_code: run the extractor's code, whoever made it; see `open_extractor`.
         reading: how to read image sets.
         on_open: called with every set of images once it is open.
+        features_range: the value of white in the extractor's input, see `open_extractor`; 1 or 255, None: settled by the
+            extractor, and features that hardly vary are refused if they vary with the other range.
         on_progress: called as the work proceeds, see `Progress`.
 
     Raises:
@@ -78,7 +83,7 @@ def evaluate(
     warnings += [f"{s.path}: {note}" for s in (ref, *sets) if s.images is not None for note in s.images.notes]
     warnings += _compare_shapes(ref, sets)
     where = find_device(device)
-    identity, extractor = _settle_extractor(features, device, [ref, *sets], trust_code)
+    identity, extractor = _settle_extractor(features, device, [ref, *sets], trust_code, features_range)
     warnings += _settle_statistics(ref, identity)
     if identity.remark is not None:
         warnings.append(f"{identity.source}: {identity.remark}")
@@ -86,13 +91,17 @@ def evaluate(
         warnings.append("grey images: their channel is repeated for Inception, which was trained on colour images")
     dimensions = _check_dimensions(extractor, ref, sets)
 
+    in_other_range = None
+    if features is not None and features_range is None and identity.full == 1 and identity.kind != "bundle":
+        in_other_range = partial(open_extractor, features, device, trust_code=trust_code, full=255)
+
     def features_of(source: Source) -> Features:
         if source.features is not None:
             return source.features
         assert source.images is not None
         assert extractor is not None
         total = source.images.shape[0]
-        return extract(
+        found = extract(
             source.images,
             extractor,
             keep_logits=source is not ref or save is not None,
@@ -100,6 +109,8 @@ def evaluate(
             device=where,
             on_progress=lambda done: on_progress(f"features of {source.path.name}", done, total),
         )
+        warnings.extend(check_features(found, source, in_other_range))
+        return found
 
     def measured(source: Source) -> tuple[SampleResult, Numbers]:
         # A function, so that one set's features are freed before the next set's are computed.
@@ -184,7 +195,7 @@ def _compare_shapes(ref: Source, sets: Sequence[Source]) -> list[str]:
 
 
 def _settle_extractor(
-    spec: str | None, device: str, sources: Sequence[Source], trust_code: bool
+    spec: str | None, device: str, sources: Sequence[Source], trust_code: bool, full: int | None
 ) -> tuple[Identity, Extractor | None]:
     """Choose the extractor of all `sources`, and its identity; the extractor is None if all sources are saved features.
 
@@ -192,7 +203,7 @@ def _settle_extractor(
         BadInputError: no extractor is named, or saved features come from another one.
     """
     kept = [source for source in sources if source.features is not None]
-    extractor = None if spec is None else open_extractor(spec, device, trust_code=trust_code)
+    extractor = None if spec is None else open_extractor(spec, device, trust_code=trust_code, full=full)
     if extractor is None and (not kept or any(s.images is not None for s in sources)):
         raise BadInputError(
             "--features is missing: name the extractor to compare by; numbers that compare with papers need Inception's "
@@ -205,6 +216,11 @@ def _settle_extractor(
     for source in kept:
         assert source.features is not None
         other = source.features.identity
+        if (other.kind, other.sha256) == (identity.kind, identity.sha256) and other.full != identity.full:
+            raise BadInputError(
+                f"the features in {source.path} were made with inputs in 0 to {other.full:g}, the others with 0 to "
+                f"{identity.full:g}; give the range that they were made with: --features-range {other.full:g}"
+            )
         if (other.kind, other.sha256) != (identity.kind, identity.sha256):
             raise BadInputError(
                 f"the features in {source.path} come from {other.source} (SHA-256 {other.sha256[:12]}), the others from "

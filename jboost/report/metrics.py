@@ -32,6 +32,7 @@ class Yardstick:
     seed: int = 0
     trust_code: bool = False
     reading: ReadOptions = AS_IT_IS
+    features_range: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def measure_run(
     y = yardstick
     result = evaluate(
         y.reference, list(sets.values()), features=y.features, metrics=y.metrics, batch_size=y.batch_size, device=y.device,
-        resamples=y.resamples, seed=y.seed, trust_code=y.trust_code, reading=y.reading, on_progress=on_progress,
+        resamples=y.resamples, seed=y.seed, trust_code=y.trust_code, features_range=y.features_range,
+        reading=y.reading, on_progress=on_progress,
     )  # fmt: skip
     ends = replace(result, samples=[result.samples[0], result.samples[-1]])
     return Metrics(

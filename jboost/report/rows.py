@@ -9,7 +9,7 @@ import numpy as np
 
 from jboost.engine.method.updates import UPDATES
 from jboost.engine.results.run_file import RunFile
-from jboost.engine.results.summary import update_values
+from jboost.engine.results.summary import counted, update_values
 
 from .inputs import ReportInputs
 
@@ -72,6 +72,7 @@ def figure_rows(run: RunFile) -> list[tuple[str, str]]:
         ("retried in fp32", f"{s['fallbacks']:,}"),
         ("failed, left unchanged", f"{s['unchanged_after_failure']:,}"),
     ]
+    rows += [("engine passed over", f"{name}: {why}") for name, why in s["engines_failed"].items()]
     if s["peak_memory"] is not None:
         rows.insert(4, ("peak memory", f"{s['peak_memory'] / 2**20:,.0f} MiB"))
     return rows
@@ -107,15 +108,17 @@ def class_rows(inputs: ReportInputs) -> list[tuple[str, ...]] | None:
     for c in classes.tolist():
         own = records[labels == c]
 
+        known = own[counted(own)]
+
         def mean(field: str, form: str, own: Any = own) -> str:
-            return number(float(own[field].astype(np.float64).mean()), form)
+            return number(float(own[field].astype(np.float64).mean()) if len(own) else None, form)
 
         rows.append(
             (
                 inputs.class_name(c),
                 f"{len(own):,}",
-                *(mean(f"realness_{when}", ".3f") for when in ("before", "after")),
-                *(mean(f"correct_{when}", ".1%") for when in ("before", "after")),
+                *(mean(f"realness_{when}", ".3f", known) for when in ("before", "after")),
+                *(mean(f"correct_{when}", ".1%", known) for when in ("before", "after")),
                 mean("steps", ".2f"),
                 mean("l2", ".3f"),
             )
@@ -131,7 +134,12 @@ def remarks(inputs: ReportInputs) -> list[str]:
     retried = np.flatnonzero(records["retried"] & ~records["failed"])
     if len(failed):
         out.append(
-            f"{_images(failed)}: the gradient was not finite, even in float32, so {_it(failed)} stayed unchanged."
+            f"{_images(failed)}: the gradient or logit was not finite, even in float32, so {_it(failed)} stayed unchanged."
+        )
+    unknown = np.flatnonzero(~counted(records) & ~records["failed"])
+    if len(unknown):
+        out.append(
+            f"{_images(unknown)}: the network gives no finite logit. No mean of realness or accuracy counts these."
         )
     if len(retried):
         out.append(f"{_images(retried)}: the gradient was not finite in {run.summary['dtype']}; retried in float32.")

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 import torch
 
 from jboost.engine.backends.request import RunRequest, export_command, why_no_graph
 from jboost.engine.backends.torch_device import find_device, set_tf32
 from jboost.engine.bundle import Bundle
-from jboost.engine.errors import BadInputError, one_line
+from jboost.engine.errors import BadInputError, FailureError, one_line
 from jboost.engine.method.sources import versioned
 from jboost.engine.method.updates import MOVES
 from jboost.engine.system.devices import DeviceName, device_kind
+from jboost.engine.system.memory import lacks_memory
+from jboost.engine.system.unpacking import unpacking
+from jboost.engine.system.unpacking import why_unusable as why_unusable_folder
 
 
 def artefact_name(objective: str, dtype: str, resolution: int, device: str) -> str:
@@ -118,8 +122,10 @@ def why_unusable(bundle: Bundle, request: RunRequest) -> str | None:
 def load_package(path: Path, device: str) -> Callable[..., list[torch.Tensor]]:
     """A compiled package as a function of tensors on `device`, in the order of the export.
 
+    Nothing of it stays in the temporary folder, where torch unpacks it.
+
     Raises:
-        BadInputError: torch cannot load it.
+        BadInputError: torch cannot load it, or the temporary folder cannot take its files.
     """
     try:
         # torch._inductor.aoti_load_package wraps AOTIModelPackageLoader. Importing torch._inductor loads the whole
@@ -130,12 +136,27 @@ def load_package(path: Path, device: str) -> Callable[..., list[torch.Tensor]]:
         index = (torch.cuda.current_device() if where.number is None else where.number) if cuda else -1
         if cuda:
             set_tf32(False)  # float32 means float32
-        loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", cuda, 1, index)
+        # A package for a GPU reads the code of its kernels when they first run.
+        with unpacking(keep=cuda):
+            loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", cuda, 1, index)
     except Exception as e:  # the loader raises RuntimeError and whatever dlopen raises
         reason = one_line(e)
+        if lacks_memory(e):
+            raise FailureError(f"there is no memory to load {path} ({reason}); free some") from e
+        if (why := why_unusable_folder(_unpacked_size(path))) is not None:
+            raise BadInputError(f"torch {torch.__version__} cannot unpack {path}: {why}") from e
         raise BadInputError(f"torch {torch.__version__} cannot load {path} ({reason}); export the bundle again") from e
 
     def run(*tensors: torch.Tensor) -> list[torch.Tensor]:
         return loader.run(list(tensors))
 
     return run
+
+
+def _unpacked_size(path: Path) -> int:
+    """Bytes of a package's files; 0 if it is no archive."""
+    try:
+        with ZipFile(path) as archive:
+            return sum(info.file_size for info in archive.infolist())
+    except (OSError, BadZipFile):
+        return 0

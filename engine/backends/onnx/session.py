@@ -7,8 +7,9 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from jboost.engine.errors import BadInputError, one_line
+from jboost.engine.errors import BadInputError, FailureError, one_line
 from jboost.engine.system.environment import CUDA, ONNX, check_environment, thread_count
+from jboost.engine.system.memory import lacks_memory
 
 CPU_PROVIDER, CUDA_PROVIDER = "CPUExecutionProvider", "CUDAExecutionProvider"
 #: An execution provider's name, alone or with its options.
@@ -39,6 +40,7 @@ def open_session(
 
     Raises:
         BadInputError: ONNX Runtime cannot read or run the graph, or the environment overrides its options.
+        FailureError: there is no memory for it.
     """
     check_environment(ONNX, *((CUDA,) if any(_name(p) == CUDA_PROVIDER for p in providers) else ()))
     options = ort.SessionOptions()
@@ -50,5 +52,7 @@ def open_session(
     try:
         return ort.InferenceSession(path, options, providers=list(providers))
     except Exception as e:  # onnxruntime raises its own hierarchy, and RuntimeError
+        if lacks_memory(e):
+            raise FailureError(f"there is no memory for {what} ({one_line(e)}); free some") from e
         hint = f"; {remedy}" if remedy else ""
         raise BadInputError(f"ONNX Runtime {ort.__version__} cannot run {what} ({one_line(e)}){hint}") from e

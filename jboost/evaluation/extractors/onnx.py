@@ -16,38 +16,38 @@ from jboost.engine.system.devices import DeviceName
 from .base import OUTPUTS, Extractor, Identity, Numpy, Outputs, fix_batch, read_outputs
 
 
-def open_onnx(path: Path, device: str) -> Extractor:
+def open_onnx(path: Path, device: str, full: float = 1.0) -> Extractor:
     """Open the extractor in an ONNX file; if its batch size is fixed, it gets batches of that size.
 
     Raises:
         BadInputError: see `OnnxExtractor`.
     """
-    extractor = OnnxExtractor(path, device)
+    extractor = OnnxExtractor(path, device, full)
     return fix_batch(extractor, extractor.batch)
 
 
 class OnnxExtractor:
-    """An ONNX file with one input, float32 [B, C, H, W] in [0, 1].
+    """An ONNX file with one input, float32 [B, C, H, W] in [0, `full`].
 
     Outputs are found by their names (see `read_outputs`); if no name is known, the first output is the features.
 
     Args:
         path: the file.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``; a GPU needs ONNX Runtime's CUDA provider.
+        full: the value of white.
 
     Raises:
         BadInputError: ONNX Runtime cannot run it, or it does not take images.
     """
 
-    def __init__(self, path: Path, device: str = "auto"):
+    def __init__(self, path: Path, device: str = "auto", full: float = 1.0):
         self._session = _open(path, device)
-        self.identity = Identity("ONNX", "onnx", str(path), sha256_file(path))
+        self.identity = Identity("ONNX", "onnx", str(path), sha256_file(path), full=full)
+        self._divisor = np.float32(255 / full)
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type != "tensor(float)":
             found = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
-            raise BadInputError(
-                f"--features {path} must take one input, float32 [B, C, H, W] in [0, 1]; it takes {found}"
-            )
+            raise BadInputError(f"--features {path} must take one input, float32 [B, C, H, W]; it takes {found}")
         self._input: str = inputs[0].name
         self._shape: list[Any] = inputs[0].shape
         self.batch: int | None = self._shape[0] if isinstance(self._shape[0], int) else None
@@ -56,7 +56,7 @@ class OnnxExtractor:
 
     def __call__(self, images: Numpy) -> Outputs:
         """Features of `images` uint8 [B, H, W, C]."""
-        x = np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32) / np.float32(255)
+        x = np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32) / self._divisor
         for axis, what in ((1, "channels"), (2, "rows"), (3, "columns")):
             if isinstance(self._shape[axis], int) and self._shape[axis] != x.shape[axis]:
                 raise BadInputError(

@@ -56,7 +56,7 @@ class TorchExtractor:
         return read_outputs(raw, self.identity, len(images))
 
 
-def open_file(path: Path, device: str, trust_code: bool) -> Extractor:
+def open_file(path: Path, device: str, trust_code: bool, full: float = 1.0) -> Extractor:
     """Open Inception's weights, a TorchScript file or a torch.export program, whichever the file contains.
 
     Raises:
@@ -70,18 +70,17 @@ def open_file(path: Path, device: str, trust_code: bool) -> Extractor:
             f"--features {path} is a program, which runs as code; if you trust its author, add --trust-code, or give an .onnx file"
         )
     if any("/code/" in name for name in names):
-        return TorchExtractor(
-            _load_script(path, device), Identity("TorchScript", "torchscript", str(path), sha), device
-        )
+        identity = Identity("TorchScript", "torchscript", str(path), sha, full=full)
+        return TorchExtractor(_load_script(path, device), identity, device, full)
     if any("/models/" in name for name in names):
-        identity = Identity("torch.export program", "program", str(path), sha)
+        identity = Identity("torch.export program", "program", str(path), sha, full=full)
         program = load_program(path, device)
-        return fix_batch(TorchExtractor(program, identity, device), _batch_of(program))
+        return fix_batch(TorchExtractor(program, identity, device, full), _batch_of(program))
     network = load_inception(path).to(device)
     published = sha.startswith(PUBLISHED)
     remark = None if published else f"these are not the published weights, whose SHA-256 begins with {PUBLISHED}"
     return TorchExtractor(
-        network, Identity("Inception (2015-12-05)", "inception", str(path), sha, remark), device, full=255.0
+        network, Identity("Inception (2015-12-05)", "inception", str(path), sha, remark, full=255.0), device, full=255.0
     )
 
 
@@ -104,7 +103,7 @@ def open_bundle_model(folder: Path, spec: str, device: str, trust_code: bool) ->
     return TorchExtractor(lambda x: {"logits": network(x)}, identity, device)
 
 
-def open_factory(spec: str, device: str) -> Extractor:
+def open_factory(spec: str, device: str, full: float = 1.0) -> Extractor:
     """Call ``package.module:factory`` without arguments; it returns a network, or any function of a tensor.
 
     Raises:
@@ -124,10 +123,10 @@ def open_factory(spec: str, device: str) -> Extractor:
             raise BadInputError(f"{spec} called without arguments failed ({type(e).__name__}: {first_line(e)})") from e
     if not callable(network):
         raise BadInputError(f"{spec} returned {type(network).__name__}, which cannot be called with images")
-    identity = Identity(spec, "factory", spec, _digest_of_code(module_name, network))
+    identity = Identity(spec, "factory", spec, _digest_of_code(module_name, network), full=full)
     if isinstance(network, torch.nn.Module):
         network = network.to(device).eval().requires_grad_(False)
-    return TorchExtractor(network, identity, device)
+    return TorchExtractor(network, identity, device, full)
 
 
 def _digest_of_code(module_name: str, network: Any) -> str:
