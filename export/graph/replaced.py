@@ -26,7 +26,7 @@ class PlainFunctions(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _global_average(axes: int, input: Tensor, output_size: int | Sequence[int | None]) -> Tensor:
+def _global_average(axes: int, input: Tensor, output_size: int | Sequence[int | None]) -> Any:
     """Global average pooling as a mean.
 
     torch computes it as a mean too, but then sets the strides of a channels-last map in place (``as_strided_``, torch 2.13).

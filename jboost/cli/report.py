@@ -90,8 +90,9 @@ def report(
     yardstick = None
     if reference is not None:
         yardstick = Yardstick(
-            reference, features, split_names(metrics), device, batch_size, bootstrap, seed, trust_code, features_range
-        )
+            reference, features, split_names(metrics), device, batch_size, bootstrap, seed, trust_code,
+            features_range=features_range,
+        )  # fmt: skip
     with Bars() as bars:
         write_report(
             run,
