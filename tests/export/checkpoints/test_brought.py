@@ -106,6 +106,9 @@ def test_a_folder_of_timms(here: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"model_args": {"checkpoint_path": "evil.pt"}}))
     with pytest.raises(BadInputError, match="checkpoint_path"):
         load_checkpoint(folder)
+    # It has a config.json and is no bundle: an export must not replace it.
+    with pytest.raises(BadInputError, match="is not a bundle, so it is left alone"):
+        exported(here / "net.pt", folder)
 
 
 def test_a_name_of_torchvisions_registry(here: Path) -> None:
