@@ -273,8 +273,17 @@ def trust_key(kind: str, key: str, path: Path, how: str) -> None:
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether `path` looks like a bundle's folder."""
-    return (path / CONFIG).is_file()
+    """Whether `path` looks like a bundle's folder, whole or damaged; a model's folder of the Hub has another ``config.json``."""
+    file = path / CONFIG
+    if not file.is_file():
+        return False
+    try:
+        if file.stat().st_size > SIZE_LIMIT:
+            return True
+        found = load_json(file.read_bytes())
+    except (BadInputError, OSError):
+        return True  # damaged: nothing says that it is somebody else's
+    return isinstance(found, dict) and "artefacts" in found
 
 
 def _read_config(path: Path) -> tuple[BundleConfig, str]:

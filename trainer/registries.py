@@ -17,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from jboost.engine.errors import BadInputError, one_line
+from jboost.engine.system.typed import LARGEST_FIGURE
 
 _NAME = re.compile(r"[A-Za-z0-9_]{1,200}(\.[A-Za-z0-9_-]{1,200})?")
 _REPOSITORY = re.compile(r"[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}(@[A-Za-z0-9_./-]{1,200})?")
@@ -24,6 +25,7 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}(@[A-Za-z0
 _NOT_FROM_FILES = frozenset(
     {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "model_name"}
 )
+_LARGEST_ARGUMENT = 4096
 _HUB_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 _OLD_WEIGHTS = "pytorch_model.bin"
 
@@ -83,6 +85,11 @@ def timm_network(
         raise BadInputError(
             f"model_args of config.json hold {', '.join(sorted(loading))}, which load other files; write a factory and pass --arch "
             "file.py:factory"
+        )
+    if odd := sorted(key for key, value in arguments.items() if not _is_plain(value)):
+        raise BadInputError(
+            f"model_args of config.json hold {', '.join(odd)} with values that no network of timm's needs; write a factory and "
+            "pass --arch file.py:factory"
         )
     given = {"num_classes": num_classes, "in_chans": in_channels}
     given = {key: value for key, value in given.items() if value is not None}
@@ -208,9 +215,18 @@ def _built(what: str, build: Any, given: Mapping[str, Any]) -> nn.Module:
     return network
 
 
+def _is_plain(value: Any) -> bool:
+    """Whether a constructor's argument from a file is a name, a flag or a size that a machine can build."""
+    if isinstance(value, list):
+        return len(value) <= 64 and all(_is_plain(v) and not isinstance(v, list) for v in value)
+    if isinstance(value, str):
+        return len(value) <= 100
+    return value is None or (isinstance(value, int | float) and abs(value) <= _LARGEST_ARGUMENT)
+
+
 def _numbers(values: Any) -> tuple[float, ...] | None:
     """A list of up to 16 numbers; None for anything else."""
     if not isinstance(values, list | tuple) or not 1 <= len(values) <= 16:
         return None
-    plain = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    plain = all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < LARGEST_FIGURE for v in values)
     return tuple(map(float, values)) if plain else None

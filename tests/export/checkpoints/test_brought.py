@@ -103,9 +103,18 @@ def test_a_folder_of_timms(here: Path) -> None:
     with pytest.raises(BadInputError, match="choose with --normalize"):
         load_checkpoint(folder, arch="timm:test_convnext")
     # Entries that would load other files are refused.
-    (folder / "config.json").write_text(json.dumps(config | {"model_args": {"checkpoint_path": "evil.pt"}}))
-    with pytest.raises(BadInputError, match="checkpoint_path"):
-        load_checkpoint(folder)
+    for odd in ({"checkpoint_path": "evil.pt"}, {"depths": [10**9]}, {"img_size": 10**400}, {"depths": {"a": 1}}):
+        (folder / "config.json").write_text(json.dumps(config | {"model_args": odd}))
+        with pytest.raises(BadInputError, match=next(iter(odd))):
+            load_checkpoint(folder)
+    # So is a normalisation that holds no numbers.
+    (folder / "config.json").write_text(
+        json.dumps(config | {"pretrained_cfg": {"mean": [10**400] * 3, "std": ["1"] * 3}})
+    )
+    assert load_checkpoint(folder).info.mean == (0.5,) * 3  # the registry's
+    # It has a config.json and is no bundle: an export must not replace it.
+    with pytest.raises(BadInputError, match="is not a bundle, so it is left alone"):
+        exported(here / "net.pt", folder)
 
 
 def test_a_name_of_torchvisions_registry(here: Path) -> None:
@@ -343,6 +352,10 @@ def test_the_hubs_local_cache(here: Path, monkeypatch: pytest.MonkeyPatch, arch:
     assert (loaded.info.num_classes, loaded.info.resolution) == (1000, 160)
     x = images()
     torch.testing.assert_close(loaded.model(x), pipeline(net, (0.5,) * 3, (0.5,) * 3, x), rtol=1e-4, atol=1e-4)
+    torch.save(net.state_dict(), "net.pt")
+    if arch.startswith("hf-hub"):
+        found = load_checkpoint("net.pt", arch=arch)
+        assert (found.info.mean, found.info.arch) == ((0.5,) * 3, arch)
     with pytest.raises(BadInputError, match="neither in the local cache"):
         load_checkpoint(None, arch="hf-hub:timm/other")
 
