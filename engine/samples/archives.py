@@ -16,7 +16,7 @@ from typing import IO
 from jboost.engine.errors import BadInputError, one_line
 from jboost.engine.system.names import check_names
 
-from .containers import DAMAGE, Container, Folder
+from .containers import DAMAGE, Container, Folder, folders_above
 from .identity import zip_contents
 from .listing import HEAD, TAR_SUFFIXES, is_junk
 
@@ -63,7 +63,7 @@ class Zip(Container):
                 self.folders.add(name.rstrip("/"))
             else:
                 self._add(name, info.file_size)
-        self.folders |= _folders_above(self.sizes)
+        self.folders |= folders_above(self.sizes)
 
     def source(self, name: str) -> bytes | Path:
         """A file's bytes."""
@@ -115,7 +115,7 @@ class Tar(Container):
                 )
             self._members[name] = member.offset_data
             self._add(name, member.size)
-        self.folders |= _folders_above(self.sizes)
+        self.folders |= folders_above(self.sizes)
 
     def _check_end(self, offset: int) -> None:
         # tarfile takes an archive that was cut between two files, or a damaged header, for the end.
@@ -153,15 +153,6 @@ class Tar(Container):
         return digest.hexdigest()
 
 
-def _folders_above(names: dict[str, int]) -> set[str]:
-    found: set[str] = set()
-    for name in names:
-        while "/" in name:
-            name = name.rpartition("/")[0]
-            found.add(name)
-    return found
-
-
 def _uncompressed(path: Path) -> IO[bytes]:
     """A tar file, seekable."""
     with path.open("rb") as f:
@@ -177,6 +168,12 @@ def _uncompressed(path: Path) -> IO[bytes]:
             done += len(chunk)
             if done > most:
                 raise BadInputError(f"{path} unpacks to more than {most:,} bytes; unpack it, and give the folder")
-            out.write(chunk)
+            try:
+                out.write(chunk)
+            except OSError as e:
+                raise BadInputError(
+                    f"no room to unpack {path} in {tempfile.gettempdir()} ({e.strerror}); set TMPDIR to a folder that has room, or "
+                    "unpack it yourself and give the folder"
+                ) from e
     out.seek(0)
     return out

@@ -41,7 +41,7 @@ class Classes:
         labels: int64 [N], or None.
         names: the folders' names, sorted, if they are not numbers; `labels` index into them.
         source: where the labels come from, or why there are none.
-        empty: folders beside the class folders that hold no images; they count as classes if the folders have names.
+        empty: folders beside the class folders that hold nothing.
     """
 
     labels: Labels | None
@@ -62,7 +62,7 @@ def find_classes(
     Args:
         where: the folder or archive, for messages.
         images: their names, with forward slashes.
-        folders: the names of all folders, also those without images.
+        folders: the names of all folders that hold images or nothing.
         dataset: name and contents of a ``dataset.json``, if there is one.
         choice: which folders name the classes, where the user says so.
 
@@ -121,7 +121,7 @@ def _of_folders(where: str, named: Sequence[str], empty: Sequence[str]) -> Class
         labels = labels_of_numbers(f"{where}: folder names", [int(name) for name in named])
         numbers = sorted(set(labels.tolist()))
         return Classes(labels, None, f"the folders {_some(list(map(str, numbers)))}", tuple(empty))
-    names = tuple(sorted({*found, *empty}))
+    names = tuple(found)
     index = {name: i for i, name in enumerate(names)}
     labels = np.array([index[name] for name in named], np.int64)
     return Classes(labels, names, f"the folders {_some(names)}", tuple(empty))

@@ -8,10 +8,10 @@ import tarfile
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 
 from jboost.engine.errors import BadInputError, one_line
-from jboost.engine.system.names import check_names
 
 from .identity import folder_contents
 from .listing import HEAD, is_junk
@@ -27,7 +27,7 @@ DAMAGE = (
 
 
 class Container(ABC):
-    """Files by name; names have forward slashes and are safe to write elsewhere.
+    """Files by name; names have forward slashes, and an archive's are safe to write elsewhere.
 
     Attributes:
         path: the folder or file.
@@ -92,7 +92,6 @@ class Folder(Container):
         self._walk("", (self._identity(path),))
         if self._loops:
             self.notes = (f"the link {self._loops[0]} leads to a folder that it lies in; it is not followed",)
-        check_names(path, self.sizes)
 
     def _identity(self, path: Path) -> tuple[int, int]:
         found = path.stat()
@@ -142,9 +141,19 @@ class Folder(Container):
         try:
             with (self.path / name).open("rb") as f:
                 return f.read(HEAD)
-        except OSError as e:
-            raise BadInputError(f"{self.shown(name)} cannot be read ({e.strerror or e}); make it readable") from e
+        except OSError:  # whatever it is, nothing is made of it
+            return b""
 
     def contents(self, names: list[str]) -> str:
         """A hash of the files `names`, hex."""
         return folder_contents(self.path, names)
+
+
+def folders_above(names: Iterable[str]) -> set[str]:
+    """The folders that files lie in, at every depth."""
+    found: set[str] = set()
+    for name in names:
+        while "/" in name:
+            name = name.rpartition("/")[0]
+            found.add(name)
+    return found

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from jboost.engine.errors import BadInputError, one_line
+from jboost.engine.system.names import check_names
 
 from .archives import open_container
 from .classes import DATASET_JSON, common_folder, find_classes
-from .containers import DAMAGE, FILE_LIMIT
+from .containers import DAMAGE, FILE_LIMIT, folders_above
 from .decode import FORMATS, REPEATED, decode, examine
 from .listing import sort_files
 from .notes import Notes
@@ -38,7 +39,7 @@ class ImageSamples:
         path, kind, shape, labels, label_names, label_source, notes: see `SampleSet`.
         names: the images' names in the folder or archive, with forward slashes.
         others: files that are neither images nor junk; an archive's output takes them over.
-        empty: class folders without images.
+        empty: folders beside the class folders that hold nothing.
 
     Raises:
         BadInputError: there are no images, a file cannot be used, sizes differ and `options` do not say what to do, or labels
@@ -53,16 +54,19 @@ class ImageSamples:
         self.names: list[str] = list(found.images)
         self.others: list[str] = list(found.others)
         self._check_files(found.unread)
-        base = common_folder(self.names, self._files.folders)
+        # Folders of other files alone, such as logs/, say nothing about classes; empty ones do.
+        folders = self._files.folders - (folders_above([*found.others, *found.unread]) - folders_above(self.names))
+        base = common_folder(self.names, folders)
         dataset = f"{base}/{DATASET_JSON}" if base and f"{base}/{DATASET_JSON}" in self.others else DATASET_JSON
         if self.kind == "folder":  # whatever else lies there stays where it is
             self.others = [dataset] if dataset in self.others else []
+            check_names(path, [*self.names, *self.others])
         shapes, notes = self._examine(options)
         self._options, self.shape = self._settle(shapes, options, notes)
         classes = find_classes(
             str(path),
             self.names,
-            self._files.folders,
+            folders,
             (dataset, self._files.read(dataset)) if dataset in self.others else None,
             options.class_folders,
         )
@@ -119,9 +123,9 @@ class ImageSamples:
         height, width, _ = shapes[0]
         for name, (h, w, _) in zip(self.names, shapes, strict=True):
             if (h, w) != (height, width):
+                remedy = "make them so" if options.resize_flag is None else f"resize them with {options.resize_flag} N"
                 raise BadInputError(
-                    f"{self._files.shown(name)} is {w}x{h}, {self.names[0]} is {width}x{height}; all must have one size: "
-                    f"resize them with {options.resize_flag} N"
+                    f"{self._files.shown(name)} is {w}x{h}, {self.names[0]} is {width}x{height}; all must have one size: {remedy}"
                 )
         return options, (len(shapes), height, width, channels)
 

@@ -25,7 +25,7 @@ class ReadOptions:
         background: RGB colour that transparent pixels are laid over; None: images with such pixels are refused.
         class_folders: which folders name the classes; None: those that show it, see `jboost.engine.samples.classes`.
         luma: whether colour images may become grey ones by ITU-R 601 luma where `channels` is 1.
-        resize_flag: the command-line option for `resize`, which messages name.
+        resize_flag: the command-line option for `resize`, which messages name; None: there is none.
         keys_are_flags: whether the command has options for the two keys, which messages name.
     """
 
@@ -36,7 +36,7 @@ class ReadOptions:
     background: tuple[int, int, int] | None = None
     class_folders: ClassFolders | None = None
     luma: bool = False
-    resize_flag: str = "--resize"
+    resize_flag: str | None = "--resize"
     keys_are_flags: bool = True
 
     @property
@@ -72,6 +72,17 @@ def parse_background(text: str | None) -> tuple[int, int, int] | None:
         raise BadInputError(f"{printable(text)!r} is not a background colour; give white, black, grey or '#rrggbb'")
     number = int(text.removeprefix("#"), 16)
     return number >> 16, number >> 8 & 255, number & 255
+
+
+def parse_channels(channels: int | None) -> int | None:
+    """1 or 3; None stays None.
+
+    Raises:
+        BadInputError: it is another number.
+    """
+    if channels not in (None, 1, 3):
+        raise BadInputError(f"--channels {channels}: images have 1 channel or 3")
+    return channels
 
 
 def parse_resize(side: int | None, flag: str = "--resize") -> int | None:

@@ -49,6 +49,7 @@ def evaluate_sets(
     json_file: Annotated[str | None, options.json_file(_OUTPUT)] = None,
     images_key: Annotated[str | None, read_options.images_key(read_options.PANEL)] = None,
     labels_key: Annotated[str | None, read_options.labels_key(read_options.PANEL)] = None,
+    channels: Annotated[int | None, read_options.channels(read_options.PANEL)] = None,
     resize: Annotated[int | None, read_options.resize(read_options.PANEL)] = None,
     background: Annotated[str | None, read_options.background(read_options.PANEL)] = None,
     class_folders: Annotated[str | None, read_options.class_folders(read_options.PANEL)] = None,
@@ -70,6 +71,7 @@ def evaluate_sets(
     reading = read_options.read_options(
         images_key=images_key,
         labels_key=labels_key,
+        channels=channels,
         resize=resize,
         background=background,
         class_folders=class_folders,

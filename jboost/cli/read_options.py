@@ -21,6 +21,7 @@ resize = Shared(
     "--resize",
     default="never",
 )
+channels = Shared("Channels of the images: 1 or 3; grey images are repeated.", "--channels", default="the files'")
 background = Shared(
     "Colour behind transparent pixels: white, black or #rrggbb.", "--background", default="such images are refused"
 )
@@ -59,12 +60,18 @@ def read_options(
     Raises:
         BadInputError: an option's value cannot be used.
     """
-    from jboost.engine.samples.options import ReadOptions, parse_background, parse_class_folders, parse_resize
+    from jboost.engine.samples.options import (
+        ReadOptions,
+        parse_background,
+        parse_channels,
+        parse_class_folders,
+        parse_resize,
+    )
 
     return ReadOptions(
         images_key=images_key,
         labels_key=labels_key,
-        channels=channels,
+        channels=parse_channels(channels),
         resize=parse_resize(resize),
         background=parse_background(background),
         class_folders=parse_class_folders(class_folders),

@@ -172,10 +172,9 @@ def _compare_shapes(ref: Source, sets: Sequence[Source]) -> list[str]:
     warnings = []
     for path, (height, width, channels) in others:
         if channels != c:
-            grey = path if channels == 1 else first_path
             raise BadInputError(
-                f"{first_path} has {c} channel(s) and {path} has {channels}: every number would measure the colour; convert {grey} "
-                "to colour with np.repeat(images, 3, axis=3), or the other to grey"
+                f"{first_path} has {c} channel(s) and {path} has {channels}: every number would measure the colour; repeat "
+                "the grey channel with --channels 3, or make all sets grey"
             )
         if (height, width) != (h, w):
             warnings.append(

@@ -82,8 +82,8 @@ def open_inputs(
     run = read_run(path)
     if run.summary["lossy"]:
         raise BadInputError(
-            f"{path} is of a run whose output holds other pixels than were measured ({printable(run.summary['lossy'])}); boost again without "
-            "--lossy"
+            f"{path} is of a run whose output holds other pixels than were measured ({printable(run.summary['lossy'])}); boost "
+            "again without --lossy"
         )
     given = {key: value for key, value in vars(reading).items() if value != getattr(AS_IT_IS, key)}
     reading = replace(run.reading, **given)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from jboost.cli.main import main
 from jboost.engine.errors import BadInputError
+from jboost.engine.samples import ReadOptions
 from jboost.evaluation import METRICS, evaluate
 
 FACTORY = """
@@ -132,7 +133,7 @@ BAD = {
     "no samples": (["ref.npz", "none.npz"], "does not exist"),
     "not an npz": (["text.npz", "after.npz"], "np.savez"),
     "floats": (["ref.npz", "floats.npz"], "uint8"),
-    "grey against colour": (["ref.npz", "grey.npz"], "np.repeat"),
+    "grey against colour": (["ref.npz", "grey.npz"], "--channels 3"),
     "statistics as samples": (["ref.npz", "stats.npz"], "samples must be images"),
     "sigma missing": (["halved.npz", "after.npz"], "sigma"),
     "statistics of another extractor": (["inception.npz", "after.npz"], "2,048"),
@@ -256,6 +257,11 @@ def test_few_images_are_marked_and_too_few_are_missing(there, capsys) -> None:
     assert all(number.value is None for number in measured("ref.npz", "one.npz").samples[0].metrics.values())
     assert "singular" in measured("few.npz", "after.npz").samples[0].metrics["fid"].warning
     assert measured("one.npz", "after.npz").samples[0].metrics["fid"].unavailable is not None
+
+
+def test_grey_against_colour_is_measured_once_all_have_three_channels(there) -> None:
+    result = measured("ref.npz", "grey.npz", reading=ReadOptions(channels=3))
+    assert any("grey repeated to RGB" in warning for warning in result.warnings)
 
 
 def test_sizes_that_differ_are_said(there) -> None:

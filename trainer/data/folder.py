@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from threading import Lock
 
+import numpy as np
+
 from jboost.engine.errors import BadInputError
 from jboost.engine.samples import SampleSet
 
@@ -38,6 +40,9 @@ class SampleData:
         # Other kinds of sets have one read position.
         self._one_at_a_time = None if isinstance(samples, ImageSamples) else Lock()
         if isinstance(samples, ImageSamples) and samples.empty and samples.label_names is not None:
+            names = samples.label_names
+            self.class_names = tuple(sorted({*names, *samples.empty}))
+            self.labels = np.array([self.class_names.index(name) for name in names], np.int64)[self.labels]
             self.notes += (f"{self.path}: no images in the class folders {some_of(samples.empty)}",)
         self._samples = samples
 

@@ -130,7 +130,7 @@ def open_generated(
                 resize=None,
                 channels=channels,
                 luma=channels == 1,
-                resize_flag="--resolution",
+                resize_flag=None,
                 keys_are_flags=False,
             )
             data = _open_one(path, how, num_classes, class_names)
