@@ -150,7 +150,7 @@ def boost(
     ) as booster:
         settings = booster.settings(how, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=chosen)
         images = open_samples(samples, replace(reading, channels=booster.bundle.config.in_channels))
-        read_options.print_about(images)
+        read_options.print_about(images, booster.bundle.config.class_names)
         out = output or default_output(images)
         steps_kept = split_numbers(snapshots, "--snapshots") or ()
         written = {"-o": out, "the partial results": partial_folder(out)}
