@@ -44,7 +44,8 @@ def print_about(samples: SampleSet, class_names: Sequence[str] | None) -> None:
     notes = samples.notes
     if samples.label_names is not None and not set(samples.label_names) <= set(class_names or ()):
         names = ", ".join(f"{i} {name}" for i, name in enumerate(samples.label_names[:3]))
-        notes = (f"assumed: the model's classes are these names in sorted order ({names}, ...)", *notes)
+        order = "in the file's order" if samples.kind == "parquet" else "in sorted order"
+        notes = (f"assumed: the model's classes are these names {order} ({names}, ...)", *notes)
     for note in notes:
         console(stderr=True).print(f"{samples.path}: {note}", style="dim")
 
