@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,19 @@ import numpy as np
 
 from jboost.engine.errors import BadInputError
 
-from .decode import decode, examine
+from .decode import REPEATED, decode, examine
 from .notes import Notes
 from .options import ReadOptions
 
 Shape = tuple[int, int, int]
 
 
-def measure(path: Path, files: Iterable[tuple[str, bytes]], options: ReadOptions) -> tuple[Shape, tuple[str, ...]]:
-    """The shape (H, W, C) that all images have, and what is done to them, by their headers.
+def measure(
+    path: Path, files: Iterable[tuple[str, bytes]], options: ReadOptions
+) -> tuple[Shape, ReadOptions, tuple[str, ...]]:
+    """The shape (H, W, C) that all images have, how to read them so, and what is done to them, by their headers.
+
+    Grey images among those in colour get three channels.
 
     Args:
         path: the set, for messages.
@@ -26,26 +31,31 @@ def measure(path: Path, files: Iterable[tuple[str, bytes]], options: ReadOptions
         options: how they are read.
 
     Raises:
-        BadInputError: an image is unreadable, shapes differ, or there are no images.
+        BadInputError: an image is unreadable, sizes differ, or there are no images.
     """
-    notes = Notes()
+    notes, grey = Notes(), Notes()
     first: tuple[str, Shape] | None = None
+    channels = set()
     for name, data in files:
         shape, said = examine(data, f"{path}: {name}", options)
         notes.add_all(said, name)
-        if first is None:
-            first = name, shape
-        elif shape != first[1]:
-            sizes = shape[:2] != first[1][:2]
-            remedy = (
-                f"resize all with {options.resize_flag} {first[1][0]}" if sizes else "convert all to one of the two"
-            )
+        channels.add(shape[2])
+        if shape[2] == 1:
+            grey.add(REPEATED, name)
+        first = first or (name, shape)
+        (height, width, _), (h, w, _) = first[1], shape
+        if (h, w) != (height, width):
+            remedy = "make them so" if options.resize_flag is None else f"resize them with {options.resize_flag} N"
             raise BadInputError(
-                f"{path}: {name} is {_text(shape)}, {first[0]} is {_text(first[1])}; all must be alike: {remedy}"
+                f"{path}: {name} is {w}x{h}, {first[0]} is {width}x{height}; all must have one size: {remedy}"
             )
     if first is None:
         raise BadInputError(f"{path} holds no images")
-    return first[1], notes.lines()
+    lines = notes.lines()
+    if len(channels) > 1:
+        options = replace(options, channels=3)
+        lines += grey.lines()
+    return (*first[1][:2], max(channels)), options, lines
 
 
 def decoded(
@@ -63,7 +73,3 @@ def decoded(
         name, data = next(rows)
         out[row] = decode(data, f"{path}: {name}", options, notes)
     return out
-
-
-def _text(shape: Shape) -> str:
-    return f"{shape[1]}x{shape[0]} {'RGB' if shape[2] == 3 else 'grey'}"

@@ -24,7 +24,7 @@ from jboost.engine.system.names import check_names
 
 from .base import check_images, check_labels, runs
 from .identity import zip_contents
-from .keys import choose_arrays, some
+from .keys import PAIRS, choose_arrays, some
 from .options import AS_IT_IS, ReadOptions
 from .remedies import rows_within
 
@@ -88,7 +88,7 @@ class NpzSamples:
         self._read_images(archive, *headers[self.images_key])
         n = self.shape[0]
         self.labels: np.ndarray[Any, np.dtype[np.int64]] | None = None
-        self.label_source = "none: no array of labels"
+        self.label_source = f"none: no {PAIRS.get(self.images_key, 'labels')}"
         if self.labels_key is not None:
             shape, fortran, dtype, offset = headers[self.labels_key]
             if shape and shape[0] != n and shape != (1, n):  # by the header, before the array takes memory

@@ -72,7 +72,7 @@ class ParquetSamples:
                 names.append(_file_name(name, data, len(names)))
                 yield names[-1], data
 
-        shape, notes = measure(path, named(), options)
+        shape, self._decoding, notes = measure(path, named(), options)
         self.names, self.notes = names, notes
         self.shape: tuple[int, int, int, int] = (count, *shape)
         if len(names) != count:
@@ -89,7 +89,7 @@ class ParquetSamples:
         order = np.argsort(indices, kind="stable")
         files = (self._at(int(indices[i])) for i in order)
         out = np.empty((len(indices), *self.shape[1:]), np.uint8)
-        out[order] = decoded(self.path, files, len(indices), self.shape[1:], self._options)
+        out[order] = decoded(self.path, files, len(indices), self.shape[1:], self._decoding)
         return out
 
     def _at(self, index: int) -> tuple[str, bytes]:

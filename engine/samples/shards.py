@@ -105,7 +105,7 @@ class ShardSamples:
                         else "keep one kind"
                     )
                 )
-        shape, notes = measure(path, ((name, self.archive.read(name)) for name in self.names), options)
+        shape, self._decoding, notes = measure(path, ((name, self.archive.read(name)) for name in self.names), options)
         self.shape: tuple[int, int, int, int] = (len(self.names), *shape)
         if left := len(samples) - len(with_image):
             notes += (f"{left:,} samples without an image are kept as they are",)
@@ -141,7 +141,7 @@ class ShardSamples:
     def read(self, indices: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Images uint8 [len(indices), H, W, C] at `indices`, in any order."""
         files = ((self.names[int(i)], self.archive.read(self.names[int(i)])) for i in indices)
-        return decoded(self.path, files, len(indices), self.shape[1:], self._options)
+        return decoded(self.path, files, len(indices), self.shape[1:], self._decoding)
 
     def _read_labels(self, samples: list[tuple[str, Sample]], kinds: list[str]) -> tuple[Labels | None, str]:
         key = self._options.labels_key

@@ -154,12 +154,12 @@ def boost(
     ) as booster:
         settings = booster.settings(how, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=chosen)
         images = open_samples(samples, replace(reading, channels=booster.bundle.config.in_channels))
-        read_options.print_about(images)
         out = output or default_output(images)
         steps_kept = split_numbers(snapshots, "--snapshots") or ()
         written = {"-o": out, "the partial results": partial_folder(out)}
         written |= {f"--snapshots {step}": snapshot_output(out, step) for step in steps_kept}
         check_paths(inputs=inputs, folders=written, outputs={"--grid": grid, "--run": run_file}, json_file=json_file)
+        read_options.print_about(images, booster.bundle.config.class_names)
         summary = _run(
             booster,
             images,

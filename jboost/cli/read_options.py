@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .options import Shared
@@ -32,10 +33,20 @@ class_folders = Shared(
 )
 
 
-def print_about(samples: SampleSet) -> None:
-    """Print where a set's labels come from, how many classes there are, and what was done to its images, to stderr."""
+def print_about(samples: SampleSet, class_names: Sequence[str] | None) -> None:
+    """Print where a set's labels come from, how many classes there are, and what was done to its images, to stderr.
+
+    Args:
+        samples: the set.
+        class_names: the model's class names, if known.
+    """
     print_labels(samples)
-    for note in samples.notes:
+    notes = samples.notes
+    if samples.label_names is not None and not set(samples.label_names) <= set(class_names or ()):
+        names = ", ".join(f"{i} {name}" for i, name in enumerate(samples.label_names[:3]))
+        order = "in the file's order" if samples.kind == "parquet" else "in sorted order"
+        notes = (f"assumed: the model's classes are these names {order} ({names}, ...)", *notes)
+    for note in notes:
         console(stderr=True).print(f"{samples.path}: {note}", style="dim")
 
 

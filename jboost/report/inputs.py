@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jboost.engine.errors import BadInputError
+from jboost.engine.errors import BadInputError, printable
 from jboost.engine.results.run_file import RunFile, read_run
 from jboost.engine.samples import ReadOptions, SampleSet, open_samples
 from jboost.engine.samples.files import reading_of
@@ -82,8 +82,8 @@ def open_inputs(
     run = read_run(path)
     if run.summary["lossy"]:
         raise BadInputError(
-            f"{path} is of a run whose output holds other pixels than were measured ({run.summary['lossy']}); boost again without "
-            "--lossy"
+            f"{path} is of a run whose output holds other pixels than were measured ({printable(run.summary['lossy'])}); boost "
+            "again without --lossy"
         )
     given = {key: value for key, value in vars(reading).items() if value != getattr(AS_IT_IS, key)}
     reading = replace(run.reading, **given)

@@ -143,6 +143,7 @@ def test_figures_that_are_not_finite_are_shown_as_missing(made, tmp_path, value)
 WRONG = [None, -1, "x", True, [], {}, [None], 10**400, "\x00"]
 KEEPS = {
     "samples": ["x"], "boosted": ["x"], "class_names": [None, []], "model": [{}], "versions": [{}],
+    "summary/lossy": [None],
     "summary/snapshots": [[]], "summary/engines_failed": [{}], "summary/not_finite_at": [[]],
     "summary/early_stop": [True], "summary/snapshots/0/file": ["x"],
     "reading": [{}], "reading/resize": [None], "reading/background": [None], "reading/class_folders": [None],

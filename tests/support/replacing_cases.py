@@ -186,7 +186,7 @@ def boosted(*wanted: str) -> Maker:
 class _NoBooster:
     def __init__(self, *_: object, **__: object):
         self.settings = lambda *_, **__: None
-        self.bundle = SimpleNamespace(config=SimpleNamespace(in_channels=3))
+        self.bundle = SimpleNamespace(config=SimpleNamespace(in_channels=3, class_names=None))
 
     def __enter__(self) -> _NoBooster:
         return self

@@ -269,7 +269,7 @@ SHARDS = {
     ),
     "a fraction in json": ([("a.png", 0), ("a.json", b'{"label": 1.5}')], "whole number"),
     "an image that is none": ([("a.png", b"no"), ("a.cls", b"1")], "not a readable image"),
-    "other sizes": ([("a.png", 0), ("b.png", 2), ("b.txt", b"")], "--resize 16"),
+    "other sizes": ([("a.png", 0), ("b.png", 2), ("b.txt", b"")], "--resize N"),
 }
 
 
@@ -393,6 +393,16 @@ def test_training_reads_every_format_in_any_order(tmp_path, images, labels, kind
     for data in (generated, open_real(path, resolution=None, channels=None)):
         np.testing.assert_array_equal(data.read(order), images[order])
         assert data.labels.tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize("make", [parquet, shard])
+def test_grey_images_among_others_are_repeated_and_said(tmp_path, images, labels, make) -> None:
+    mixed = [image[..., 0] if i == 3 else image for i, image in enumerate(images)]
+    samples = open_samples(make(tmp_path, mixed, labels))
+    right = images.copy()
+    right[3] = images[3, :, :, :1]
+    np.testing.assert_array_equal(everything(samples), right)
+    assert any(note.startswith("1 image: grey repeated to RGB") for note in samples.notes)
 
 
 def test_a_parquet_file_without_images_is_refused(tmp_path, labels) -> None:
