@@ -76,4 +76,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, "__version__", *globals()})
+    return sorted({*__all__, "__version__", *(name for name in globals() if name.startswith("__"))})

@@ -104,6 +104,7 @@ def test_options_that_cannot_be_used(bundle, images, options, error, message) ->
 
 def test_dir_shows_the_api_and_importing_it_loads_nothing() -> None:
     assert {"boost", "boost_iter", "load", "PGD", "SGLD", "Booster", "diffusers", "__version__"} <= set(dir(jboost))
+    assert not {"Any", "TYPE_CHECKING", "_HOMES"} & set(dir(jboost))
     assert all(getattr(jboost, name) is not None for name in jboost.__all__)
     script = (
         "import sys, jboost; dir(jboost); print(sorted({'numpy', 'torch', 'diffusers'} & set(sys.modules)));"
