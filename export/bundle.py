@@ -12,6 +12,7 @@ from jboost.engine.errors import BadInputError
 from jboost.engine.method.objectives import resolve_objective
 from jboost.engine.samples import open_samples
 from jboost.engine.samples.files import cannot_write
+from jboost.engine.system.commands import make_folder
 from jboost.engine.system.locks import check_no_writer, only_writer
 from jboost.engine.system.replacing import replacing_folder
 from jboost.engine.system.trust import trust_folder
@@ -164,7 +165,7 @@ def _check_place(out: Path) -> None:
         raise BadInputError(f"{out} exists and is not a bundle, so it is left alone; name another folder with -o")
     parent = out.resolve().parent
     if not parent.is_dir():
-        raise BadInputError(f"{parent} does not exist; make it with: mkdir -p {parent}")
+        raise BadInputError(f"{parent} does not exist; make it with: {make_folder(parent)}")
 
 
 def _resolutions(loaded: LoadedCheckpoint, asked: tuple[int, ...] | None) -> tuple[int, ...]:

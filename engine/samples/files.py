@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jboost.engine.errors import BadInputError
+from jboost.engine.system.commands import make_folder
 from jboost.engine.system.replacing import replacing, replacing_folder
 
 from .base import SampleSet
@@ -89,7 +90,7 @@ def check_output(out: Path, samples: SampleSet, *, bytes_needed: int) -> None:
     if samples.kind == "folder" and samples.path.resolve() in out.resolve().parents:
         raise BadInputError(f"output {out} is inside the input folder; name a place outside it with -o")
     if not parent.is_dir():
-        raise BadInputError(f"output folder {parent} does not exist; make it with: mkdir -p {parent}")
+        raise BadInputError(f"output folder {parent} does not exist; make it with: {make_folder(parent)}")
     if kind != "folder" and out.is_dir():
         raise BadInputError(f"output {out} is a folder; name a file with -o")
     if kind == "folder" and out.exists() and (not out.is_dir() or any(out.iterdir())):

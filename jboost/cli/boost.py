@@ -119,6 +119,7 @@ def boost(
     from jboost.engine.method.settings import find_preset, make_update
     from jboost.engine.results.identity import partial_folder
     from jboost.engine.samples import default_output, open_samples, snapshot_output
+    from jboost.engine.system.commands import in_shell
 
     inputs = {"SAMPLES": samples, "--bundle": bundle}
     check_paths(inputs=inputs)
@@ -142,7 +143,7 @@ def boost(
     if summary.unchanged_after_failure == summary.images:
         raise FailureError(
             f"no image was boosted: every gradient or logit is not finite, so {out} equals the input; check the bundle with: "
-            f"jboost verify {bundle}"
+            f"jboost verify {in_shell(bundle)}"
         )
 
 
