@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from typing import Any
 
 from .errors import BadInputError, one_line
 from .manifest import SIZE_LIMIT, check_manifest
+from .system.commands import in_shell
 from .system.trust import is_trusted, remember
 from .system.typed import as_mapping, check_keys, load_json
 
@@ -193,7 +193,7 @@ class Bundle:
 
     def how_to_trust(self) -> str:
         """What to type to run the bundle's code."""
-        return f"if you trust its author: jboost trust {shlex.quote(self.origin or str(self.path))}, or --trust-code for one run"
+        return f"if you trust its author: jboost trust {in_shell(self.origin or self.path)}, or --trust-code for one run"
 
     def code(self) -> list[Artefact]:
         """The entries that are code, by file name."""
@@ -295,7 +295,7 @@ def _read_config(path: Path) -> tuple[BundleConfig, str]:
                 f"{path} is not a bundle (it has no {CONFIG}); name another folder, or make a bundle with: "
                 "jboost export --ckpt FILE -o bundle"
             )
-        raise BadInputError(f"{path} does not exist; make one with: jboost export --ckpt FILE -o {path}")
+        raise BadInputError(f"{path} does not exist; make one with: jboost export --ckpt FILE -o {in_shell(path)}")
     try:
         if file.stat().st_size > SIZE_LIMIT:
             raise BadInputError(f"it has more than {SIZE_LIMIT:,} bytes")

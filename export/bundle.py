@@ -15,6 +15,7 @@ from jboost.engine.samples import ReadOptions, open_samples
 from jboost.engine.samples.about import label_line
 from jboost.engine.samples.files import cannot_write
 from jboost.engine.samples.options import AS_IT_IS
+from jboost.engine.system.commands import make_folder
 from jboost.engine.system.locks import check_no_writer, only_writer
 from jboost.engine.system.replacing import replacing_folder
 from jboost.engine.system.trust import trust_folder
@@ -189,7 +190,7 @@ def _check_place(out: Path) -> None:
         raise BadInputError(f"{out} exists and is not a bundle, so it is left alone; name another folder with -o")
     parent = out.resolve().parent
     if not parent.is_dir():
-        raise BadInputError(f"{parent} does not exist; make it with: mkdir -p {parent}")
+        raise BadInputError(f"{parent} does not exist; make it with: {make_folder(parent)}")
 
 
 def _resolutions(loaded: LoadedCheckpoint, asked: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -399,9 +399,13 @@ class Booster:
             # Match torch's class by name: an engine without torch must not import it for this check.
             if type(e).__name__ != "OutOfMemoryError":
                 raise
+            if batch_size == 1:
+                raise FailureError(
+                    "out of GPU memory with one image in flight; free the GPU's memory, or continue with --resume --device cpu"
+                ) from e
             raise FailureError(
                 f"out of GPU memory with {batch_size} images in flight; continue with a smaller batch: --resume -b "
-                f"{max(1, batch_size // 2)}"
+                f"{batch_size // 2}"
             ) from e
         return done, batch_size
 

@@ -24,6 +24,7 @@ import torch
 
 from jboost.engine.errors import BadInputError, FailureError, one_line
 from jboost.engine.method.updates import PGD
+from jboost.engine.system.commands import remove_folder
 from jboost.engine.system.locks import only_writer
 
 from .adversarial import Labelled, StepReport, mean_realness
@@ -129,7 +130,7 @@ def _train(
     if stored is not None:
         if not resume:
             raise BadInputError(
-                f"{out} holds a run; continue it with --resume, choose another -o, or delete it with: rm -r {out}"
+                f"{out} holds a run; continue it with --resume, choose another -o, or delete it with: {remove_folder(out)}"
             )
         check_same(stored, config, out)
     accelerator = make_accelerator(config, out)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from jboost.engine.errors import BadInputError
 from jboost.engine.method.settings import Settings
 from jboost.engine.method.sources import versioned
 from jboost.engine.method.updates import MOVES
+from jboost.engine.system.commands import remove_folder
 
 HEADER = "run.json"
 #: The format of an unfinished run; increased when this version would misread an older one.
@@ -61,7 +61,7 @@ def partial_folder(out: Path) -> Path:
 
 def remove_it(folder: Path) -> str:
     """The command that removes a folder, as the user types it."""
-    return f"rm -r {shlex.quote(str(folder))}"
+    return remove_folder(folder)
 
 
 def header_text(identity: Mapping[str, Any]) -> str:

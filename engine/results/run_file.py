@@ -18,6 +18,7 @@ from jboost.engine.errors import BadInputError, one_line
 from jboost.engine.samples.files import cannot_write
 from jboost.engine.samples.npz import DAMAGE, check_array_size, read_exactly, read_header
 from jboost.engine.samples.options import AS_IT_IS, ReadOptions, parse_class_folders, parse_resize
+from jboost.engine.system.commands import in_shell
 from jboost.engine.system.names import check_names
 from jboost.engine.system.replacing import replacing
 from jboost.engine.system.typed import (
@@ -128,7 +129,7 @@ def read_run(path: Path) -> RunFile:
         BadInputError: the file does not exist, is damaged, is no run file, or comes from another version of jboost.
     """
     if not path.is_file():
-        raise BadInputError(f"{path} does not exist; make it with: jboost boost samples.npz --run {path}")
+        raise BadInputError(f"{path} does not exist; make it with: jboost boost samples.npz --run {in_shell(path)}")
     try:
         facts, records = _read_members(path)
         if facts.get("format") != "jboost run":
@@ -145,7 +146,7 @@ def read_run(path: Path) -> RunFile:
         why = f"it lacks {e.args[0]}" if isinstance(e, KeyError) else one_line(e)
         raise BadInputError(
             f"{path} is not a run file of jboost, or it is damaged ({why}); make one with: jboost boost samples.npz "
-            f"--run {path}"
+            f"--run {in_shell(path)}"
         ) from e
 
 

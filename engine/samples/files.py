@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from jboost.engine.errors import BadInputError
+from jboost.engine.system.commands import make_folder
 from jboost.engine.system.replacing import replacing, replacing_folder
 
 from .base import SampleSet
@@ -161,7 +162,7 @@ def check_output(out: Path, samples: SampleSet, *, bytes_needed: int, lossy: boo
     if samples.kind == "folder" and samples.path.resolve() in out.resolve().parents:
         raise BadInputError(f"output {out} is inside the input folder; name a place outside it with -o")
     if not parent.is_dir():
-        raise BadInputError(f"output folder {parent} does not exist; make it with: mkdir -p {parent}")
+        raise BadInputError(f"output folder {parent} does not exist; make it with: {make_folder(parent)}")
     if kind != "folder" and out.is_dir():
         raise BadInputError(f"output {out} is a folder; name a file with -o")
     if kind == "folder" and out.exists() and (not out.is_dir() or any(out.iterdir())):

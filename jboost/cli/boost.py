@@ -135,6 +135,7 @@ def boost(
     from jboost.engine.results.identity import partial_folder
     from jboost.engine.samples import default_output, open_samples, snapshot_output
     from jboost.engine.samples.files import reading_of
+    from jboost.engine.system.commands import in_shell
 
     reading = read_options.read_options(
         images_key=images_key,
@@ -178,7 +179,7 @@ def boost(
     if summary.unchanged_after_failure == summary.images:
         raise FailureError(
             f"no image was boosted: every gradient or logit is not finite, so {out} equals the input; check the bundle with: "
-            f"jboost verify {bundle}"
+            f"jboost verify {in_shell(bundle)}"
         )
 
 

@@ -131,6 +131,7 @@ def check_side_outputs(json_file: str | None, pictures: Mapping[str, Path | None
         BadInputError: a path is a folder, or its folder does not exist or is not writable.
     """
     from jboost.engine.errors import BadInputError
+    from jboost.engine.system.commands import make_folder
 
     for option, path in {**pictures, "--json": Path(json_file) if json_file not in (None, STDOUT) else None}.items():
         if path is None:
@@ -139,7 +140,7 @@ def check_side_outputs(json_file: str | None, pictures: Mapping[str, Path | None
             raise BadInputError(f"{option} {path} is a folder; name a file")
         if not path.resolve().parent.is_dir():
             raise BadInputError(
-                f"{option} {path}: the folder {path.parent} does not exist; make it with: mkdir -p {path.parent}"
+                f"{option} {path}: the folder {path.parent} does not exist; make it with: {make_folder(path.parent)}"
             )
         if not is_stream(path) and not os.access(path.resolve().parent, os.W_OK):
             raise BadInputError(f"{option} {path}: the folder {path.parent} is not writable; name another file")

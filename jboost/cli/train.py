@@ -238,6 +238,7 @@ def _run(
         raise BadInputError(
             f"training needs {e.name}, which is not installed; install it: pip install accelerate pydantic tensorboard"
         ) from e
+    from jboost.engine.system.commands import remove_folder
     from jboost.engine.system.locks import check_no_writer
     from jboost.trainer.config import resolve_config
     from jboost.trainer.prepare import open_data
@@ -249,7 +250,7 @@ def _run(
     stored = read_stored(out)
     if stored is not None and not resume:
         raise BadInputError(
-            f"{out} holds a run; continue it with --resume, choose another -o, or delete it with: rm -r {out}"
+            f"{out} holds a run; continue it with --resume, choose another -o, or delete it with: {remove_folder(out)}"
         )
     config = resolve_config(flags, file=file, preset=preset, stored=None if stored is None else stored.model_dump())
     generated = {f"--generated {i}": Path(path) for i, path in enumerate(config.generated, 1)}

@@ -92,7 +92,7 @@ def evaluate(
     dimensions = _check_dimensions(extractor, ref, sets)
 
     in_other_range = None
-    if features is not None and features_range is None and identity.full == 1 and identity.kind != "bundle":
+    if features is not None and features_range is None and identity.input_max == 1 and identity.kind != "bundle":
         in_other_range = partial(open_extractor, features, device, trust_code=trust_code, full=255)
 
     def features_of(source: Source) -> Features:
@@ -216,10 +216,10 @@ def _settle_extractor(
     for source in kept:
         assert source.features is not None
         other = source.features.identity
-        if (other.kind, other.sha256) == (identity.kind, identity.sha256) and other.full != identity.full:
+        if (other.kind, other.sha256) == (identity.kind, identity.sha256) and other.input_max != identity.input_max:
             raise BadInputError(
-                f"the features in {source.path} were made with inputs in 0 to {other.full:g}, the others with 0 to "
-                f"{identity.full:g}; give the range that they were made with: --features-range {other.full:g}"
+                f"the features in {source.path} were made with inputs in 0 to {other.input_max:g}, the others with 0 to "
+                f"{identity.input_max:g}; give the range that they were made with: --features-range {other.input_max:g}"
             )
         if (other.kind, other.sha256) != (identity.kind, identity.sha256):
             raise BadInputError(

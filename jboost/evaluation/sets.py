@@ -205,7 +205,10 @@ def _read_features(path: Path) -> Features:
             raise ValueError("it does not say which extractor made them")
         (about_text,) = _read(path, "about")
         about = json.loads(str(about_text))
-        identity = Identity(**about["extractor"])
+        stated = dict(about["extractor"])
+        # Files of earlier versions do not say it.
+        stated["input_max"] = float(stated.get("input_max", 255 if stated["kind"] == "inception" else 1))
+        identity = Identity(**stated)
         h, w, c = about["shape"]
         (features,) = _read(path, "features")
         logits = _read(path, "logits")[0] if "logits" in names else None

@@ -16,6 +16,7 @@ from jboost.engine.errors import BadInputError
 from jboost.engine.samples import ReadOptions
 from jboost.engine.samples.files import cannot_write
 from jboost.engine.samples.options import AS_IT_IS
+from jboost.engine.system.commands import make_folder
 from jboost.engine.system.replacing import replacing
 
 from . import charts, rows
@@ -82,7 +83,7 @@ def _check(out: Path, images: int) -> None:
     if out.is_dir():
         raise BadInputError(f"output {out} is a folder; name a file with -o")
     if not out.resolve().parent.is_dir():
-        raise BadInputError(f"output folder {out.parent} does not exist; make it with: mkdir -p {out.parent}")
+        raise BadInputError(f"output folder {out.parent} does not exist; make it with: {make_folder(out.parent)}")
     if not LEAST_IMAGES <= images <= MOST_IMAGES:
         raise BadInputError(f"--images must be {LEAST_IMAGES} to {MOST_IMAGES}, got {images}")
 

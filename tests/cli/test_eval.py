@@ -87,7 +87,7 @@ def test_before_against_after_in_a_table_and_in_json(jboost, desk, tmp_path) -> 
         assert word in done.stdout
     result = json.loads((tmp_path / "r.json").read_text())
     assert set(result) == {"extractor", "reference", "samples", "bootstrap", "device", "seconds", "warnings"}
-    assert set(result["extractor"]) == {"name", "kind", "source", "sha256", "remark", "dimensions"}
+    assert set(result["extractor"]) == {"name", "kind", "source", "sha256", "remark", "input_max", "dimensions"}
     assert result["reference"] == {"path": "ref.npz", "kind": "images", "images": 200}
     assert result["bootstrap"] == {"resamples": 100, "seed": 0, "level": 0.95}
     before, after = result["samples"]

@@ -29,7 +29,7 @@ class Identity:
         sha256: hash of the file, of a bundle's forward program (of its weights, if its code is not trusted), or of a
             factory's module and its network's parameters.
         remark: a warning for readers of the numbers, or None.
-        full: the value of white in its input: 1 or 255. Numbers compare only if it is equal, too.
+        input_max: the value of white in its input: 1 or 255. Numbers compare only if it is equal, too.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Identity:
     source: str
     sha256: str
     remark: str | None = None
-    full: float = 1.0
+    input_max: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """The attributes as plain values."""

@@ -42,7 +42,7 @@ class OnnxExtractor:
 
     def __init__(self, path: Path, device: str = "auto", full: float = 1.0):
         self._session = _open(path, device)
-        self.identity = Identity("ONNX", "onnx", str(path), sha256_file(path), full=full)
+        self.identity = Identity("ONNX", "onnx", str(path), sha256_file(path), input_max=full)
         self._divisor = np.float32(255 / full)
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type != "tensor(float)":

@@ -26,9 +26,9 @@ def open_extractor(spec: str, device: str = "auto", *, trust_code: bool = False,
     if full not in (None, 1, 255):
         raise BadInputError(f"--features-range must be 1 or 255, got {full}")
     extractor = _open(spec, device, trust_code, float(full or 1))
-    if full is not None and extractor.identity.full != full:
+    if full is not None and extractor.identity.input_max != full:
         raise BadInputError(
-            f"--features {spec} takes 0 to {extractor.identity.full:g} by definition; leave --features-range out"
+            f"--features {spec} takes 0 to {extractor.identity.input_max:g} by definition; leave --features-range out"
         )
     return extractor
 

@@ -70,17 +70,20 @@ def open_file(path: Path, device: str, trust_code: bool, full: float = 1.0) -> E
             f"--features {path} is a program, which runs as code; if you trust its author, add --trust-code, or give an .onnx file"
         )
     if any("/code/" in name for name in names):
-        identity = Identity("TorchScript", "torchscript", str(path), sha, full=full)
+        identity = Identity("TorchScript", "torchscript", str(path), sha, input_max=full)
         return TorchExtractor(_load_script(path, device), identity, device, full)
     if any("/models/" in name for name in names):
-        identity = Identity("torch.export program", "program", str(path), sha, full=full)
+        identity = Identity("torch.export program", "program", str(path), sha, input_max=full)
         program = load_program(path, device)
         return fix_batch(TorchExtractor(program, identity, device, full), _batch_of(program))
     network = load_inception(path).to(device)
     published = sha.startswith(PUBLISHED)
     remark = None if published else f"these are not the published weights, whose SHA-256 begins with {PUBLISHED}"
     return TorchExtractor(
-        network, Identity("Inception (2015-12-05)", "inception", str(path), sha, remark, full=255.0), device, full=255.0
+        network,
+        Identity("Inception (2015-12-05)", "inception", str(path), sha, remark, input_max=255.0),
+        device,
+        full=255.0,
     )
 
 
@@ -123,7 +126,7 @@ def open_factory(spec: str, device: str, full: float = 1.0) -> Extractor:
             raise BadInputError(f"{spec} called without arguments failed ({type(e).__name__}: {first_line(e)})") from e
     if not callable(network):
         raise BadInputError(f"{spec} returned {type(network).__name__}, which cannot be called with images")
-    identity = Identity(spec, "factory", spec, _digest_of_code(module_name, network), full=full)
+    identity = Identity(spec, "factory", spec, _digest_of_code(module_name, network), input_max=full)
     if isinstance(network, torch.nn.Module):
         network = network.to(device).eval().requires_grad_(False)
     return TorchExtractor(network, identity, device, full)
