@@ -26,7 +26,7 @@ class PlainFunctions(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _global_average(axes: int, input: Tensor, output_size: int | Sequence[int | None]) -> Tensor:
+def _global_average(axes: int, input: Tensor, output_size: int | Sequence[int | None]) -> Any:
     """Global average pooling as a mean.
 
     torch computes it as a mean too, but then sets the strides of a channels-last map in place (``as_strided_``, torch 2.13).
@@ -87,7 +87,7 @@ def _local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: fl
 
 def _rrelu(
     input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False
-) -> Tensor:
+) -> Any:
     """The randomised leaky ReLU in evaluation mode: its mean slope."""
     return NotImplemented if training else F.leaky_relu(input, (lower + upper) / 2)
 
