@@ -87,7 +87,7 @@ def _local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: fl
 
 def _rrelu(
     input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False
-) -> Tensor:
+) -> Any:
     """The randomised leaky ReLU in evaluation mode: its mean slope."""
     return NotImplemented if training else F.leaky_relu(input, (lower + upper) / 2)
 
