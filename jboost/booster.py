@@ -98,7 +98,7 @@ class Booster:
         self.bundle = open_bundle(bundle, trust_code=trust_code)
         self._device, self._dtype, self._batch_size = device, dtype, batch_size
         self._runner: Runner | None = None
-        self._bound: tuple[RunRequest, str | None, str] | None = None
+        self._bound: tuple[RunRequest, str] | None = None
         self._failed: dict[str, str] = {}
 
     def __enter__(self) -> Self:
@@ -269,7 +269,8 @@ class Booster:
 
     def _open_runner(self, settings: Settings, resolution: int, engine: Engine | None) -> Runner:
         request = RunRequest(settings.objective, settings.l0, resolution, self._device, self._dtype, self._batch_size)
-        wanted = request, engine.name if engine else None, settings.update.kind if engine is None else ""
+        # The fastest engine may have no step for another update.
+        wanted = request, engine.name if engine else f"auto, {settings.update.kind}"
         if self._runner is None or self._bound != wanted:
             self.close()
             try:
