@@ -106,7 +106,7 @@ class Booster:
         self.bundle = open_bundle(bundle, trust_code=trust_code)
         self._device, self._dtype, self._batch_size, self._trust_code = device, dtype, batch_size, trust_code
         self._runner: Runner | None = None
-        self._bound: tuple[RunRequest, str | None, str] | None = None
+        self._bound: tuple[RunRequest, str] | None = None
         self._failed: dict[str, str] = {}
         self._stream: object | None = None  # of the `boost_iter` under way
 
@@ -361,7 +361,8 @@ class Booster:
                 "a boost_iter of this Booster is not finished; exhaust or close() it first, or load a second Booster"
             )
         request = RunRequest(settings.objective, settings.l0, resolution, self._device, self._dtype, self._batch_size)
-        wanted = request, engine.name if engine else None, settings.update.kind if engine is None else ""
+        # The fastest engine may have no step for another update.
+        wanted = request, engine.name if engine else f"auto, {settings.update.kind}"
         if self._runner is None or self._bound != wanted:
             self.close()
             try:
