@@ -19,6 +19,7 @@ from jboost.engine.system.replacing import replacing, replacing_folder
 
 from .base import SampleSet
 from .fitted import fitted, original
+from .keys import MissingKeyError
 from .listing import TAR_SUFFIXES
 from .naming import written_name
 from .npz import NpzSamples
@@ -63,9 +64,7 @@ def is_sample_file(path: Path) -> bool:
 def _open(path: Path, options: ReadOptions) -> SampleSet:
     """The set as its file has it. Formats are imported where they are opened: most need packages that npz files do not."""
     if path.is_dir() or path.suffix.lower() == ".zip":
-        from .images import ImageSamples
-
-        return ImageSamples(path, options)
+        return _image_files(path, options)
     if path.name.lower().endswith(TAR_SUFFIXES):
         return _open_tar(path, options)
     with path.open("rb") as f:
@@ -91,11 +90,18 @@ def _open(path: Path, options: ReadOptions) -> SampleSet:
 
 def _open_tar(path: Path, options: ReadOptions) -> SampleSet:
     from .archives import Tar
-    from .images import ImageSamples
     from .shards import ShardSamples, is_shard
 
     archive = Tar(path)
-    return ShardSamples(path, options, archive) if is_shard(archive.sizes) else ImageSamples(path, options)
+    return ShardSamples(path, options, archive) if is_shard(archive.sizes) else _image_files(path, options)
+
+
+def _image_files(path: Path, options: ReadOptions) -> SampleSet:
+    from .images import ImageSamples
+
+    if options.images_key is not None or options.labels_key is not None:
+        raise MissingKeyError(f"{path} holds image files, which have no keys; leave --images-key and --labels-key out")
+    return ImageSamples(path, options)
 
 
 def output_kind(path: Path) -> str:
