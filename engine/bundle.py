@@ -193,7 +193,9 @@ class Bundle:
 
     def how_to_trust(self) -> str:
         """What to type to run the bundle's code."""
-        return f"if you trust its author: jboost trust {in_shell(self.origin or self.path)}, or --trust-code for one run"
+        return (
+            f"if you trust its author: jboost trust {in_shell(self.origin or self.path)}, or --trust-code for one run"
+        )
 
     def code(self) -> list[Artefact]:
         """The entries that are code, by file name."""

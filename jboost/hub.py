@@ -9,7 +9,6 @@ from __future__ import annotations
 import glob
 import logging
 import re
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 
 from jboost.engine.bundle import CONFIG, Bundle, is_data
 from jboost.engine.errors import BadInputError, FailureError, JboostError, first_line
+from jboost.engine.system.commands import in_shell
 from jboost.engine.system.replacing import replacing
 from jboost.model_card import CARD, model_card
 
@@ -128,7 +128,7 @@ def push(bundle: Bundle, repo: str, *, license: str | None = None, private: bool
             it.
     """
     library = _library()
-    again = f"hf upload {repo} {shlex.quote(str(bundle.path))}"
+    again = f"hf upload {repo} {in_shell(bundle.path)}"
     with _explained(f"--push {repo}", f"the bundle is written; upload it with: {again}"):
         address = library.create_repo(repo, private=private or None, exist_ok=True)
         text = model_card(bundle.config, repo, license or _license_of(library, repo))

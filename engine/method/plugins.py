@@ -25,6 +25,7 @@ from types import ModuleType
 from typing import Any
 
 from jboost.engine.errors import BadInputError, one_line
+from jboost.engine.system.commands import in_shell
 from jboost.engine.system.trust import is_trusted
 
 from .objectives import LABEL_FREE, NEEDS_L0, OBJECTIVES, TYPED, Objective
@@ -225,7 +226,7 @@ def _run_file(path: Path, text: str, trust_code: bool) -> tuple[ModuleType, str]
     source = read_source(path)
     if not trust_code and not is_trusted(FILE, file_key(source)):
         raise BadInputError(
-            f"{path} is code, which would run as you; if you trust its author: jboost trust {shlex.quote(str(path))}, or "
+            f"{path} is code, which would run as you; if you trust its author: jboost trust {in_shell(path)}, or "
             "--trust-code for one run (which trusts the bundle's code too)"
         )
     name = f"jboost_own_{path.stem}_{digest_of([source])}"

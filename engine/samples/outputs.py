@@ -58,13 +58,17 @@ def written_as(out: Path, kind: str, samples: SampleSet, *, lossy: bool) -> str 
     if kind not in _FILES:
         return None
     if lossy:
-        return f"{len(_jpegs(samples)):,} images are written as {LOSSY_TEXT}, which changes pixels"
+        return f"{_counted(len(_jpegs(samples)))} written as {LOSSY_TEXT}, which changes pixels"
     others = [name for name in image_names(samples) or () if suffix_of(name) != ".png"]
     if not others:
         return None
     kinds = ", ".join(sorted({suffix_of(name) for name in others}))
     jpeg = "; --lossy keeps JPEGs" if _jpegs(samples) else ""
-    return f"{len(others):,} images are written to {out} as PNG in place of {kinds} (first: {others[0]}){jpeg}"
+    return f"{_counted(len(others))} written to {out} as PNG in place of {kinds} (first: {others[0]}){jpeg}"
+
+
+def _counted(count: int) -> str:
+    return f"{count:,} image{' is' if count == 1 else 's are'}"
 
 
 def _jpegs(samples: SampleSet) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
-import shlex
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -21,6 +20,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from jboost.engine.errors import BadInputError, one_line, printable
+from jboost.engine.system.commands import in_shell
 from jboost.trainer.checkpoint import ModelInfo, check_count, read_safetensors
 from jboost.trainer.registries import Usual, usual_of
 
@@ -185,7 +185,7 @@ def _unpickle_weights(path: Path) -> object:
         raise BadInputError(
             f"{path} holds pickled code ({named[1]}), which jboost never runs; only if you trust the file, convert it "
             f'once (this runs its code), with the packages it needs installed: python -c "{_CONVERT}" '
-            f"{shlex.quote(str(path))} {shlex.quote(str(out))}"
+            f"{in_shell(path)} {in_shell(out)}"
         ) from None
     except MemoryError:
         raise

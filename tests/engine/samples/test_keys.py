@@ -75,3 +75,10 @@ def test_where_there_is_no_option_no_message_names_one(tmp_path, images, labels)
         with pytest.raises(BadInputError) as e:
             open_generated([tmp_path / name], None, num_classes=5, resolution=16, channels=3)
         assert "-key" not in str(e.value)
+
+
+@pytest.mark.parametrize("options", [ReadOptions(images_key="png"), ReadOptions(labels_key="none")])
+def test_image_files_have_no_keys(tmp_path, images, options) -> None:
+    (tmp_path / "a.png").write_bytes(image_bytes(images[0]))
+    with pytest.raises(BadInputError, match="leave --images-key and --labels-key out"):
+        open_samples(tmp_path, options)
