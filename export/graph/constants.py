@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,21 @@ def fill_caches(model: nn.Module, example: Tensor) -> None:
             f"the model's forward pass fails on images of {shape} with {example.shape[1]} channels ({type(e).__name__}: "
             f"{first_line(e)}); check --resolution and --arch"
         ) from e
+
+
+@contextmanager
+def keeping_weights(model: nn.Module) -> Iterator[None]:
+    """Put the model's own weights and buffers back on exit.
+
+    ``functional_call`` leaves the tracer's tensors in a module that stands in several places (torch 2.13).
+    """
+    owned = [(module, dict(module._parameters), dict(module._buffers)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, parameters, buffers in owned:
+            module._parameters.update(parameters)
+            module._buffers.update(buffers)
 
 
 def single_numbers(model: nn.Module) -> dict[str, Callable[[], Tensor]]:

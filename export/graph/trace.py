@@ -30,7 +30,7 @@ from jboost.engine.method.objectives import class_logit, resolve_objective
 from jboost.engine.method.plugins import checked_objective
 from jboost.trainer.attack import evaluating
 
-from .constants import fill_caches, single_numbers
+from .constants import fill_caches, keeping_weights, single_numbers
 from .dead_code import remove_dead_code
 from .decompositions import HEAD, Pooling, decomposition_table
 from .passes.batch_sizes import forget_batch_sizes
@@ -145,7 +145,7 @@ def trace_trunk(
     try:
         with _evaluating(model):
             fill_caches(model, example)
-            with _named_nodes(model), mode, PlainFunctions():
+            with keeping_weights(model), _named_nodes(model), mode, PlainFunctions():
                 x = _fake(mode, example, dynamic_batch).requires_grad_()
                 joint: Any = aot_export_joint_simple(
                     forward,

@@ -161,6 +161,16 @@ def test_a_network_whose_sizes_torch_cannot_solve_exports_at_its_own_size(tmp_pa
         check_program(model, tmp_path / "forward.pt2", (16, 20))
 
 
+def test_tracing_leaves_the_weights_of_a_shared_layer() -> None:
+    act = nn.PReLU()
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Sequential(act), nn.Sequential(act), nn.Flatten(), nn.Linear(784, 4)
+    ).eval()
+    trace_trunk(model, torch.zeros(SHAPE))
+    assert not isinstance(act.weight, FakeTensor)
+    copy.deepcopy(model)
+
+
 def test_training_does_not_see_a_stale_cache() -> None:
     torch.manual_seed(0)
     model = Caching().train()
