@@ -213,9 +213,9 @@ def _check_pil(position: int, picture: Any, first: Any, channels: int) -> None:
         raise BadInputError(f"{name} is of type {type(picture).__name__}, others are PIL images; give one kind")
     mode = {1: "L", 3: "RGB"}.get(channels, "RGB")
     if picture.mode != mode:
-        # A conversion of alpha, a palette or 16 bits has more than one answer, so the caller makes it.
+        # A conversion of alpha or 16 bits has more than one answer, so the caller makes it.
         raise BadInputError(
-            f'{name} has mode {picture.mode}, the bundle takes {channels} channel(s); convert it: image.convert("{mode}")'
+            f"{name} has mode {picture.mode}, the bundle takes {channels} channel(s); {_to_mode(picture, mode)}"
         )
     if picture.size != first.size:
         raise BadInputError(
@@ -223,6 +223,20 @@ def _check_pil(position: int, picture: Any, first: Any, channels: int) -> None:
         )
     if picture.getexif().get(_ORIENTATION, 1) != 1:
         raise BadInputError(f"{name} is stored rotated (EXIF); turn it upright: PIL.ImageOps.exif_transpose(image)")
+
+
+def _to_mode(picture: Any, mode: str) -> str:
+    """How to convert a picture to `mode`, for a message."""
+    if picture.mode[-1:] in "Aa" or "transparency" in picture.info:
+        return (
+            'lay it over a background: PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), '
+            f'image.convert("RGBA")).convert("{mode}")'
+        )
+    if picture.mode.startswith("I;16"):
+        return f"scale it to 8 bits: PIL.Image.fromarray((numpy.asarray(image) / 257).round().astype('uint8')).convert(\"{mode}\")"
+    if picture.mode in ("I", "F"):
+        return f'scale its values to 0..255, which convert would clip, then image.convert("{mode}")'
+    return f'convert it: image.convert("{mode}")'
 
 
 def _channels_first(shape: tuple[int, ...], channels: int, layout: str | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image
@@ -116,11 +117,12 @@ def test_values_between_two_levels_are_rounded_to_the_nearest_and_that_is_said()
         (torch.zeros(2, 3, 8, 8), {"layout": "CHWN"}, "unknown layout 'CHWN'; choose one of NHWC, NCHW"),
         (np.zeros((1, 4, 4, 3)), {"value_range": (1, 0)}, "value_range must be"),
         (np.zeros((1, 4, 4, 3), np.int64), {}, "images has dtype int64, images must be uint8"),
-        (np.zeros((4, 4, 3), np.uint8), {}, r"shape \[4, 4, 3\], images must be \[N, H, W, C\]"),
+        (np.zeros((4, 4, 3), np.uint8), {}, r"shape \[4, 4, 3\], which looks like a single image.*images\[None\]"),
         (np.zeros((0, 4, 4, 3), np.float32), {}, "holds no images"),
-        ([], {}, "images has"),
+        ([], {}, "holds no images"),
         (Image.new("RGB", (4, 4)), {}, r"one PIL image; give a list of them: \[image\]"),
-        ([Image.new("RGBA", (4, 4))], {}, r'images\[0\] has mode RGBA, .* convert it: image.convert\("RGB"\)'),
+        ([Image.new("RGBA", (4, 4))], {}, r"images\[0\] has mode RGBA, .* lay it over a background"),
+        ([Image.new("P", (4, 4))], {}, r'images\[0\] has mode P, .* convert it: image.convert\("RGB"\)'),
         ([Image.new("RGB", (4, 4)), Image.new("L", (4, 4))], {}, r"images\[1\] has mode L, the bundle takes 3"),
         ([Image.new("RGB", (4, 4)), Image.new("RGB", (4, 5))], {}, r"images\[1\] has 4x5 pixels, images\[0\] 4x4"),
         ([Image.new("RGB", (4, 4)), np.zeros((4, 4, 3))], {}, r"images\[1\] is of type ndarray"),
@@ -144,3 +146,15 @@ def test_the_options_that_the_messages_name_help() -> None:
     with pytest.raises(jboost.BadInputError, match=r"rotated.*PIL\.ImageOps\.exif_transpose"):
         take([turned], channels=1)
     assert take([Image.new("L", (4, 6), 7)], channels=1).images.shape == (1, 6, 4, 1)
+
+
+def test_what_a_message_says_of_a_picture_is_right() -> None:
+    deep = Image.fromarray(np.full((4, 4), 257 * 7, np.uint16))
+    clear = Image.new("RGBA", (4, 4), (10, 200, 30, 0))
+    for picture, want in ((deep, 7), (clear, 255)):
+        with pytest.raises(jboost.BadInputError) as e:
+            take([picture], channels=3)
+        expression = str(e.value).partition("PIL.")[2]
+        made = eval(f"PIL.{expression}", {"PIL": PIL, "numpy": np, "image": picture})
+        assert made.mode == "RGB"
+        assert (np.asarray(made) == want).all()
