@@ -32,7 +32,8 @@ def mean_realness(
     if real.labels is None or not numbered:
         raise BadInputError(
             f"{real.path} has no class numbers ({real.label_source.removeprefix('none: ')}), which l0 (eq. 13) needs; give an npz "
-            "with labels, a dataset.json beside the images, or images in two or more folders named by class number"
+            "with labels, a dataset.json that lists the classes, or images in two or more folders named by class number without a "
+            "dataset.json"
         )
     check_against_model(real.labels, real.shape, num_classes=num_classes, in_channels=in_channels)
     total = 0.0

@@ -32,7 +32,7 @@ def _companions(names: list[str], labels: np.ndarray[Any, Any] | None, source: I
     if source is not None:
         found = {name: source.bytes_of(name) for name in source.others}
         for name in found:
-            if name.rpartition("/")[2] == DATASET_JSON and names != source.names:
+            if name.rpartition("/")[2] == DATASET_JSON and (names != source.names or b"\\" in found[name]):
                 prefix = name.removesuffix(DATASET_JSON)
                 found[name] = _renamed(found[name], prefix, dict(zip(source.names, names, strict=True)))
         return found

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from jboost.engine.errors import BadInputError
+from jboost.engine.errors import BadInputError, printable
 from jboost.trainer.architectures import NAMES, OTHERS, Architecture, find_architecture
 from jboost.trainer.registries import knows
 from jboost.trainer.resnet import RESNETS
@@ -89,6 +89,8 @@ def _architecture(
     path, told = source.path, source.content.arch
     if source.asked is not None:
         asked = source.asked
+        if asked.builtin or asked.registered:
+            asked = _with_arguments(source, asked)
         if asked.builtin and inferred is not None and inferred.arch != asked.name:
             raise BadInputError(f"the weights in {path} belong to {inferred.arch}, not {asked.name}; leave --arch out")
         named = source.facts.architecture or told
@@ -104,6 +106,7 @@ def _architecture(
             f"cannot infer the architecture of {path} from its weights ({some_of(peeled[-1].weights)}); "
             + _how_to_name(source)
         )
+    _check_arguments(source, told or inferred.arch)
     if told is not None and _contradicts(told, inferred.arch):
         raise BadInputError(
             f"the weights in {path} have the names and shapes of {inferred.arch}, but the file names {told}: {_arch_for(told)}, or "
@@ -117,6 +120,28 @@ def _architecture(
             "activations cannot be read from weights; the ReLU of TRADES' WideResNet is assumed (else use --arch)",
         )
     return find_architecture(inferred.arch), "inferred from the names and shapes of the weights", remark
+
+
+def _with_arguments(source: Source, asked: Architecture) -> Architecture:
+    """The named architecture, built with the arguments that a file beside the weights gives for it."""
+    named, arguments = source.facts.architecture, source.facts.arguments
+    if asked.registered and named is not None and arguments and _plain(named) == _plain(asked.name.rpartition(":")[2]):
+        described = named_architecture(source.facts, source.path, None)
+        if described is not None:
+            return described
+    _check_arguments(source, asked.name)
+    return asked
+
+
+def _check_arguments(source: Source, name: str) -> None:
+    """Refuse to build a network without the arguments that its training gave it: they may change what it computes."""
+    given = {key: value for key, value in source.content.arguments.items() if value is not None}
+    if given:
+        shown = printable(", ".join(f"{key}={value!r}" for key, value in given.items())[:200])
+        raise BadInputError(
+            f"{source.path} was trained as {name} with {shown}, which its name does not say: write a factory that builds it "
+            "so and pass --arch file.py:factory"
+        )
 
 
 def _how_to_name(source: Source) -> str:

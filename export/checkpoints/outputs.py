@@ -68,7 +68,7 @@ def _counted(loaded: LoadedCheckpoint, logits: Tensor) -> LoadedCheckpoint:
             f"{info.arch} gives {list(logits.shape)} ({logits.dtype}) for {_BATCH} images where logits [{_BATCH}, "
             f"{info.num_classes}] are needed; pass a factory that returns a module whose forward does"
         )
-    if not bool(torch.isfinite(logits).all()):
+    if not bool(torch.isfinite(logits[0]).all()):
         raise BadInputError(f"{info.arch} gives NaN or infinite logits; check --normalize and the weights")
     classes = logits.shape[1]
     if classes == info.num_classes:
@@ -87,6 +87,10 @@ def _looks_wrong(logits: Tensor) -> str | None:
     """Refuse probabilities; return a note on what is odd."""
     if logits.shape[1] < 2:
         return None
+    finite = torch.isfinite(logits).all(1)
+    if not bool(finite.all()):
+        # A network that divides by an image's deviation does this; such images come back as they were.
+        return "outputs: NaN or infinite logits for images of one colour or a plain ramp"
     sums = logits.sum(1)
     if bool((logits >= 0).all()) and bool(((sums - 1).abs() < _SUM_ERROR).all()):
         raise BadInputError(

@@ -11,7 +11,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeGuard
 
@@ -68,6 +68,7 @@ class Content:
         arch: the architecture that the file names, as it was written; None if it names none.
         usual: the normalisation among the arguments of a training that the file keeps; None if it keeps none.
         notes: remarks.
+        arguments: what the network's constructor was given in the training, beside its name and the two numbers.
     """
 
     weights: Mapping[str, Tensor]
@@ -75,6 +76,7 @@ class Content:
     arch: str | None = None
     usual: Usual | None = None
     notes: tuple[str, ...] = ()
+    arguments: Mapping[str, object] = field(default_factory=dict)
 
 
 def read_weights(path: Path) -> Content:
@@ -103,8 +105,8 @@ def read_weights(path: Path) -> Content:
     content = _unpickle_weights(path)
     weights, notes = _state_dict(path, content)
     _check_tensors(path, weights)
-    named, usual = _told(content)
-    return Content(weights, None, named, usual, tuple(notes))
+    named, usual, arguments = _told(content)
+    return Content(weights, None, named, usual, tuple(notes), arguments)
 
 
 def _check_archive(path: Path) -> None:
@@ -124,10 +126,11 @@ def _check_archive(path: Path) -> None:
     raise BadInputError(f"{path} is a zip archive that torch.save did not write; give a .pt, .pth or .safetensors file")
 
 
-def _told(content: object) -> tuple[str | None, Usual | None]:
-    """The architecture and the normalisation that a training script wrote beside the weights."""
+def _told(content: object) -> tuple[str | None, Usual | None, dict[str, object]]:
+    """The architecture, the normalisation and the constructor's arguments that a training script wrote beside the weights."""
+    arguments: dict[str, object] = {}
     if not isinstance(content, Mapping):
-        return None, None
+        return None, None, arguments
     named = next((v for e in _ARCH_ENTRIES if isinstance(v := content.get(e), str)), None)
     usual = None
     for entry in _ARGUMENTS:
@@ -136,7 +139,14 @@ def _told(content: object) -> tuple[str | None, Usual | None]:
         if isinstance(kept, Mapping):
             named = named or next((v for e in _ARCH_ARGUMENTS if isinstance(v := kept.get(e), str)), None)
             usual = usual or usual_of(kept, f"the checkpoint's {entry}")
-    return None if named is None else printable(named[:200]), usual
+            given = kept.get("model_kwargs") or kept.get("model_args")
+            if isinstance(given, Mapping):
+                arguments |= {
+                    printable(str(name)[:100]): value
+                    for name, value in given.items()
+                    if name not in ("num_classes", "in_chans")
+                }
+    return None if named is None else printable(named[:200]), usual, arguments
 
 
 def _check_tensors(path: Path, weights: Mapping[str, Tensor]) -> None:

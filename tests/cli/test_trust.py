@@ -11,6 +11,7 @@ from strangers import add_package, copied, poison, reissue
 
 from jboost.cli.inspect import describe
 from jboost.engine.bundle import Bundle
+from jboost.engine.samples import ReadOptions
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="the payload is a library, which needs gcc")
 
@@ -100,7 +101,7 @@ def test_a_foreign_architecture_is_refused_and_the_remedy_is_right(jboost, bundl
     refused = jboost(*arguments)
     assert refused.returncode == 2
     assert "antigravity:net" in refused.stderr
-    assert refused.stderr.count("\n") == 1
+    assert refused.stderr.count("\n") == 2  # the first line tells of the labels
     assert f"jboost trust '{folder}', or --trust-code for one run" in refused.stderr
     assert not (tmp_path / "out.npz").exists()
     for command in (("verify", folder), ("bench", "--bundle", folder, "--no-first-batch")):
@@ -128,8 +129,8 @@ def test_compile_makes_packages_of_its_own(jboost, theirs, samples, tmp_path) ->
 
 
 def test_inspect_says_whether_the_code_is_trusted(bundle, theirs) -> None:
-    assert describe(bundle)[1]["code"] == "trusted"
-    assert f"jboost trust {theirs}" in describe(theirs)[1]["code"]
+    assert describe(bundle, ReadOptions())[1]["code"] == "trusted"
+    assert f"jboost trust {theirs}" in describe(theirs, ReadOptions())[1]["code"]
 
 
 def test_only_a_whole_bundle_can_be_trusted(jboost, bundle, tmp_path) -> None:

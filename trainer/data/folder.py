@@ -32,7 +32,11 @@ class SampleData:
             files = isinstance(samples, ImageSamples)
             raise BadInputError(
                 f"{samples.path} has no labels ({samples.label_source.removeprefix('none: ')}); "
-                + ("put its images into two or more class folders, or add a dataset.json" if files else "save them too")
+                + (
+                    "put its images into two or more class folders without a dataset.json, or list their classes in dataset.json"
+                    if files
+                    else "save them too"
+                )
             )
         self.path, self.shape, self.labels = samples.path, samples.shape, samples.labels
         self.class_names, self.label_source = samples.label_names, samples.label_source

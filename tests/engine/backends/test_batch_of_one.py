@@ -80,7 +80,7 @@ def test_batches_of_two_are_right(model: nn.Module, x: Tensor, want: Tensor) -> 
 
 def test_the_eager_engine_is_right(model: nn.Module, x: Tensor, want: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eager, "load_forward", lambda bundle, device: model)
-    runner = eager.EagerRunner(None, RunRequest("logit", None, 12))
+    runner = eager.EagerRunner(SimpleNamespace(config=SimpleNamespace(num_classes=4)), RunRequest("logit", None, 12))
     found = runner.gradient(x, torch.tensor([1]))
     assert close(-found.grad, want)  # the objective `logit` is -f_c
     logits = model(x)

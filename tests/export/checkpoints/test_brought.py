@@ -19,6 +19,7 @@ from torch import nn
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError
 from jboost.export.checkpoints.load import load_checkpoint
+from jboost.trainer.architectures import build_network
 
 foreign_networks.declare_operators()
 timm = pytest.importorskip("timm")
@@ -429,3 +430,19 @@ def test_a_broken_torchvision_is_one_line(monkeypatch: pytest.MonkeyPatch, here:
         monkeypatch.setattr(importlib, "import_module", lambda name, error=error: (_ for _ in ()).throw(error))
         with pytest.raises(BadInputError, match=words):
             load_checkpoint("net.pt", arch="timm:test_resnet", num_classes=5)
+
+
+def test_arguments_of_the_training_are_not_dropped(tmp_path) -> None:
+    import argparse
+
+    network = build_network("resnet18", 4, 3)
+    kept = argparse.Namespace(model="resnet18", model_kwargs={"act_layer": "silu"})
+    path = tmp_path / "trained.pt"
+    torch.save({"args": kept, "state_dict": network.state_dict()}, path)
+    for arch in (None, "resnet18", "timm:resnet18"):
+        with pytest.raises(BadInputError, match=r"act_layer='silu'.*--arch file.py:factory"):
+            load_checkpoint(path, arch=arch, normalization="none")
+    torch.save(
+        {"args": argparse.Namespace(model="resnet18", model_kwargs={}), "state_dict": network.state_dict()}, path
+    )
+    assert load_checkpoint(path, normalization="none").info.arch == "resnet18"
