@@ -14,6 +14,8 @@ from jboost.engine.system.typed import load_json
 from .registries import Usual, usual_of
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+# Steps of some processors beside rescaling and normalising, which change what a network is given.
+_FURTHER = ("rescale_offset", "do_flip_channel_order", "include_top")
 _MOST_BYTES = 4 << 20
 _MOST_CLASSES = 1_000_000
 
@@ -103,6 +105,8 @@ def _processing(config: Mapping[str, Any]) -> tuple[Usual | None, tuple[str, ...
     )
     if not scaled or config.get("do_normalize", True) not in (True, False):
         return None, (f"{PREPROCESSOR} rescales images in another way than by 1/255, so its values are not taken",)
+    if further := [entry for entry in _FURTHER if config.get(entry)]:
+        return None, (f"{PREPROCESSOR} does more with images ({', '.join(further)}), so its values are not taken",)
     crop = config.get("crop_size") if config.get("do_center_crop") else config.get("size")
     sides = {crop.get("height"), crop.get("width")} if isinstance(crop, dict) else {crop}
     side = next(iter(sides)) if len(sides) == 1 else None

@@ -328,9 +328,10 @@ def test_a_folder_of_transformers(here: Path) -> None:
     same(here / "b", user_net(5), *STATS)
     (folder / "preprocessor_config.json").write_text(json.dumps(processor | {"do_normalize": False}))
     assert load_checkpoint(folder, arch="nets:plain").info.std == (1.0,) * 3
-    (folder / "preprocessor_config.json").write_text(json.dumps(processor | {"rescale_factor": 1 / 127.5}))
-    with pytest.raises(BadInputError, match="--normalize"):
-        load_checkpoint(folder, arch="nets:plain")
+    for other in ({"rescale_factor": 1 / 127.5}, {"rescale_offset": True}, {"do_flip_channel_order": True}):
+        (folder / "preprocessor_config.json").write_text(json.dumps(processor | other))
+        with pytest.raises(BadInputError, match="--normalize"):
+            load_checkpoint(folder, arch="nets:plain")
 
 
 @pytest.mark.parametrize("arch", ["hf-hub:timm/test_resnet.r160_in1k", "timm:test_resnet.r160_in1k"])
