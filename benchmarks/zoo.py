@@ -47,7 +47,7 @@ RUNS = 5
 def calibrate(network: nn.Module, size: int) -> None:
     """Give a new network weights whose gradients are neither zero nor chaotic."""
     for weight in network.parameters():
-        if weight.numel() > 1 and float(weight.std()) == 0.0:  # biases, scales, and layer scales near 0
+        if weight.numel() > 1 and float(weight.detach().std()) == 0.0:  # biases, scales, and layer scales near 0
             value = float(weight.flatten()[0])
             base = value if abs(value) > 0.05 or value == 0.0 else 0.3
             weight.data = base + 0.1 * torch.randn_like(weight)

@@ -23,6 +23,7 @@ import zoo_models
 BY_NAME = {model.name: model for model in zoo_models.MODELS}
 
 
+@pytest.mark.slow
 def test_a_model_of_another_package_exports_and_its_gradient_is_right(tmp_path: Path) -> None:
     found = zoo.check(BY_NAME["timm:levit_128s:64"], tmp_path)
     assert found["passed"], found
@@ -30,7 +31,13 @@ def test_a_model_of_another_package_exports_and_its_gradient_is_right(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "name", ["timm:convnext_atto:64", "timm:resnetblur50:64", "torchvision:swin_transformer.SwinTransformer:32"]
+    "name",
+    [
+        "timm:convnext_atto:64",
+        "timm:levit_128s:64",
+        "timm:resnetblur50:64",
+        "torchvision:swin_transformer.SwinTransformer:32",
+    ],
 )
 def test_the_gradient_graph_of_another_package_s_model_is_right(name: str, tmp_path: Path) -> None:
     model = BY_NAME[name]
