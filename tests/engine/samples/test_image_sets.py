@@ -162,6 +162,8 @@ def test_a_zip_made_on_windows_is_read_as_folders_and_written_with_slashes(tmp_p
         tmp_path / "listed.zip", {"x\\a.png": saved(IMAGES[0]), "x\\b.png": saved(IMAGES[1]), "dataset.json": listed}
     )
     assert open_samples(given).labels.tolist() == [5, 6]
+    written = files_in(rewritten(open_samples(given), tmp_path / "out.zip"))
+    assert json.loads(written["dataset.json"]) == {"labels": [["x/a.png", 5], ["x/b.png", 6]]}
 
 
 def test_tars_as_tar_makes_them(tmp_path) -> None:
