@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
@@ -14,7 +13,7 @@ from jboost.engine.errors import BadInputError, one_line
 from .base import check_images
 from .identity import file_contents
 from .keys import NONE, MissingKeyError
-from .npz import DAMAGE, check_array_size, read_exactly, read_header, read_rows, write_images
+from .npz import DAMAGE, check_array_size, read_exactly, read_header, read_rows
 from .options import AS_IT_IS, ReadOptions
 from .remedies import rows_within
 
@@ -73,8 +72,3 @@ class NpySamples:
             return read_rows(self._file, self._offset, self.shape, indices)
         except DAMAGE as e:
             raise BadInputError(f"{self.path} is damaged ({one_line(e)}); make or copy it again") from e
-
-
-def write_npy(out: IO[bytes], shape: tuple[int, ...], batches: Iterator[np.ndarray[Any, Any]]) -> None:
-    """Write images uint8 [N, H, W, C] of `shape` to `out`, open for writing."""
-    write_images(out, shape, batches)

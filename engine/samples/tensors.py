@@ -30,7 +30,6 @@ from .remedies import rows_within
 if TYPE_CHECKING:
     from torch import Tensor
 
-SUFFIXES = (".pt", ".pth")
 _SAVE = "torch.save({'images': images, 'labels': labels}, path)"
 _POSITIONS = ("arr_0", "arr_1")
 #: The most members of such a file: a record for each tensor, and a few more.

@@ -12,8 +12,6 @@ from jboost.engine.errors import BadInputError
 from .extractors.base import Extractor, Numpy
 from .sets import Features, Source
 
-#: Inputs' white in the two customs.
-RANGES = (1, 255)
 # The features' deviation over the images, relative to their size. Features of useful networks vary by a tenth or more.
 _SMALL, _TINY = 2e-2, 1e-5
 _PROBED = 16  # images
