@@ -82,6 +82,10 @@ def parts(out: Path) -> list[Part]:
     ]
     plain = bench("rn50", "fp16", "compile", "--rounds", "5", result="torch_compile")
     only = "--no-torch-compile"
+    settings = [
+        python, f"{here}/settings.py", str(out / "resnet50.safetensors"), "default",
+        "tma:triton.enable_persistent_tma_matmul=True", "half:batch=128", "--out", str(out / "settings"),
+    ]  # fmt: skip
     rn50, one, wrn = (str(out / bundle) for bundle in ("rn50", "one", "wrn"))
     return [
         Part("prepare", "doctor", [command, "doctor", "--json"], 30),
@@ -103,6 +107,7 @@ def parts(out: Path) -> list[Part]:
         Part("measure", "captures", [python, f"{here}/captures.py", one, rn50], 40, output=True),
         Part("measure", "bench torch.compile", plain, 300, "torch_compile.json"),
         Part("measure", "bench trt", bench("trt", "fp16", "trt", only), 40, "trt.json"),
+        Part("measure", "settings", settings, 240, output=True),
         Part("measure", "strided forms", [python, f"{here}/strided.py"], 150, output=True),
     ]
 

@@ -2,18 +2,20 @@
 
     python benchmarks/gpu/load.py BUNDLE
 
-On the H200 machine of the first measurements, packages that the exporting process ran correctly crashed processes that loaded them
-later. The differences between those processes are tried here one by one. cuda-gdb or gdb, if installed, says where a crash was.
+On the H200 machine of the first measurements, packages that the exporting process ran correctly crashed processes that
+loaded them later. The differences between those processes are tried here one by one. Where one crashes, `stack.c`,
+which is preloaded into it, says where.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
+import os
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 _LOADER = "torch._C._aoti.AOTIModelPackageLoader(sys.argv[1], 'model', True, 1, 0)"
 #: Name -> the lines before the loader.
@@ -36,35 +38,27 @@ def main() -> int:
     entries = json.loads((args.bundle / "config.json").read_text())["artefacts"]
     # The steps are small and have no weights; the gradient has them.
     names = sorted((name for name in entries if name.startswith("compile/cuda/")), key=lambda name: "step" not in name)
-    crashed: list[str] | None = None
-    for name in {names[0], names[-1]} if names else ():
-        package = str(args.bundle / entries[name]["file"])
-        print(name)
-        for variant, before in VARIANTS.items():
-            code = f"import sys, torch\n{before}\n{_LOADER}"
-            done = subprocess.run(
-                [sys.executable, "-X", "faulthandler", "-c", code, package], capture_output=True, text=True
-            )
-            last = done.stderr.strip().splitlines()[-1:] if done.returncode > 0 else []
-            print(f"  {variant:32s} exit code {done.returncode}", *last, flush=True)
-            if done.returncode < 0:
-                crashed = [sys.executable, "-c", code, package]
-    debugger = shutil.which("cuda-gdb") or shutil.which("gdb")
-    if crashed and debugger:
-        orders = [
-            "-batch",
-            "-ex",
-            "set pagination off",
-            "-ex",
-            "run",
-            "-ex",
-            "bt 30",
-            "-ex",
-            "x/4i $pc",
-            "-ex",
-            "info registers",
-        ]
-        subprocess.run([debugger, *orders, "--args", *crashed])
+    crashed = False
+    with TemporaryDirectory() as folder:
+        preloaded = Path(folder) / "stack.so"
+        source = Path(__file__).with_name("stack.c")
+        subprocess.run([os.environ.get("CC", "cc"), "-shared", "-fPIC", "-o", preloaded, source, "-ldl"], check=True)
+        env = os.environ | {"LD_PRELOAD": str(preloaded)}
+        for name in {names[0], names[-1]} if names else ():
+            package = str(args.bundle / entries[name]["file"])
+            print(name)
+            for variant, before in VARIANTS.items():
+                code = f"import sys, torch\n{before}\n{_LOADER}"
+                done = subprocess.run([sys.executable, "-c", code, package], capture_output=True, text=True, env=env)
+                lines = done.stderr.strip().splitlines()
+                print(
+                    f"  {variant:32s} exit code {done.returncode}",
+                    *(lines[-1:] if done.returncode > 0 else []),
+                    flush=True,
+                )
+                if done.returncode < 0:
+                    crashed = True
+                    print(*(f"    {line}" for line in lines), sep="\n", flush=True)
     return 1 if crashed or not names else 0
 
 
