@@ -19,7 +19,7 @@ from .pipeline import Reader
 Numpy = np.ndarray[Any, Any]
 
 _AHEAD = 2  # batches that wait; one more is being read
-_PATIENCE = 10.0  # seconds to wait for a thread whose results nobody wants any more
+_PATIENCE = 2.0  # seconds to wait for a thread whose results nobody wants any more
 
 
 @dataclass(eq=False)
@@ -175,8 +175,8 @@ class SetFeed:
                 images = work.read(positions)
                 if images.shape != (len(positions), *work.shape) or images.dtype != np.uint8:
                     raise BadInputError(
-                        f"{work.key}: {len(positions)} images uint8 of {list(work.shape)} were announced, and "
-                        f"{images.dtype} {list(images.shape)} came; read the file again"
+                        f"{len(positions)} images uint8 {list(work.shape)} were to come, and {images.dtype} {list(images.shape)} "
+                        "came; check the file"
                     )
                 self._put(Piece(now, positions, images))
                 read += len(positions)
@@ -191,13 +191,12 @@ class SetFeed:
         self._shape = self._shape or here
         if here != self._shape:
             raise BadInputError(
-                f"{work.key}: its images or snapshots are {list(here)}, the first set's {list(self._shape)}; boost sets of "
-                "one size together"
+                f"its images and snapshots are {list(here)}, the first set's {list(self._shape)}; boost it on its own"
             )
         count = len(work.store.records)
         for name, array in (("numbers", work.numbers), ("labels", work.labels)):
             if array is not None and len(array) != count:
-                raise BadInputError(f"{work.key}: {len(array)} {name} for {count} images; give one for each image")
+                raise BadInputError(f"{len(array)} {name} for {count} images; give one for each image")
 
     def _room(self, more: Callable[[], bool] = lambda: True) -> bool:
         """Wait until fewer than two batches wait and `more` is true; False if the feed was stopped meanwhile."""

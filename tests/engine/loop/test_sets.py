@@ -215,7 +215,7 @@ def test_what_does_not_fit_is_that_sets_error() -> None:
     assert all(isinstance(got[key].error, BadInputError) for key in messages)
     assert "[5, 5, 1], the first set's [4, 4, 1]" in messages.pop(1)
     assert "2 numbers for 3 images" in messages.pop(2)
-    assert "came; read the file again" in messages.pop(3)
+    assert "came; check the file" in messages.pop(3)
     assert "4 labels for 3 images" in messages.pop(4)
     assert "[4, 4, 1, 1], the first set's [4, 4, 1]" in messages.pop(5)
     assert messages == {}
