@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from loop_cases import expected, run_slots
+from simulated_gpu import fixed_pace
 
 from jboost.engine.errors import BadInputError, FailureError
 from jboost.engine.loop.run import run_set
@@ -23,6 +24,13 @@ from jboost.engine.results.store import MemoryStore
 
 COUNT = 11
 LIMITS = np.array([3, 7, 0, 12, 5, 1, 9, 6, 2, 7, 4])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def late():
+    """Statuses as late as they can be; `test_pace.py` is about how often they are read."""
+    with fixed_pace(None):
+        yield
 
 
 def starts(count=COUNT, seed=0) -> np.ndarray:
