@@ -8,9 +8,16 @@ GPUs, networks and batch sizes by a factor of a thousand.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from statistics import median
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .flight import Flight
+
+Numpy = np.ndarray[Any, Any]
 
 #: The most steps between two readings.
 MOST = 16
@@ -59,6 +66,42 @@ def best_distance(costs: Costs, mean_steps: float) -> Distance:
     """The distance with the shortest run."""
     choices = [Distance(steps, fresh) for steps in range(1, MOST + 1) for fresh in (True, False)]
     return min(choices, key=lambda distance: relative_time(costs, mean_steps, distance))
+
+
+def measure_costs(flight: Flight, images: Numpy, y: Numpy, *, leaving: int) -> Costs:
+    """The costs of a flight, for a benchmark: medians of a few measurements. They move its images and replace some of them.
+
+    Args:
+        flight: with an image in every row, none of which finishes.
+        images: uint8 [n, H, W, C], images to put in.
+        y: int64 [n], their classes.
+        leaving: images that leave at a reading, at most n.
+    """
+    rows = np.arange(leaving)
+    limit = np.full(leaving, np.iinfo(np.int64).max)
+
+    def step() -> None:
+        flight.step()
+
+    def exchange() -> None:
+        flight.collect(rows)
+        flight.admit(rows, images[:leaving], y[:leaving], rows, limit, rows)
+
+    def nothing() -> None:
+        pass
+
+    def seconds(work: Callable[[], None]) -> float:
+        taken = []
+        for _ in range(_ENOUGH + 1):
+            start = perf_counter()
+            work()
+            flight.status(fresh=True)
+            taken.append(perf_counter() - start)
+        return median(taken[1:])  # the first one may allocate
+
+    seconds(step)
+    status = seconds(nothing)
+    return Costs(max(seconds(step) - status, 1e-9), status, max(seconds(exchange) - status, 0.0))
 
 
 class Pace:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from simulated_gpu import SimulatedGpu, fixed_pace, relative_times
 
-from jboost.engine.loop.pace import Costs, Distance, Pace, best_distance, relative_time
+from jboost.engine.loop import pace
+from jboost.engine.loop.pace import Costs, Distance, Pace, best_distance, measure_costs, relative_time
 from jboost.engine.loop.slots import Slots
 from jboost.engine.method.settings import Settings
 from jboost.engine.method.updates import PGD
@@ -79,3 +80,14 @@ def test_nothing_is_measured_where_nothing_can_be_won(early_stop) -> None:
         slots.step()
         slots.harvest()
         assert gpu.steps == turn * gpu.status_every
+
+
+def test_a_benchmark_measures_the_same_costs(monkeypatch) -> None:
+    wanted = Costs(1e-3, 5e-5, 4e-4)
+    gpu = SimulatedGpu(np.full(8, 10**6), wanted)
+    monkeypatch.setattr(pace, "perf_counter", gpu.clock)
+    flight, at, images = gpu.flight("pgd-l2", None, 8, (1, 1, 1)), np.arange(8), np.zeros((8, 1, 1, 1), np.uint8)
+    flight.admit(at, images, at, at, np.full(8, 10**6), at)
+    got = measure_costs(flight, images, at, leaving=3)
+    for a, b in zip(got, wanted, strict=True):
+        assert a == pytest.approx(b, rel=0.15)
