@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from jboost.conversion import Range, class_labels, take
+from jboost.conversion import Range, class_labels, image_numbers, take
 from jboost.engine.backends.engine import Engine
 from jboost.engine.backends.registry import default_batch, find_engine
 from jboost.engine.backends.request import RunRequest
@@ -153,6 +153,7 @@ class Booster:
         preset: Preset | None = None,
         value_range: Range | None = None,
         layout: str | None = None,
+        numbers: Any = None,
         snapshots: Sequence[int] = (),
         on_progress: ProgressCallback | None = None,
     ) -> Boosted:
@@ -171,6 +172,8 @@ class Booster:
             preset: gives defaults for `objective` and `early_stop`.
             value_range: lowest and highest value of float images; None: told by the values, see `jboost.conversion.take`.
             layout: ``"NHWC"`` or ``"NCHW"``; None: told by the channels.
+            numbers: whole numbers [N] in [0, 2^63) that key the noise, with the seed: an image keeps its noise wherever it
+                stands; None: positions, from 0.
             snapshots: step counts; for each, the result also has the images that a run of that many steps would give.
             on_progress: called again and again with the `jboost.engine.loop.run.Progress` of the run.
 
@@ -186,6 +189,8 @@ class Booster:
         if labels is not None:
             labels = check_labels("labels", class_labels(labels), len(images))
         self._check_fit(labels, images.shape)
+        if numbers is not None:
+            numbers = image_numbers(numbers, len(images))
         settings = self.settings(
             update, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=preset
         )  # fmt: skip
@@ -194,7 +199,7 @@ class Booster:
         runner.check_update(settings.update.kind)
         start = perf_counter()
         finished, batch_size = self._run(
-            runner, settings, lambda indices: images[indices], images.shape[1:], labels, store, on_progress
+            runner, settings, lambda indices: images[indices], images.shape[1:], labels, store, on_progress, numbers
         )
         summary = self._summary(
             runner, settings, store, labelled=labels is not None, finished=finished, batch_size=batch_size,
@@ -215,6 +220,7 @@ class Booster:
         preset: Preset | None = None,
         value_range: Range | None = None,
         layout: str | None = None,
+        numbers: Iterable[int] | None = None,
         ordered: bool = True,
     ) -> Iterator[Any]:
         """Boost a stream of images; images of later chunks enter as earlier ones leave, so the slots stay full.
@@ -226,10 +232,11 @@ class Booster:
         Args:
             chunks: images of any kind that `boost` takes, or (images, labels), in chunks of any size; or single images. The
                 kinds may differ.
-            update, objective, l0, early_stop, seed, preset: as for `boost`. The noise of an image depends on its position in
-                the stream.
+            update, objective, l0, early_stop, seed, preset: as for `boost`.
             value_range: lowest and highest value of float images; None: told by the first chunk and kept to.
             layout: as for `boost`.
+            numbers: for each image in the stream's order, the number that keys its noise, such as ``itertools.count(5000)``;
+                read as the images are; None: positions in the stream.
             ordered: yield in the stream's order; False: yield (position, image) as images finish.
 
         Yields:
@@ -243,9 +250,11 @@ class Booster:
             update, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=preset
         )  # fmt: skip
         source = Source(chunks, self.bundle.config, value_range, layout)
-        return self._streamed(source, settings, ordered)
+        return self._streamed(source, settings, ordered, numbers)
 
-    def _streamed(self, source: Source, settings: Settings, ordered: bool) -> Iterator[Any]:
+    def _streamed(
+        self, source: Source, settings: Settings, ordered: bool, numbers: Iterable[int] | None
+    ) -> Iterator[Any]:
         mine = object()
 
         def opened(resolution: int) -> Runner:
@@ -254,7 +263,9 @@ class Booster:
             return runner
 
         try:
-            with closing(boosted_stream(source, settings, opened, self._slots, ordered=ordered)) as images:
+            with closing(
+                boosted_stream(source, settings, opened, self._slots, ordered=ordered, numbers=numbers)
+            ) as images:
                 for image in images:
                     yield image
                     if self._stream is not mine:
@@ -269,6 +280,7 @@ class Booster:
         out: Path,
         settings: Settings,
         *,
+        numbers: np.ndarray[Any, Any] | None = None,
         resume: bool = False,
         snapshots: Sequence[int] = (),
         run_file: Path | None = None,
@@ -285,6 +297,7 @@ class Booster:
             samples: the input; see `jboost.engine.samples.open_samples`.
             out: the output; its suffix determines the format.
             settings: made by `settings`.
+            numbers: int64 [N], the numbers that key the noise, as for `boost`; None: positions.
             resume: continue a killed run.
             snapshots: step counts; `snapshot_output` names the file for the set that a run of that many steps would give.
             run_file: file for the per-image records; see `jboost.engine.results.run_file.write_run`.
@@ -320,12 +333,12 @@ class Booster:
             runner.check_update(settings.update.kind)
             identity = run_identity(
                 settings, fingerprint=samples.fingerprint, images=samples.shape[0], bundle=self.bundle.digest,
-                engine=runner.name, dtype=runner.dtype, snapshots=snapshots,
+                engine=runner.name, dtype=runner.dtype, snapshots=snapshots, numbers=numbers,
             )  # fmt: skip
             store = DiskStore(out, samples.shape, identity, resume=resume, snapshots=snapshots)
             try:
                 finished, batch_size = self._run(
-                    runner, settings, samples.read, samples.shape[1:], labels, store, on_progress
+                    runner, settings, samples.read, samples.shape[1:], labels, store, on_progress, numbers
                 )
                 for step, taken in store.snapshots.items():
                     write_samples(
@@ -385,6 +398,7 @@ class Booster:
         labels: np.ndarray[Any, Any] | None,
         store: Store,
         on_progress: ProgressCallback | None,
+        numbers: np.ndarray[Any, Any] | None = None,
     ) -> tuple[int, int]:
         """Boost the remaining images; returns the number of images finished and the batch size used."""
         if (why := why_nothing_moves(settings.update)) is not None:
@@ -394,8 +408,9 @@ class Booster:
             batch_size = min(batch_size, len(store.records))
         try:
             done = run_set(
-                runner, read, labels, store, settings, shape=shape, batch_size=batch_size, on_progress=on_progress
-            )
+                runner, read, labels, store, settings, shape=shape, batch_size=batch_size, numbers=numbers,
+                on_progress=on_progress,
+            )  # fmt: skip
         except Exception as e:
             # Match torch's class by name: an engine without torch must not import it for this check.
             if type(e).__name__ != "OutOfMemoryError":

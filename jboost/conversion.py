@@ -103,6 +103,33 @@ def class_labels(labels: Any) -> Numpy:
     return labels.detach().cpu().numpy() if _is_tensor(labels) else np.asarray(labels)
 
 
+def image_numbers(numbers: Any, count: int, *, first: int = 0) -> Numpy:
+    """The numbers that key the images' noise, of any kind that `class_labels` takes, as int64 [count].
+
+    Args:
+        numbers: whole numbers in [0, 2^63).
+        count: number of images.
+        first: the position of the first one, for the message.
+
+    Raises:
+        BadInputError: not one whole number for each image, or one that is negative or does not fit.
+    """
+    given = class_labels(numbers)
+    if given.shape != (count,):
+        raise BadInputError(
+            f"numbers has shape {list(given.shape)}; give one for each of the {count} images, such as np.arange({count})"
+        )
+    if given.dtype.kind not in "iu":  # a list with a number of 2^64 is an array of objects
+        raise BadInputError(
+            f"numbers has dtype {given.dtype}; give whole numbers from 0 to 2**63 - 1, such as np.arange({count})"
+        )
+    wrong = np.flatnonzero((given < 0) | (given > np.iinfo(np.int64).max))
+    if len(wrong):
+        at = int(wrong[0])
+        raise BadInputError(f"the number of image {first + at} is {given[at]}; numbers are from 0 to 2**63 - 1")
+    return given.astype(np.int64)
+
+
 def _is_tensor(value: Any) -> bool:
     torch = sys.modules.get("torch")  # who holds a tensor has imported it
     return torch is not None and isinstance(value, torch.Tensor)

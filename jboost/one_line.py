@@ -16,7 +16,7 @@ from jboost.engine.method.updates import Update
 
 #: What opens a bundle; everything else describes the run.
 _OPENING = ("engine", "device", "dtype", "batch_size", "trust_code")
-_RUN = ("objective", "l0", "early_stop", "seed", "value_range", "layout")
+_RUN = ("objective", "l0", "early_stop", "seed", "value_range", "layout", "numbers")
 
 _lock = threading.Lock()
 #: The bundle opened last, while no call uses it.
@@ -35,7 +35,8 @@ def boost(images: Any, labels: Any = None, *, bundle: str | Path = "bundle", **o
         bundle: the bundle's folder, or ``"hf://user/repo@revision"``.
         options: ``engine``, ``device``, ``dtype``, ``batch_size`` and ``trust_code`` as for `jboost.load`; ``preset``, a
             name; ``update``, a name or an `Update`; the update's own fields, such as ``steps`` and ``step_size``; and
-            ``objective``, ``l0``, ``early_stop``, ``seed``, ``value_range`` and ``layout`` as for `Booster.boost`.
+            ``objective``, ``l0``, ``early_stop``, ``seed``, ``value_range``, ``layout`` and ``numbers`` as for
+            `Booster.boost`.
 
     Returns:
         The boosted images, of the same kind, dtype and layout as `images`. The engines start from 8 bits: float images are

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jboost.conversion import Given, Range, class_labels, is_float, is_one_image, take
+from jboost.conversion import Given, Range, class_labels, image_numbers, is_float, is_one_image, take
 from jboost.engine.bundle import BundleConfig
 from jboost.engine.errors import BadInputError
 from jboost.engine.loop.runner import Runner
@@ -111,6 +111,20 @@ class Source:
         return made
 
 
+def _checked(numbers: Iterable[int]) -> Iterator[int]:
+    """The numbers of the stream's images.
+
+    Raises:
+        BadInputError: a number cannot be used, or there are fewer than images.
+    """
+    at = -1
+    for at, number in enumerate(numbers):
+        yield int(image_numbers([number], 1, first=at)[0])
+    raise BadInputError(
+        f"numbers ended after {at + 1}, but the stream has more images; give one for each, such as itertools.count()"
+    )
+
+
 def boosted_stream(
     source: Source,
     settings: Settings,
@@ -118,6 +132,7 @@ def boosted_stream(
     batch_of: Callable[[Runner], int],
     *,
     ordered: bool,
+    numbers: Iterable[int] | None = None,
 ) -> Generator[Any, None, None]:
     """Boost a stream; see `jboost.boost_iter`.
 
@@ -127,6 +142,7 @@ def boosted_stream(
         open_runner: opens the engine for an image size.
         batch_of: the number of slots of a runner.
         ordered: yield images in the stream's order; else (position, image) as they finish.
+        numbers: of the images, one after another; None for positions.
 
     Returns:
         An iterator that opens the engine when it is first asked.
@@ -145,7 +161,8 @@ def boosted_stream(
         size = min(size, len(beginning.images))
     failed = 0
     results = run_stream(
-        runner, chain([beginning], groups), settings, shape=(height, width, channels), batch_size=size, ordered=ordered
+        runner, chain([beginning], groups), settings, shape=(height, width, channels), batch_size=size, ordered=ordered,
+        numbers=None if numbers is None else _checked(numbers),
     )  # fmt: skip
     for result in results:
         failed += result.failed

@@ -72,6 +72,52 @@ def test_order_does_not_matter_to_pgd(booster, images, labels) -> None:
     assert levels_apart(a[order], b) <= 1
 
 
+def test_noise_follows_the_number_and_not_the_position(booster, images, labels, tmp_path) -> None:
+    how, order = jboost.SGLD(3, 0.01, noise=0.05), np.random.default_rng(0).permutation(len(images))
+    by_position = booster.boost(images, labels, how, seed=3).images
+    assert np.array_equal(booster.boost(images, labels, how, seed=3, numbers=range(len(images))).images, by_position)
+    moved = booster.boost(images[order], labels[order], how, seed=3, numbers=torch.from_numpy(order)).images
+    assert levels_apart(moved, by_position[order]) <= 1  # a convolution may sum in another order
+    assert levels_apart(booster.boost(images[order], labels[order], how, seed=3).images, moved) > 1
+
+    numbers = np.random.default_rng(1).integers(0, 2**63, len(images))
+    want = booster.boost(images, labels, how, seed=3, numbers=numbers).images
+    assert levels_apart(want, by_position) > 1
+    stream = booster.boost_iter(
+        [(images[:5], labels[:5]), (images[5:], labels[5:])], how, seed=3, numbers=iter(numbers)
+    )
+    assert np.array_equal(np.stack(list(stream)), want)
+
+    np.savez(tmp_path / "in.npz", images, labels)
+    source, settings = open_samples(tmp_path / "in.npz"), booster.settings(how, seed=3)
+
+    def stop(progress):
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        booster.boost_file(source, tmp_path / "out.npz", settings, numbers=numbers, on_progress=stop)
+    with pytest.raises(jboost.BadInputError, match="its images had other numbers for the noise"):
+        booster.boost_file(source, tmp_path / "out.npz", settings, resume=True)
+    booster.boost_file(source, tmp_path / "out.npz", settings, numbers=numbers, resume=True)
+    assert np.array_equal(np.load(tmp_path / "out.npz")["arr_0"], want)
+
+
+def test_numbers_that_cannot_be_used_are_refused(booster, images, labels) -> None:
+    count = len(images)
+    for numbers, why in (
+        (np.arange(count) - 1, r"number of image 0 is -1; .* 2\*\*63 - 1"),
+        (np.array([*range(count - 1), 2**63], np.uint64), rf"number of image {count - 1} is {2**63}"),
+        ([*range(count - 1), 2**64], "dtype object; give whole numbers"),
+        (np.arange(count) / 2, "dtype float64; give whole numbers"),
+        (range(3), rf"shape \[3\]; give one for each of the {count} images"),
+    ):
+        with pytest.raises(jboost.BadInputError, match=why):
+            booster.boost(images, labels, jboost.PGD(1), numbers=numbers)
+    for stream_numbers, why in (([5, 6, 7], "ended after 3, but the stream has more"), ([5, -6], "image 1 is -6")):
+        with pytest.raises(jboost.BadInputError, match=why):
+            list(booster.boost_iter([(images, labels)], jboost.PGD(1), numbers=stream_numbers))
+
+
 def test_zero_steps_give_back_the_bytes(booster, images, labels) -> None:
     got = booster.boost(images, labels, jboost.PGD(steps=0))
     np.testing.assert_array_equal(got.images, images)

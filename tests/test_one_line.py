@@ -54,6 +54,11 @@ def test_one_line_gives_what_a_booster_gives_in_the_kind_that_came(bundle, image
             jboost.boost(images, labels, bundle=bundle, update=jboost.SGLD(steps=1), seed=4, **HOW),
             booster.boost(images, labels, jboost.SGLD(steps=1), seed=4).images,
         )
+        numbers = np.arange(23)[::-1]
+        assert np.array_equal(
+            jboost.boost(images, labels, bundle=bundle, update=jboost.SGLD(noise=0.1), numbers=numbers, **HOW),
+            booster.boost(images, labels, jboost.SGLD(noise=0.1), numbers=numbers).images,
+        )
         result = booster.boost(tensor, labels, jboost.PGD(**STEPS))
     assert result.notes == ("images: float32 in [0, 1] (no value is negative), rounded to 256 levels",
                             "images: shape [23, 3, 16, 16] is [N, C, H, W]")  # fmt: skip

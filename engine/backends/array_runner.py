@@ -77,15 +77,15 @@ class ArrayFlight:
         # Copies, because rows are written in place when an image enters.
         self.state = State(*(runner.put(a.copy()) for a in empty_state(count, shape)))
 
-    def admit(self, rows: Numpy, images: Numpy, y: Numpy, index: Numpy, limit: Numpy) -> None:
+    def admit(self, rows: Numpy, images: Numpy, y: Numpy, index: Numpy, limit: Numpy, numbers: Numpy) -> None:
         """Put images into rows and reset every field of these rows."""
         put, n = self._put, len(rows)
         where, x0 = put(rows), to_float(put(images))
         no, zero = put(np.zeros(n, np.bool_)), put(np.zeros(n, np.int64))
         entering = State(
-            x=x0, x0=x0, y=put(y), index=put(index), limit=put(limit), steps=zero, moving=put(limit > 0), stopped=no,
+            x=x0, x0=x0, y=put(y), number=put(numbers), limit=put(limit), steps=zero, moving=put(limit > 0), stopped=no,
             failed=no, waiting=no, retried=no, class_logit=put(np.zeros(n, np.float32)),
-            before_logit=put(np.full(n, np.nan, np.float32)), before_predicted=zero,
+            before_logit=put(np.full(n, np.nan, np.float32)), before_predicted=zero, index=put(index),
         )  # fmt: skip
         for array, new in zip(self.state, entering, strict=True):
             array[where] = new
@@ -128,9 +128,9 @@ def empty_state(count: int, shape: tuple[int, int, int]) -> State:
     images, integers, flags = (count, *shape), np.zeros(count, np.int64), np.zeros(count, np.bool_)
     reals = np.zeros(count, np.float32)
     return State(
-        x=np.zeros(images, np.float32), x0=np.zeros(images, np.float32), y=integers, index=integers, limit=integers,
+        x=np.zeros(images, np.float32), x0=np.zeros(images, np.float32), y=integers, number=integers, limit=integers,
         steps=integers, moving=flags, stopped=flags, failed=flags, waiting=flags, retried=flags, class_logit=reals,
-        before_logit=reals, before_predicted=integers,
+        before_logit=reals, before_predicted=integers, index=integers,
     )  # fmt: skip
 
 

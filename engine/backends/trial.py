@@ -28,7 +28,9 @@ def endless_flight(runner: Runner, images: Numpy, y: Numpy) -> Flight:
     count, height, width, channels = images.shape
     update = PGD(step_size=1e-6)
     flight = runner.flight(update.kind, update.controls(), count, (channels, height, width))
-    flight.admit(np.arange(count), images, y, np.arange(count), np.full(count, np.iinfo(np.int64).max))
+    flight.admit(
+        np.arange(count), images, y, np.arange(count), np.full(count, np.iinfo(np.int64).max), np.arange(count)
+    )
     return flight
 
 

@@ -37,7 +37,7 @@ class Finished:
 
     Attributes:
         images: uint8 [n, H, W, C], rounded to nearest; an image that never moved equals the input byte for byte.
-        index: int64 [n], positions in the set.
+        index: int64 [n], the host's keys of the images, as they were admitted.
         y: int64 [n], classes.
         steps: int64 [n], steps taken.
         stopped: bool [n], the image ended early because its realness reached l0.
@@ -73,13 +73,14 @@ class Flight(Protocol):
 
     status_every: int
 
-    def admit(self, rows: Numpy, images: Numpy, y: Numpy, index: Numpy, limit: Numpy) -> None:
+    def admit(self, rows: Numpy, images: Numpy, y: Numpy, index: Numpy, limit: Numpy, numbers: Numpy) -> None:
         """Put images into rows and reset every field of these rows.
 
         Args:
             rows: int64 [n], each once.
             images: uint8 [n, H, W, C].
-            y, index, limit: int64 [n]: class, position in the set, maximum number of steps.
+            y, index, limit, numbers: int64 [n]: class, the host's key of the image, maximum number of steps, and the
+                number in [0, 2^63) that keys the image's noise.
         """
         ...
 

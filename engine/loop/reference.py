@@ -21,7 +21,12 @@ Numpy = np.ndarray[Any, Any]
 
 
 def boost_image(
-    gradient: Callable[[Numpy, Numpy], Gradient], image: Numpy, label: int | None, settings: Settings, *, index: int = 0
+    gradient: Callable[[Numpy, Numpy], Gradient],
+    image: Numpy,
+    label: int | None,
+    settings: Settings,
+    *,
+    number: int = 0,
 ) -> tuple[Numpy, int]:
     """Algorithms 1 to 3 for one image.
 
@@ -30,7 +35,7 @@ def boost_image(
         image: uint8 [H, W, C].
         label: the image's class; None takes c = argmax f(x0), as in algorithm 1.
         settings: the update, early stopping and the seed.
-        index: the image's position in its set, which keys its noise.
+        number: the image's number, which keys its noise.
 
     Returns:
         The image, uint8 [H, W, C], and the number of steps it took. If a gradient or class logit is not finite, the
@@ -47,15 +52,15 @@ def boost_image(
             return _rounded(x, x0, settings.update), step
         if not np.isfinite(grad).all() or not np.isfinite(class_logit).all():
             return image, 0
-        x = _moved(x, x0, grad, settings, index, step)
+        x = _moved(x, x0, grad, settings, number, step)
     return _rounded(x, x0, settings.update), settings.update.steps
 
 
-def _moved(x: Numpy, x0: Numpy, grad: Numpy, settings: Settings, index: int, step: int) -> Numpy:
+def _moved(x: Numpy, x0: Numpy, grad: Numpy, settings: Settings, number: int, step: int) -> Numpy:
     """The next iterate."""
     update, size = settings.update, settings.update.step_size
     if isinstance(update, SGLD):  # algorithm 3
-        noise = normal(x.shape[1:], key=split_seed(settings.seed), index=np.array([index]), step=np.array([step]))
+        noise = normal(x.shape[1:], key=split_seed(settings.seed), index=np.array([number]), step=np.array([step]))
         x = x - size * grad + update.noise * noise
     elif isinstance(update, PGD) and update.norm == "l2":  # algorithms 1 and 2: normalise, descend, clamp, project
         norm = l2_norm(grad)

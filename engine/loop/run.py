@@ -38,6 +38,22 @@ class Progress(NamedTuple):
 ProgressCallback = Callable[[Progress], None]
 
 
+class Chunk(NamedTuple):
+    """Images that enter the slots one after another.
+
+    Attributes:
+        images: uint8 [n, H, W, C].
+        y: int64 [n], classes.
+        keys: int64 [n], the host's keys of the images: no two images of a run share one.
+        numbers: int64 [n], the numbers that key the noise.
+    """
+
+    images: Numpy
+    y: Numpy
+    keys: Numpy
+    numbers: Numpy
+
+
 def run_set(
     runner: Runner,
     read: Reader,
@@ -47,6 +63,7 @@ def run_set(
     *,
     shape: tuple[int, int, int],
     batch_size: int,
+    numbers: Numpy | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> int:
     """Boost every image that `store` does not have yet.
@@ -63,6 +80,7 @@ def run_set(
         settings: the update, early stopping and the seed.
         shape: (H, W, C) of an image.
         batch_size: the number of slots; empty slots are computed too, so shapes stay fixed.
+        numbers: int64 [N], the numbers that key the images' noise, in [0, 2^63); None for their positions.
         on_progress: called at the end of each turn.
 
     Returns:
@@ -77,7 +95,7 @@ def run_set(
     total, before = len(store.records), len(store.records) - len(todo)
     height, width, channels = shape
     with ReadAhead(read, todo, batch_size) as ahead, WriteBehind(store) as behind:
-        waiting = Waiting(_labelled(runner, ahead, labels, batch_size))
+        waiting = Waiting(_labelled(runner, ahead, labels, numbers, batch_size))
         slots = Slots(runner, settings, batch_size, (channels, height, width), tuple(store.snapshots))
         scorer = Scorer(runner, batch_size, behind)
         for finished in turns(slots, waiting):
@@ -95,7 +113,7 @@ def run_set(
 def turns(slots: Slots, waiting: Waiting, may_admit: Callable[[], bool] = lambda: True) -> Iterator[Finished | None]:
     """The loop itself: each turn fills the free slots, queues steps and yields the images that have finished, if any.
 
-    It ends when no image waits and no slot is held.
+    It ends when no image waits and no slot is held. A further call goes on with images that have been read since.
 
     Args:
         slots: the images in flight.
@@ -104,7 +122,8 @@ def turns(slots: Slots, waiting: Waiting, may_admit: Callable[[], bool] = lambda
     """
     while True:
         while len(slots.free) and may_admit() and waiting.more():
-            slots.admit(*waiting.take(len(slots.free)))
+            images, y, keys, numbers = waiting.take(len(slots.free))
+            slots.admit(images, y, keys, numbers=numbers)
         if not len(slots.held):
             return
         slots.step()
@@ -112,14 +131,12 @@ def turns(slots: Slots, waiting: Waiting, may_admit: Callable[[], bool] = lambda
 
 
 def _labelled(
-    runner: Runner, chunks: ReadAhead, labels: Numpy | None, batch_size: int
-) -> Iterator[tuple[Numpy, Numpy, Numpy]]:
-    """(images, classes, indices) of each chunk; without labels, the classes are the model's predictions."""
+    runner: Runner, chunks: ReadAhead, labels: Numpy | None, numbers: Numpy | None, batch_size: int
+) -> Iterator[Chunk]:
+    """The chunks as they wait; without labels, the classes are the model's predictions."""
     for indices, images in chunks:
-        if labels is not None:
-            yield images, labels[indices], indices
-        else:
-            yield images, predicted_classes(runner, images, batch_size), indices
+        y = predicted_classes(runner, images, batch_size) if labels is None else labels[indices]
+        yield Chunk(images, y, indices, indices if numbers is None else numbers[indices])
 
 
 def predicted_classes(runner: Runner, images: Numpy, batch_size: int) -> Numpy:
@@ -132,22 +149,22 @@ class Waiting:
     """Images that have been read and wait for a slot.
 
     Args:
-        chunks: (images uint8 [n, H, W, C], classes int64 [n], positions in the set int64 [n]) in order; read as needed.
+        chunks: in the order in which they enter; read as needed. None stands for images that have not been read yet.
     """
 
-    def __init__(self, chunks: Iterator[tuple[Numpy, Numpy, Numpy]]):
+    def __init__(self, chunks: Iterator[Chunk | None]):
         self._chunks = chunks
-        self._now: tuple[Numpy, Numpy, Numpy] | None = None
+        self._now: Chunk | None = None
 
     def more(self) -> bool:
-        """Whether any image waits; reads the next chunk if necessary."""
-        if self._now is None or not len(self._now[0]):
+        """Whether any image waits; asks for the next chunk if necessary."""
+        if self._now is None or not len(self._now.images):
             self._now = next(self._chunks, None)
         return self._now is not None
 
-    def take(self, most: int) -> tuple[Numpy, Numpy, Numpy]:
-        """At most `most` waiting images uint8 [n, H, W, C], their classes [n] and their positions in the set [n]."""
+    def take(self, most: int) -> Chunk:
+        """At most `most` waiting images."""
         assert self._now is not None
-        images, y, index = (a[:most] for a in self._now)
-        self._now = tuple(a[most:] for a in self._now)  # type: ignore[assignment]
-        return images, y, index
+        taken = Chunk(*(a[:most] for a in self._now))
+        self._now = Chunk(*(a[most:] for a in self._now))
+        return taken

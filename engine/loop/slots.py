@@ -67,19 +67,22 @@ class Slots:
         """Numbers of the slots that hold an image."""
         return np.flatnonzero(self._index != _EMPTY)
 
-    def admit(self, images: Numpy, y: Numpy, index: Numpy, limit: Numpy | None = None) -> None:
+    def admit(
+        self, images: Numpy, y: Numpy, index: Numpy, limit: Numpy | None = None, numbers: Numpy | None = None
+    ) -> None:
         """Put images into free slots, at most as many as are free.
 
         Args:
             images: uint8 [n, H, W, C].
             y: int64 [n], their classes.
-            index: int64 [n], their positions in the set; a run sees each position once.
+            index: int64 [n], the host's keys of the images; a run sees each key once.
             limit: int64 [n], the maximum number of steps of each image; None for the update's number.
+            numbers: int64 [n], the numbers that key the images' noise, in [0, 2^63); None for the keys themselves.
         """
         if limit is None:
             limit = np.full(len(index), self._steps, np.int64)
         slots = self.free[: len(images)]
-        self.flight.admit(slots, images, y, index, limit)
+        self.flight.admit(slots, images, y, index, limit, index if numbers is None else numbers)
         self._index[slots], self._left[slots] = index, limit
         self._next[slots] = self._queued[slots] = 0
 

@@ -7,13 +7,14 @@ the same bits as the set that it spells out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jboost.engine.method.settings import Settings
 
-from .run import Waiting, predicted_classes, turns
+from .run import Chunk, Waiting, predicted_classes, turns
 from .runner import Runner
 from .slots import Slots
 
@@ -77,6 +78,7 @@ def run_stream(
     shape: tuple[int, int, int],
     batch_size: int,
     ordered: bool,
+    numbers: Iterator[int] | None = None,
 ) -> Iterator[Result]:
     """Boost images as they come. The groups are read in the caller's thread, whenever slots are free and no image waits.
 
@@ -87,6 +89,7 @@ def run_stream(
         shape: (H, W, C) of an image.
         batch_size: the number of slots.
         ordered: yield in the order of the stream; else as images finish.
+        numbers: for each image in the order of the stream, the number in [0, 2^63) that keys its noise; None for positions.
 
     Returns:
         An iterator. It reads no more while it is not asked, so memory is bounded: `batch_size` images in flight, as many read
@@ -101,7 +104,7 @@ def run_stream(
     due = 0
     # The result that is due holds a slot, or it would have been yielded: so an image is in flight while others are held.
     for finished in turns(
-        slots, Waiting(_with_classes(runner, groups, batch_size)), lambda: len(held) < _MOST_HELD * batch_size
+        slots, Waiting(_waiting(runner, groups, numbers, batch_size)), lambda: len(held) < _MOST_HELD * batch_size
     ):
         if finished is None:
             continue
@@ -112,10 +115,13 @@ def run_stream(
             due += 1
 
 
-def _with_classes(runner: Runner, groups: Iterable[Group], batch_size: int) -> Iterator[tuple[Numpy, Numpy, Numpy]]:
+def _waiting(
+    runner: Runner, groups: Iterable[Group], numbers: Iterator[int] | None, batch_size: int
+) -> Iterator[Chunk]:
     """Each group, with the model's predictions (algorithm 1) where a class is not known."""
     for images, y, positions in groups:
         unknown = y == UNKNOWN
         if unknown.any():
             y = np.where(unknown, predicted_classes(runner, images, batch_size), y)
-        yield images, y, positions
+        own = positions if numbers is None else np.fromiter(islice(numbers, len(y)), np.int64, len(y))
+        yield Chunk(images, y, positions, own)

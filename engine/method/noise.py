@@ -4,7 +4,7 @@ Philox 4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as
 counter and a 64-bit key into four 32-bit words. Here
 
     key     = (seed low, seed high)
-    counter = (block, step, image index low, image index high)
+    counter = (block, step, image number low, image number high)
 
 and block b yields elements 4b .. 4b+3 of the image in [C, H, W] order. The arithmetic uses int64 and only operators of
 the array API. torch has no unsigned 32-bit multiplication, and the int64 product of two 32-bit numbers would overflow,
@@ -74,7 +74,7 @@ def normal(shape: tuple[int, int, int], *, key: Array, index: Array, step: Array
     Args:
         shape: (C, H, W) of one image.
         key: int64 [2], see `split_seed`.
-        index: int64 [B], each image's position in its sample set.
+        index: int64 [B], each image's number, in [0, 2^63): its position in its sample set unless other numbers are given.
         step: int64 [B], each image's step, from 0.
 
     Returns:

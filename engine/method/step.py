@@ -35,7 +35,7 @@ class State(NamedTuple):
     Attributes:
         x, x0: float32 [B, C, H, W], the iterate and the input in [0, 1].
         y: int64 [B], the class.
-        index: int64 [B], the image's position in its set, which keys its noise.
+        number: int64 [B], the number that keys the image's noise, in [0, 2^63).
         limit: int64 [B], the maximum number of steps.
         steps: int64 [B], steps taken.
         moving: bool [B], the image takes part in the next step; False if it has finished or the slot is empty.
@@ -46,12 +46,13 @@ class State(NamedTuple):
         class_logit: float32 [B], f_c where the gradient was last computed.
         before_logit: float32 [B], f_c at the input; NaN until known.
         before_predicted: int64 [B], the predicted class at the input.
+        index: int64 [B], the host's key of the image; no step reads it.
     """
 
     x: Array
     x0: Array
     y: Array
-    index: Array
+    number: Array
     limit: Array
     steps: Array
     moving: Array
@@ -62,7 +63,11 @@ class State(NamedTuple):
     class_logit: Array
     before_logit: Array
     before_predicted: Array
+    index: Array
 
+
+#: The fields that a step reads, in the order in which a compiled step takes them.
+READ = tuple(name for name in State._fields if name != "index")
 
 #: The fields that a step changes, in the order in which a compiled step returns them.
 CHANGED = (
@@ -98,7 +103,7 @@ def advance(update_kind: str, state: State, gradient: Gradient, controls: Contro
     go = here & ~stopped & ~failed
     # Zeros in place of a gradient that is not finite: no image moves by it, and numpy does not warn about it.
     grad = xp.where(per_image(finite, gradient.grad), gradient.grad, xp.zeros_like(gradient.grad))
-    moved = MOVES[update_kind](state.x, state.x0, grad, state.index, state.steps, controls)
+    moved = MOVES[update_kind](state.x, state.x0, grad, state.number, state.steps, controls)
     steps = state.steps + xp.astype(go, state.steps.dtype)
     return state._replace(
         x=xp.where(per_image(go, state.x), moved, state.x),

@@ -86,7 +86,7 @@ def _descend_linf(x: Array, x0: Array, grad: Array, index: Array, step: Array, h
 
 
 def _langevin(x: Array, x0: Array, grad: Array, index: Array, step: Array, how: Controls) -> Array:
-    """Algorithm 3. The noise is keyed by (seed, image index, step), so it does not depend on the batch."""
+    """Algorithm 3. The noise is keyed by (seed, image number, step), so it does not depend on the batch."""
     noise = normal(tuple(x.shape[1:]), key=how.key, index=index, step=step)
     return x - how.step_size * grad + how.noise * noise
 
@@ -199,7 +199,7 @@ class Update:
 
         Args:
             x, x0, grad: float32 [B, C, H, W].
-            index, step: int64 [B], each image's position in its set and number of steps taken; they key the noise.
+            index, step: int64 [B], each image's number (see `noise.normal`) and steps taken; they key the noise.
             seed: the noise's seed.
         """
         asarray = namespace(x).asarray

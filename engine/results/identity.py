@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jboost.engine.errors import BadInputError
 from jboost.engine.method.settings import Settings
 from jboost.engine.method.sources import versioned
@@ -28,6 +30,7 @@ def run_identity(
     engine: str,
     dtype: str,
     snapshots: Sequence[int] = (),
+    numbers: np.ndarray[Any, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything that a run's output depends on, as JSON values. The batch size is not part of it.
 
@@ -38,6 +41,7 @@ def run_identity(
         bundle: the bundle's digest, which covers all of its files.
         engine, dtype: the engine and the network's dtype.
         snapshots: numbers of steps, ascending.
+        numbers: int64 [N], the numbers that key the noise; None for positions.
     """
     identity = {
         "input": fingerprint,
@@ -51,6 +55,8 @@ def run_identity(
         "early_stop": settings.early_stop,
         "seed": settings.seed,
     }
+    if numbers is not None:
+        identity["numbers"] = hashlib.sha256(np.asarray(numbers, "<i8").tobytes()).hexdigest()
     return identity | ({"snapshots": list(snapshots)} if snapshots else {})
 
 
@@ -107,6 +113,7 @@ def unfinished_run(out: Path) -> dict[str, Any] | None:
 _HASHED = {
     "bundle": "its bundle was another one, or this one before it was exported again",
     "input": "its input's contents were others, or it was read with other options",
+    "numbers": "its images had other numbers for the noise",
 }
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from jboost.engine.backends.compiled.packages import load_package, machine_target
 from jboost.engine.errors import FailureError
-from jboost.engine.method.step import CHANGED, Gradient, State, advance
+from jboost.engine.method.step import CHANGED, READ, Gradient, State, advance
 from jboost.engine.method.updates import MOVES, Controls
 
 from .aoti import compile_package
@@ -43,12 +43,14 @@ class _Step(nn.Module):
 
 def unflatten(arrays: Any) -> tuple[State, Gradient, Controls, Any]:
     """Rebuild (state, gradient, controls, float32-retry flag) from the flat list that `CompiledRunner.step` passes."""
-    a, b = len(State._fields), len(State._fields) + len(Gradient._fields)
-    return State(*arrays[:a]), Gradient(*arrays[a:b]), Controls(*arrays[b:-1]), arrays[-1]
+    a, b = len(READ), len(READ) + len(Gradient._fields)
+    state = dict(zip(READ, arrays[:a], strict=True))
+    # The host's keys, which no step reads, may be anything.
+    return State(**state, index=state["number"]), Gradient(*arrays[a:b]), Controls(*arrays[b:-1]), arrays[-1]
 
 
 def example(batch: int, shape: tuple[int, int, int], seed: int) -> list[np.ndarray[Any, Any]]:
-    """Return a state, its gradient and controls as numpy arrays; together the images take every branch of a step."""
+    """Return what a step reads, as `unflatten` takes it, as numpy arrays; together the images take every branch of a step."""
     rng = np.random.default_rng(seed)
     images = (batch, *shape)
 
@@ -60,10 +62,10 @@ def example(batch: int, shape: tuple[int, int, int], seed: int) -> list[np.ndarr
 
     steps = rng.integers(0, 6, batch)
     state = State(
-        x=real(images), x0=real(images), y=rng.integers(0, 10, batch), index=rng.integers(0, 2**40, batch),
+        x=real(images), x0=real(images), y=rng.integers(0, 10, batch), number=rng.integers(0, 2**40, batch),
         limit=steps + rng.integers(0, 3, batch), steps=steps, moving=flag(0.8), stopped=flag(0.1), failed=flag(0.1),
         waiting=flag(0.3), retried=flag(0.3), class_logit=real((batch,)), before_logit=real((batch,)),
-        before_predicted=rng.integers(0, 10, batch),
+        before_predicted=rng.integers(0, 10, batch), index=np.arange(batch),
     )  # fmt: skip
     grad = rng.standard_normal(images).astype(np.float32)
     grad[::5, 0, 0, 0] = np.nan
@@ -71,7 +73,8 @@ def example(batch: int, shape: tuple[int, int, int], seed: int) -> list[np.ndarr
     gradient = Gradient(grad, logit, -logit, rng.integers(0, 10, batch))
     step_size, ball, noise, stop = (np.array(v, np.float32) for v in (0.3, 4.0 if seed % 2 else np.inf, 0.1, 2.0))
     controls = Controls(step_size, ball, noise, stop, np.array([seed, 7], np.int64))
-    return [*state, *gradient, *controls, np.array(seed % 3 == 0)]
+    read = (getattr(state, name) for name in READ)
+    return [*read, *gradient, *controls, np.array(seed % 3 == 0)]
 
 
 def step_package(

@@ -30,6 +30,7 @@ def run_slots(
     limits: np.ndarray,
     order: Sequence[int] | None = None,
     snapshots: Sequence[int] = (),
+    numbers: np.ndarray | None = None,
 ) -> MemoryStore:
     """`run_set` without its reading: images enter in `order`, by default as they come; image i takes `limits[i]` steps."""
     store = MemoryStore(images.shape, snapshots)
@@ -41,7 +42,8 @@ def run_slots(
         while len(waiting) or len(slots.held):
             entering, waiting = waiting[: len(slots.free)], waiting[len(slots.free) :]
             if len(entering):
-                slots.admit(images[entering], y[entering], entering, limits[entering])
+                own = None if numbers is None else numbers[entering]
+                slots.admit(images[entering], y[entering], entering, limits[entering], own)
             slots.step()
             finished = slots.harvest()
             for step, taken in slots.snapshots():
@@ -54,7 +56,13 @@ def run_slots(
 
 
 def expected(
-    runner: ArrayRunner, images: np.ndarray, y: np.ndarray | None, how: Settings, *, limits: np.ndarray | None = None
+    runner: ArrayRunner,
+    images: np.ndarray,
+    y: np.ndarray | None,
+    how: Settings,
+    *,
+    limits: np.ndarray | None = None,
+    numbers: np.ndarray | None = None,
 ) -> MemoryStore:
     """Images and records of a set by the reference loop; gradients that are not finite are tried again in float32.
 
@@ -64,6 +72,7 @@ def expected(
         y: int64 [N], or None for the predicted classes.
         how: the settings.
         limits: int64 [N], each image's number of steps; None for the settings'.
+        numbers: int64 [N], the numbers that key the noise; None for the positions.
     """
     store = MemoryStore(images.shape)
     limits = np.full(len(images), how.update.steps) if limits is None else limits
@@ -71,7 +80,9 @@ def expected(
         one, gradient = images[i : i + 1], _Gradient(runner)
         label = None if y is None else int(y[i])
         own = replace(how, update=replace(how.update, steps=int(limit)))
-        store.images[i], steps = boost_image(gradient, images[i], label, own, index=i)
+        store.images[i], steps = boost_image(
+            gradient, images[i], label, own, number=i if numbers is None else int(numbers[i])
+        )
 
         x0 = np.ascontiguousarray(to_float(one))
         c = runner.evaluate_images(one, np.zeros(1, np.int64)).predicted if label is None else y[i : i + 1]

@@ -14,7 +14,7 @@ from jboost.engine.backends.request import RunRequest
 from jboost.engine.backends.torch_device import find_device
 from jboost.engine.bundle import Bundle
 from jboost.engine.loop.runner import Evaluation
-from jboost.engine.method.step import CHANGED, Gradient, State
+from jboost.engine.method.step import CHANGED, READ, Gradient, State
 from jboost.engine.method.updates import Controls
 from jboost.engine.system.devices import device_kind
 from jboost.engine.system.memory import keep_freed_memory
@@ -98,7 +98,8 @@ class CompiledRunner(ArrayRunner):
         gradient = self.gradient(state.x, state.y, in_float32=in_float32)
         # A package assumes the strides that it was compiled for and does not check them.
         gradient = gradient._replace(grad=gradient.grad.contiguous())
-        changed = self._steps[update_kind](*state, *gradient, *controls, self._flags[in_float32])
+        read = (getattr(state, name) for name in READ)
+        changed = self._steps[update_kind](*read, *gradient, *controls, self._flags[in_float32])
         return state._replace(**dict(zip(CHANGED, changed, strict=True)))
 
     def evaluate(self, x: torch.Tensor, y: torch.Tensor) -> Evaluation:

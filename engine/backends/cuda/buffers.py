@@ -23,16 +23,16 @@ def records(count: int) -> Layout:
     """The fields of the rows except the images: everything the host reads, in one buffer, so one copy moves it."""
     integers, reals, flags = ((dtype, (count,)) for dtype in (np.int64, np.float32, np.bool_))
     return Layout(
-        dict.fromkeys(("y", "index", "limit", "steps", "before_predicted"), integers)
+        dict.fromkeys(("y", "number", "limit", "steps", "before_predicted", "index"), integers)
         | dict.fromkeys(("class_logit", "before_logit"), reals)
         | dict.fromkeys(("moving", "stopped", "failed", "waiting", "retried"), flags)
     )
 
 
 def staging(count: int, shape: tuple[int, int, int]) -> Layout:
-    """The uploaded arrays: up to `count` images uint8 of `shape` (C, H, W), and the row, y, index and limit of each."""
+    """The uploaded arrays: up to `count` images uint8 of `shape` (C, H, W), and five integers of each."""
     channels, height, width = shape
-    each = dict.fromkeys(("row", "y", "index", "limit"), (np.int64, (count,)))
+    each = dict.fromkeys(("row", "y", "index", "limit", "number"), (np.int64, (count,)))
     return Layout({**each, "images": (np.uint8, (count, height, width, channels))})
 
 

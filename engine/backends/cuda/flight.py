@@ -87,10 +87,10 @@ class DeviceFlight:
         compute.synchronize()
         self._graph = device.capture(compute, self._ordinary_step) if gradient.network.capturable else None
 
-    def admit(self, rows: Numpy, images: Numpy, y: Numpy, index: Numpy, limit: Numpy) -> None:
+    def admit(self, rows: Numpy, images: Numpy, y: Numpy, index: Numpy, limit: Numpy, numbers: Numpy) -> None:
         """Put images into rows and reset every field of these rows. Waits only if two uploads are still under way."""
-        with self._uploads.send(row=rows, y=y, index=index, limit=limit, images=images) as at:
-            arrived = [at[name] for name in ("row", "y", "index", "limit", "images")]
+        with self._uploads.send(row=rows, y=y, index=index, limit=limit, number=numbers, images=images) as at:
+            arrived = [at[name] for name in ("row", "y", "index", "limit", "number", "images")]
             self._device.launch(kernels.ADMIT, len(rows), [*self._state, *arrived, *self._form], self._compute)
 
     def step(self) -> None:

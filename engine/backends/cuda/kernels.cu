@@ -26,10 +26,10 @@ constexpr float TINY = 1e-30f;
 // The fields of jboost.engine.method.step.State, in its order: x and x0 [B, C, H, W], the others [B].
 struct Rows {
   float *x, *x0;
-  int64 *y, *index, *limit, *steps;
+  int64 *y, *number, *limit, *steps;
   uint8 *moving, *stopped, *failed, *waiting, *retried;
   float *class_logit, *before_logit;
-  int64 *before_predicted;
+  int64 *before_predicted, *index;
 };
 
 // jboost.engine.method.updates.Controls, in device memory, so a captured step works for any values.
@@ -49,9 +49,9 @@ struct StepArguments {
 
 struct AdmitArguments {
   Rows rows;
-  const int64 *row, *y, *index, *limit; // [n]; row: the row that each image enters
-  const uint8 *images;                  // [n, H, W, C]
-  int64 channels, pixels;               // C, H * W
+  const int64 *row, *y, *index, *limit, *number; // [n]; row: the row that each image enters
+  const uint8 *images;                           // [n, H, W, C]
+  int64 channels, pixels;                        // C, H * W
 };
 
 struct CollectArguments {
@@ -145,8 +145,8 @@ __device__ void box_muller(uint32 a, uint32 b, float *out) {
 }
 
 // Entries 4 * block to 4 * block + 3 of an image's noise at one step.
-__device__ void normals(const int64 *key, int64 index, int64 step, uint32 block, float out[4]) {
-  uint32 c[4] = {block, (uint32)step, (uint32)index, (uint32)(index >> 32)};
+__device__ void normals(const int64 *key, int64 number, int64 step, uint32 block, float out[4]) {
+  uint32 c[4] = {block, (uint32)step, (uint32)number, (uint32)(number >> 32)};
   philox(c, (uint32)key[0], (uint32)key[1]);
   box_muller(c[0], c[1], out);
   box_muller(c[2], c[3], out + 2);
@@ -160,7 +160,7 @@ struct Image {
   const float *x0, *grad;
   int size;
   float top; // the gradient's largest magnitude, finite
-  int64 index, step;
+  int64 number, step;
 };
 
 struct DescendL2 { // algorithm 1
@@ -197,7 +197,7 @@ struct Langevin { // algorithm 3
   __device__ void operator()(const Image &image, const Controls &how) const {
     for (int block = threadIdx.x; 4 * block < image.size; block += blockDim.x) {
       float noise[4];
-      normals(how.key, image.index, image.step, block, noise);
+      normals(how.key, image.number, image.step, block, noise);
       for (int i = 4 * block; i < image.size && i < 4 * block + 4; i++)
         image.x[i] = image.x[i] - how.step_size * image.grad[i] + how.noise * noise[i - 4 * block];
     }
@@ -218,7 +218,7 @@ template <class Move> __device__ void advance(const StepArguments &s, Move move)
 
   // Every thread reads here, before the barriers of the first reduction, what thread 0 changes below.
   const Controls how = *s.controls;
-  const int64 steps = rows.steps[row], index = rows.index[row];
+  const int64 steps = rows.steps[row], number = rows.number[row];
   const float class_logit = s.class_logit[row], *grad = s.grad + (int64)row * size;
 
   float top = 0.0f;
@@ -250,7 +250,7 @@ template <class Move> __device__ void advance(const StepArguments &s, Move move)
   }
   if (!go) return;
   const int64 first = (int64)row * size;
-  move(Image{rows.x + first, rows.x0 + first, grad, size, top, index, steps}, how);
+  move(Image{rows.x + first, rows.x0 + first, grad, size, top, number, steps}, how);
 }
 
 extern "C" __global__ void jboost_step_pgd_l2(StepArguments s) { advance(s, DescendL2()); }
@@ -276,6 +276,7 @@ extern "C" __global__ void jboost_admit(AdmitArguments a) {
   if (threadIdx.x != 0) return;
   a.rows.y[row] = a.y[n];
   a.rows.index[row] = a.index[n];
+  a.rows.number[row] = a.number[n];
   a.rows.limit[row] = a.limit[n];
   a.rows.steps[row] = 0;
   a.rows.moving[row] = a.limit[n] > 0;

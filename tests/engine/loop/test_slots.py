@@ -78,10 +78,12 @@ def iterates(images: np.ndarray, how: Settings) -> np.ndarray:
     return slots.flight.state.x
 
 
-def run(runner, images, how, *, batch_size=4, labels=True, snapshots=()):
+def run(runner, images, how, *, batch_size=4, labels=True, snapshots=(), numbers=None):
     store = MemoryStore(images.shape, snapshots)
     y = np.zeros(len(images), np.int64) if labels else None
-    done = run_set(runner, lambda i: images[i], y, store, how, shape=images.shape[1:], batch_size=batch_size)
+    done = run_set(
+        runner, lambda i: images[i], y, store, how, shape=images.shape[1:], batch_size=batch_size, numbers=numbers
+    )
     assert done == len(images)
     assert store.records["done"].all()
     return store
@@ -166,21 +168,23 @@ UPDATES = {
     update=st.sampled_from(list(UPDATES)),
     labels=st.booleans(),
     runner_class=st.sampled_from([BowlRunner, LaggingRunner]),
+    numbers=st.none() | st.lists(st.integers(0, 2**63 - 1), min_size=11, max_size=11).map(np.array),
 )
-def test_an_image_goes_its_way_in_any_company(batch_size, order, limits, update, labels, runner_class) -> None:
-    """Any number of slots, any order of arrival, any numbers of steps: the reference loop's bytes and records."""
+def test_an_image_goes_its_way_in_any_company(batch_size, order, limits, update, labels, runner_class, numbers) -> None:
+    """Any number of slots, order of arrival, numbers of steps, numbers for the noise: the reference loop's bytes and records."""
     images, y = starts(11), np.zeros(11, np.int64)
     how = settings(UPDATES[update], l0=5.0, early_stop=True)
     snapshots = (2, 3, 6)
     limited = run_slots(
-        runner_class(), images, y, how, batch_size=batch_size, limits=limits, order=order, snapshots=snapshots
-    )
-    whole = run(runner_class(), images, how, batch_size=batch_size, labels=labels, snapshots=snapshots)
+        runner_class(), images, y, how, batch_size=batch_size, limits=limits, order=order, snapshots=snapshots, numbers=numbers
+    )  # fmt: skip
+    whole = run(runner_class(), images, how, batch_size=batch_size, labels=labels, snapshots=snapshots, numbers=numbers)
     full = np.full(11, 7)
     for got, most, classes in ((limited, limits, y), (whole, full, y if labels else None)):
-        assert_equal(got, expected(BowlRunner(), images, classes, how, limits=most))
+        assert_equal(got, expected(BowlRunner(), images, classes, how, limits=most, numbers=numbers))
         for step, taken in got.snapshots.items():
-            shorter = expected(BowlRunner(), images, classes, how, limits=np.minimum(most, step))
+            fewer = np.minimum(most, step)
+            shorter = expected(BowlRunner(), images, classes, how, limits=fewer, numbers=numbers)
             assert_equal(taken, shorter, "done", "realness_before", "realness_after", "correct_after", "l2", "steps")
 
 

@@ -43,13 +43,14 @@ def test_fixed_addresses_change_nothing(update, early_stop) -> None:
     images = rng.integers(1, 256, (23, *SHAPE[1:], SHAPE[0]), dtype=np.uint8)
     images[[3, 17], 0, 0, 0] = 0
     how = Settings(update=update, objective="logit", l0=5.0, early_stop=early_stop, seed=1)
-    limits, y = rng.integers(0, 10, 23), np.zeros(23, np.int64)
+    limits, y, numbers = rng.integers(0, 10, 23), np.zeros(23, np.int64), rng.integers(0, 2**63, 23)
     plain, *captured = (
-        run_slots(runner, images, y, how, batch_size=batch_size, limits=limits)
+        run_slots(runner, images, y, how, batch_size=batch_size, limits=limits, numbers=numbers)
         for runner, batch_size in ((Plain(), 23), (Captured(), 4), (Captured(), 7))
     )
     assert plain.records["retried"].any()
-    want = expected(Plain(), images, y, how, limits=limits)  # in numpy: the last bits of a norm may turn a rounding
+    want = expected(Plain(), images, y, how, limits=limits, numbers=numbers)
+    # It is in numpy: the last bits of a norm may turn a rounding.
     assert np.abs(plain.images.astype(int) - want.images).max() <= 1
     for name in ("steps", "stopped", "retried", "failed"):
         np.testing.assert_array_equal(plain.records[name], want.records[name])

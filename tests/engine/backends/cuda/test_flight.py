@@ -48,13 +48,14 @@ UPDATES = {
 }
 
 
-def run(runner, images, how, *, batch_size, labels=True, limits=None, snapshots=()) -> MemoryStore:
+def run(runner, images, how, *, batch_size, labels=True, limits=None, snapshots=(), numbers=None) -> MemoryStore:
     """A whole run; with `limits`, numbers of steps by image, its slots alone."""
     y = np.zeros(len(images), np.int64)
     if limits is not None:
-        return run_slots(runner, images, y, how, batch_size=batch_size, limits=limits, snapshots=snapshots)
+        options = {"limits": limits, "snapshots": snapshots, "numbers": numbers}
+        return run_slots(runner, images, y, how, batch_size=batch_size, **options)
     store = MemoryStore(images.shape, snapshots)
-    options = {"shape": images.shape[1:], "batch_size": batch_size}
+    options = {"shape": images.shape[1:], "batch_size": batch_size, "numbers": numbers}
     assert run_set(runner, lambda i: images[i], y if labels else None, store, how, **options) == len(images)
     return store
 
@@ -142,12 +143,14 @@ def test_an_image_goes_its_way_in_any_company(
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_any_order_of_arrival(emulator, schedule) -> None:
     images, how = starts(), settings(UPDATES["sgld"], l0=5.0)
-    want = on_host(emulator, Bowl(), images, how, limits=LIMITS)
+    numbers, y = np.random.default_rng(9).integers(0, 2**63, COUNT), np.zeros(COUNT, np.int64)
+    want = on_host(emulator, Bowl(), images, how, limits=LIMITS, numbers=numbers)
     for seed in range(3):
-        order, y = np.random.default_rng(seed).permutation(COUNT), np.zeros(COUNT, np.int64)
+        order = np.random.default_rng(seed).permutation(COUNT)
         with HostRunner(HostDevice(emulator, schedule=schedule), Bowl(), 3) as runner:
-            got = run_slots(runner, images, y, how, batch_size=3, limits=LIMITS, order=order)
+            got = run_slots(runner, images, y, how, batch_size=3, limits=LIMITS, order=order, numbers=numbers)
         assert_equal(got, want)
+    assert (on_host(emulator, Bowl(), images, how, limits=LIMITS).images != want.images).any()
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -158,7 +161,7 @@ def test_arrivals_in_quick_succession_do_not_overwrite_each_other(emulator, sche
         flight = runner.flight("pgd-l2", PGD().controls(), 9, SHAPE)
         for row in range(9):
             one = np.array([row])
-            flight.admit(one, images[one], one + 1, one + 100, one * 0)
+            flight.admit(one, images[one], one + 1, one + 100, one * 0, one)
         got = flight.collect(np.arange(9)[::-1])
     np.testing.assert_array_equal(got.images, images[::-1])
     assert got.y.tolist() == list(range(9, 0, -1))
@@ -234,7 +237,7 @@ def test_the_status_waits_only_where_it_must(emulator) -> None:
         flight = runner.flight("pgd-l2", PGD(9, 0.1).controls(), 4, SHAPE)
         assert (flight.status(fresh=False).index == -1).all()  # an empty row is no image's
         rows = np.array([2, 0])
-        flight.admit(rows, starts(2), np.array([1, 2]), np.array([7, 8]), np.array([9, 9]))
+        flight.admit(rows, starts(2), np.array([1, 2]), np.array([7, 8]), np.array([9, 9]), np.array([0, 1]))
         old = flight.status(fresh=False)
         assert (old.index == -1).all()
         status = flight.status(fresh=False)

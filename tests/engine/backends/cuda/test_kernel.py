@@ -175,7 +175,7 @@ def test_noise_depends_on_the_image_its_step_and_the_seed_alone(device) -> None:
     state, gradient, _, _ = unflatten(example(4, (3, 5, 5), 3))
     same = {name: np.broadcast_to(a[:1], a.shape).copy() for name, a in state._asdict().items()}
     state = State(**same)._replace(
-        moving=np.ones(4, bool), waiting=np.zeros(4, bool), index=np.array([5, 6, 5, 5]), steps=np.array([0, 0, 1, 0]),
+        moving=np.ones(4, bool), waiting=np.zeros(4, bool), number=np.array([5, 6, 5, 5]), steps=np.array([0, 0, 1, 0]),
         limit=np.full(4, 9),
     )  # fmt: skip
     gradient = gradient._replace(grad=np.zeros_like(gradient.grad), class_logit=np.zeros(4, np.float32))
@@ -195,14 +195,16 @@ def test_images_enter_as_numpy_lets_them(device) -> None:
     shape, count = (3, 7, 5), 6
     rows, images = np.array([4, 0, 3]), rng.integers(0, 256, (3, 7, 5, 3), dtype=np.uint8)
     images[0, 0, 0] = [0, 255, 128]
-    y, index, limit = rng.integers(0, 9, 3), rng.integers(0, 2**40, 3), np.array([2, 0, 5])
+    y, limit = rng.integers(0, 9, 3), np.array([2, 0, 5])
+    index, numbers = rng.integers(0, 2**40, 3), rng.integers(2**62, 2**63, 3)
     flight = ArrayFlight(_Identity(), "pgd-l2", PGD().controls(), count, shape)
-    flight.state = State(*(a.copy() for a in example(count, shape, 5)[: len(State._fields)]))
+    flight.state = State(*(a.copy() for a in unflatten(example(count, shape, 5))[0]))
     before = flight.state._asdict() | {name: a.copy() for name, a in flight.state._asdict().items()}
-    flight.admit(rows, images, y, index, limit)
-    words = [*State._fields, *(f"new_{name}" for name in ("row", "y", "index", "limit", "images")), 3, 35]
+    flight.admit(rows, images, y, index, limit, numbers)
+    words = [*State._fields, *(f"new_{name}" for name in ("row", "y", "index", "limit", "number", "images")), 3, 35]
     after = call(
-        device, kernels.ADMIT, 3, words, **before, new_row=rows, new_y=y, new_index=index, new_limit=limit, new_images=images
+        device, kernels.ADMIT, 3, words, **before, new_row=rows, new_y=y, new_index=index, new_limit=limit, new_number=numbers,
+        new_images=images,
     )  # fmt: skip
     for name in State._fields:
         np.testing.assert_array_equal(after[name], getattr(flight.state, name), err_msg=name)
@@ -213,15 +215,14 @@ def test_images_enter_as_numpy_lets_them(device) -> None:
 )
 def test_images_leave_as_numpy_lets_them(device, how) -> None:
     shape, count = (3, 7, 5), 6
-    arrays = example(count, shape, 6)[: len(State._fields)]
-    state = State(*(np.asarray(a).copy() for a in arrays))
+    state = State(*(np.asarray(a).copy() for a in unflatten(example(count, shape, 6))[0]))
     x = state.x * 1.4 - 0.2  # outside of the cube, as SGLD leaves it
     x[0, 0, 0, :3] = np.array([0.5, 1.5, 2.5], np.float32) / 255  # half-way: to the even neighbour
     failed, steps = np.array([False, True, False, False, False, True]), np.array([1, 1, 0, 3, 4, 0])
     levels = np.rint(state.x0 * 255).astype(np.float32)
     state = state._replace(x=x.astype(np.float32), x0=levels / np.float32(255), failed=failed, steps=steps)
     if how.eps is not None:  # as the step left it: inside the ball
-        state = state._replace(x=how.move(state.x, state.x0, state.x0, index=state.index, step=steps))
+        state = state._replace(x=how.move(state.x, state.x0, state.x0, index=state.number, step=steps))
     flight = ArrayFlight(_Identity(), how.kind, how.controls(), count, shape)
     flight.state = state
     rows = np.array([5, 0, 2, 1, 4])
