@@ -16,12 +16,15 @@ from jboost.engine.errors import BadInputError, printable
 from .base import SampleSet
 from .fitted import original
 from .naming import image_names
+from .several import Several
 
+#: Kinds of sets whose images are numbered by their keys; in others an image's number is its position.
+KEYED = ("webdataset", "parquet")
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def sample_numbers(samples: SampleSet) -> Numbers:
-    """The numbers int64 [N] in [0, 2^63) of a set's images, all different.
+    """The numbers int64 [N] in [0, 2^63) of a set's images, all different in one file.
 
     WebDataset: 63 bits of BLAKE2b of the sample's key. Parquet: of the file's name and the row. Else: the position in the file; a
     range of an npz keeps the positions in the whole file.
@@ -30,6 +33,8 @@ def sample_numbers(samples: SampleSet) -> Numbers:
         BadInputError: two images have one number.
     """
     own = original(samples) or samples
+    if isinstance(own, Several):
+        return np.concatenate([sample_numbers(part) for part in own.parts])
     if own.kind == "webdataset":
         from .shards import split_name
 

@@ -18,6 +18,7 @@ from . import options, read_options
 from .json_output import STDOUT, write_json
 from .options import Debug, split_numbers
 from .paths import check_paths
+from .shards import ManyOptions, boost_many
 from .tables import print_columns
 from .terminal import console, is_terminal
 from .update_options import with_update_options
@@ -31,15 +32,16 @@ if TYPE_CHECKING:
     from jboost.engine.results.summary import Summary
     from jboost.engine.samples import ReadOptions, SampleSet
 
-_METHOD, _ENGINE, _OUTPUT = "Method", "Engine", "Output"
+_METHOD, _ENGINE, _OUTPUT, _SHARDS = "Method", "Engine", "Output", "Shards"
 
 
 def boost(
-    samples: Annotated[
-        Path,
+    sources: Annotated[
+        list[Path],
         typer.Argument(
             metavar="SAMPLES",
-            help="Images: npz (arr_0 uint8 [N,H,W,C], arr_1 labels), npy, pt, parquet, or image files in a folder, zip or tar.",
+            help="Images: npz (arr_0 uint8 [N,H,W,C], arr_1 labels), npy, pt, parquet, or image files in a folder, zip or tar. "
+            "Several files, 'shards/{00..09}.tar', 'shards/*.npz' or a folder of such files are shards.",
             show_default=False,
         ),
     ],
@@ -48,7 +50,7 @@ def boost(
         typer.Option(
             "-o",
             "--output",
-            help="Output: .npz, .npy, .pt, .parquet, .zip or .tar file, or a folder.",
+            help="Output: .npz, .npy, .pt, .parquet, .zip or .tar file, or a folder; for shards the folder of their outputs.",
             show_default="SAMPLES.boosted.npz",
             rich_help_panel=_OUTPUT,
         ),
@@ -116,6 +118,25 @@ def boost(
         ),
     ] = None,
     json_file: Annotated[str | None, options.json_file(_OUTPUT)] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            help="Boost only share i of n of the shards: i/n, slurm, torchrun or kubernetes/n.",
+            show_default="all",
+            rich_help_panel=_SHARDS,
+        ),
+    ] = None,
+    ranges: Annotated[
+        int | None,
+        typer.Option("--shards", help="Cut one uncompressed npz into this many shards.", rich_help_panel=_SHARDS),
+    ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            help="Use several devices, a process each: all (every GPU), 0,1 or cpu,cpu.", rich_help_panel=_SHARDS
+        ),
+    ] = None,
     images_key: Annotated[str | None, read_options.images_key(read_options.PANEL)] = None,
     labels_key: Annotated[str | None, read_options.labels_key(read_options.PANEL)] = None,
     resize: Annotated[int | None, read_options.resize(read_options.PANEL)] = None,
@@ -135,6 +156,7 @@ def boost(
     from jboost.engine.results.identity import partial_folder
     from jboost.engine.samples import default_output, open_samples, snapshot_output
     from jboost.engine.samples.files import reading_of
+    from jboost.engine.shards.plan import is_many
     from jboost.engine.system.commands import in_shell
 
     reading = read_options.read_options(
@@ -144,12 +166,25 @@ def boost(
         background=background,
         class_folders=class_folders,
     )
+    samples = sources[0]
     inputs = {"SAMPLES": samples, "--bundle": bundle}
     check_paths(inputs=inputs)
     chosen = find_preset(preset)
     if update is not None:
         update = find_update_name(update, trust_code=trust_code)
     how = make_update(chosen, update=update, **values)
+    if shard is not None or ranges is not None or devices is not None or is_many(sources):
+        boost_many(
+            ManyOptions(
+                sources, output, bundle, engine, dtype, device, batch_size, trust_code, shard, ranges, devices, resume, lossy,
+                grid, snapshots, run_file, json_file, reading,
+            ),
+            lambda booster: booster.settings(
+                how, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=chosen
+            ),
+            _show,
+        )  # fmt: skip
+        return
     with Booster(
         bundle, engine=engine, device=device, dtype=dtype, batch_size=batch_size, trust_code=trust_code
     ) as booster:

@@ -1,0 +1,372 @@
+"""Boosting shards: a worker opens a `Booster`, obeys what the run's record settles, and makes one output per shard."""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from jboost.booster import Booster
+from jboost.engine.errors import BadInputError, FailureError, JboostError
+from jboost.engine.loop.sets import SetWork, run_sets
+from jboost.engine.method.settings import Settings
+from jboost.engine.results.identity import run_identity
+from jboost.engine.results.run_file import reading_facts
+from jboost.engine.results.store import MemoryStore
+from jboost.engine.results.summary import RECORD, Summary
+from jboost.engine.samples import ReadOptions, SampleSet, check_fit, check_output, labels_of
+from jboost.engine.samples.naming import LOSSY_TEXT
+from jboost.engine.samples.numbers import sample_numbers
+from jboost.engine.shards.done import StoppedError, clear, is_done, write_done
+from jboost.engine.shards.plan import Plan, Shard
+from jboost.engine.shards.record import RunRecord, check_folder, check_same, read_record, settle
+from jboost.engine.shards.share import WHOLE, Share
+from jboost.engine.system.devices import device_kind
+from jboost.engine.system.environment import thread_count
+from jboost.engine.system.locks import only_writer
+
+#: Opens the bundle with an engine's name and a batch size, which are those that the record settles.
+OpenBooster = Callable[[str, int | None], Booster]
+
+
+@dataclass(frozen=True)
+class ShardRun:
+    """What a worker is asked to do.
+
+    Attributes:
+        plan: all shards of the run.
+        out: the folder of the outputs.
+        share: which of the shards this worker makes.
+        resume: leave out what is done; else it is an error that something is.
+        reading: how shards are read.
+        lossy: whether JPEGs stay JPEGs.
+        engine: the engine's name; ``"auto"``: the run's, or the fastest for its first worker.
+        batch_size: images in flight; None: the run's.
+        dtype: precision of the network.
+    """
+
+    plan: Plan
+    out: Path
+    share: Share = WHOLE
+    resume: bool = False
+    reading: ReadOptions = field(default_factory=ReadOptions)
+    lossy: bool = False
+    engine: str = "auto"
+    batch_size: int | None = None
+    dtype: str = "fp32"
+
+
+@dataclass
+class Outcome:
+    """What a worker did.
+
+    Attributes:
+        record: the run's record; None if no shard could be opened and there was none.
+        before: shards that were done already.
+        done: shards that this worker made.
+        images: images in them.
+        failed: by name, why a shard could not be made.
+    """
+
+    record: RunRecord | None = None
+    before: int = 0
+    done: int = 0
+    images: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class _Opened:
+    """A shard on its way: its images, its labels, and the lock of its output."""
+
+    shard: Shard
+    samples: SampleSet
+    labels: np.ndarray[Any, Any] | None
+    held: ExitStack
+
+
+def boost_shards(
+    run: ShardRun,
+    open_booster: OpenBooster,
+    settings_of: Callable[[Booster], Settings],
+    *,
+    on_shard: Callable[[Shard, int, str | None], None] = lambda shard, images, error: None,
+) -> Outcome:
+    """Make a worker's shards.
+
+    Args:
+        run: what to do.
+        open_booster: opens the bundle.
+        settings_of: the run's settings.
+        on_shard: called after each shard with its number of images, and the error if it could not be made.
+
+    Raises:
+        BadInputError: the folder, the settings or the engine cannot be used, or the folder holds another run.
+        FailureError: computing failed.
+    """
+    check_folder(run.out, run.plan)
+    threads_given = thread_count() > 0
+    mine = run.plan.shards[run.share.index :: run.share.count]
+    for _ in range(2):  # another worker may settle the run while this one chooses an engine
+        old = read_record(run.out)
+        done = [shard for shard in mine if is_done(run.out, shard)] if old is not None else []
+        if done and not run.resume:
+            raise BadInputError(
+                f"{len(done):,} of {len(mine):,} shards are done in {run.out} (first: {done[0].name}); go on with --resume, or name "
+                "another -o"
+            )
+        if not threads_given:
+            _set_threads(old)
+        engine = str(old.identity.get("engine")) if old is not None and run.engine == "auto" else run.engine
+        batch_size = run.batch_size
+        if batch_size is None and old is not None and isinstance(old.identity.get("batch_size"), int):
+            batch_size = old.identity["batch_size"]
+        with open_booster(engine, batch_size) as booster:
+            worker = _Worker(run, booster, settings_of(booster), on_shard, Outcome(old, before=len(done)))
+            finished = {shard.name for shard in done}
+            if worker.settle(old, [shard for shard in mine if shard.name not in finished]):
+                clear(run.out, done)
+                worker.work([shard for shard in mine if shard.name not in {*finished, *worker.outcome.failed}])
+                return worker.outcome
+    raise FailureError(f"{run.out}: other workers settle the run again and again; start them one after another")
+
+
+def _set_threads(old: RunRecord | None) -> None:
+    """Use the run's number of threads, and say a number in any case: the default of another machine is another one."""
+    settled = old.identity.get("threads") if old is not None else None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = settled if isinstance(settled, int) and settled > 0 else cores
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(count)
+
+
+class _Worker:
+    def __init__(
+        self,
+        run: ShardRun,
+        booster: Booster,
+        settings: Settings,
+        on_shard: Callable[[Shard, int, str | None], None],
+        outcome: Outcome,
+    ):
+        self.run, self.booster, self.settings, self.outcome = run, booster, settings, outcome
+        self._tell = on_shard
+        self._size: list[int] = []
+        self._labelled = False
+        self._first: _Opened | None = None  # opening reads a whole tar, so it is done once
+        self._held: list[ExitStack] = []
+
+    def _failed(self, shard: Shard, error: Exception) -> None:
+        self.outcome.failed[shard.name] = str(error)
+        self._tell(shard, 0, str(error))
+
+    def settle(self, old: RunRecord | None, todo: list[Shard]) -> bool:
+        """Settle the run with its first usable shard, or check that it is the recorded one; False: it is, but for what is obeyed."""
+        if not todo:  # nothing to open, so nothing to settle: but another run's folder is noticed
+            if old is not None:
+                self._check(old, {**old.identity, **self._asked()})
+            return True
+        size = old.identity.get("size") if old is not None else None
+        labelled = old.identity.get("labelled") if old is not None else None
+        for shard in todo if size is None else ():
+            try:
+                opened = self._open(shard, check=False)
+            except (JboostError, OSError) as e:
+                self._failed(shard, e)
+                continue
+            self._first = opened
+            size, labelled = list(opened.samples.shape[1:]), opened.labels is not None
+            break
+        if not isinstance(size, list):
+            return True  # every shard of this worker fails
+        self._size, self._labelled = size, bool(labelled)
+        self.runner, self.batch_size, self._passed_over = self.booster.open_for(self.settings, size[0])
+        identity = self._asked() | {
+            "engine": self.runner.name,
+            "device": device_kind(self.runner.device),
+            "batch_size": self.batch_size,
+            "threads": thread_count() if device_kind(self.runner.device) == "cpu" else None,
+            "size": size,
+            "labelled": self._labelled,
+        }
+        if old is None:
+            old = settle(self.run.out, RunRecord(identity, self.run.plan, self._facts()))
+            differ = {key for key in identity if identity[key] != old.identity.get(key)}
+            if differ and differ <= self._open_choices():
+                return False
+        self._check(old, identity)
+        return True
+
+    def _open_choices(self) -> set[str]:
+        free = {"engine": self.run.engine == "auto", "batch_size": self.run.batch_size is None, "threads": True}
+        return {key for key, is_free in free.items() if is_free}
+
+    def _check(self, old: RunRecord, identity: dict[str, Any]) -> None:
+        check_same(self.run.out, old.identity, identity)
+        self.outcome.record = old
+
+    def _asked(self) -> dict[str, Any]:
+        """What of the identity the user states."""
+        run, booster = self.run, self.booster
+        identity = run_identity(
+            self.settings, fingerprint=run.plan.digest(run.reading), images=0, bundle=booster.bundle.digest, engine="",
+            dtype=run.dtype,
+        )  # fmt: skip
+        del identity["images"], identity["engine"]
+        return identity | {"shards": len(run.plan.shards), "lossy": run.lossy, "jboost": version("jboost")}
+
+    def _facts(self) -> dict[str, Any]:
+        config = self.booster.bundle.config
+        summary = Summary.of_run(
+            self.settings, np.zeros(1, RECORD), labelled=self._labelled, engine=self.runner.name, dtype=self.runner.dtype,
+            device=self.runner.device, batch_size=self.batch_size, finished=0, seconds=1.0,
+            engines_failed=self._passed_over, lossy=LOSSY_TEXT if self.run.lossy else None,
+        )  # fmt: skip
+        return {
+            "summary": summary.to_dict(),
+            "labelled": self._labelled,
+            "reading": reading_facts(self.run.reading),
+            "class_names": None if config.class_names is None else list(config.class_names),
+            "model": {"architecture": config.architecture, "sha256": config.source["sha256"]},
+        }
+
+    def _open(self, shard: Shard, *, check: bool = True) -> _Opened:
+        """Open a shard and lock its output.
+
+        Raises:
+            BadInputError: the shard or its output cannot be used, or it is not like the others of the run.
+        """
+        run, config = self.run, self.booster.bundle.config
+        if self._first is not None and self._first.shard is shard:
+            samples, labels, self._first = self._first.samples, self._first.labels, None
+        else:
+            samples = shard.open(replace(run.reading, channels=config.in_channels))
+            labels = labels_of(samples, class_names=config.class_names, num_classes=config.num_classes)
+            check_fit(
+                labels, samples.shape, num_classes=config.num_classes, in_channels=config.in_channels,
+                resolutions=config.resolutions,
+            )  # fmt: skip
+        held = ExitStack()
+        if check:
+            if list(samples.shape[1:]) != self._size:
+                raise BadInputError(
+                    f"{shard.path} has images {list(samples.shape[1:])}, the run's first shard has {self._size}; boost it on its own"
+                )
+            if (labels is not None) != self._labelled:
+                raise BadInputError(
+                    f"{shard.path} has {'no ' if labels is None else ''}labels, but the run's first shard has "
+                    f"{'some' if self._labelled else 'none'}; boost it on its own, or all without: --labels-key none"
+                )
+            target = run.out / shard.name
+            held.enter_context(only_writer(target))
+            self._held.append(held)
+            try:
+                check_output(target, samples, bytes_needed=int(np.prod(samples.shape)), lossy=run.lossy)
+            except BaseException:
+                held.close()
+                raise
+        return _Opened(shard, samples, labels, held)
+
+    def _sets(self, todo: list[Shard]) -> Iterator[SetWork]:
+        for shard in todo:
+            try:
+                opened = self._open(shard)
+                numbers = sample_numbers(opened.samples)
+                store = MemoryStore(opened.samples.shape)
+            except (JboostError, OSError) as e:
+                self._failed(shard, e)
+                continue
+            _, height, width, channels = opened.samples.shape
+            yield SetWork(opened, opened.samples.read, opened.labels, numbers, store, (height, width, channels))
+
+    def work(self, todo: list[Shard]) -> None:
+        """Boost the shards, and write each while the next ones move."""
+        if not todo:
+            return
+        assert self.outcome.record is not None
+        with ExitStack() as at_the_end, _Writer(self, self.outcome.record.digest) as writer:
+            at_the_end.callback(self._release_all)
+            for work in run_sets(self.runner, self._sets(todo), self.settings, batch_size=self.batch_size):
+                opened = work.key
+                assert isinstance(opened, _Opened)
+                if work.error is not None:
+                    opened.held.close()
+                    if not isinstance(work.error, JboostError | OSError):
+                        raise work.error
+                    self._failed(opened.shard, work.error)
+                else:
+                    writer.put(opened, work.store)
+
+    def _release_all(self) -> None:
+        for held in self._held:
+            held.close()
+
+    def written(self, opened: _Opened, error: Exception | None) -> None:
+        """Count a shard that was written, or was not."""
+        opened.held.close()
+        if error is not None:
+            self._failed(opened.shard, error)
+            return
+        self.outcome.done += 1
+        self.outcome.images += opened.samples.shape[0]
+        self._tell(opened.shard, opened.samples.shape[0], None)
+
+
+class _Writer:
+    """Writes shards in a thread, at most one waiting, so memory holds two that are finished."""
+
+    def __init__(self, worker: _Worker, run: str):
+        self._worker, self._run = worker, run
+        self._queue: queue.Queue[tuple[_Opened, MemoryStore] | None] = queue.Queue(1)
+        self._stopped = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="jboost-shards", daemon=True)
+
+    def __enter__(self) -> _Writer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and not issubclass(kind, Exception):  # interrupted: nobody waits for a large output
+            self._stopped.set()
+        self._queue.put(None)
+        self._thread.join()
+        if self._error is not None and kind is None:
+            raise self._error
+
+    def put(self, opened: _Opened, store: MemoryStore) -> None:
+        """Hand in a finished shard."""
+        self._queue.put((opened, store))
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            opened, store = item
+            error: Exception | None = None
+            try:
+                write_done(
+                    self._worker.run.out, opened.shard, opened.samples, store.images, store.records, opened.labels,
+                    run=self._run, lossy=self._worker.run.lossy, stopped=self._stopped,
+                )  # fmt: skip
+            except (JboostError, OSError) as e:
+                error = e
+            except BaseException as e:
+                opened.held.close()
+                self._error = None if isinstance(e, StoppedError) else e
+                continue
+            self._worker.written(opened, error)
+
+
+def images_per_second(outcome: Outcome, start: float) -> float:
+    """The speed of a worker since `start`, of `perf_counter`."""
+    return outcome.images / max(perf_counter() - start, 1e-9)
