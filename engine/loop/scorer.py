@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -10,11 +10,18 @@ from jboost.engine.method.objectives import realness
 from jboost.engine.results.summary import RECORD
 
 from .flight import Finished
-from .pipeline import WriteBehind
 from .runner import Evaluation, Runner
 
 Numpy = np.ndarray[Any, Any]
 _RESULT = 0  # in place of a snapshot's number of steps, which is at least 1
+
+
+class Results(Protocol):
+    """What takes results: a thread that writes them, or stores."""
+
+    def put(self, indices: Numpy, images: Numpy, records: Numpy, step: int | None = None) -> None:
+        """Take results in any order, or a snapshot after `step` steps; see `jboost.engine.loop.pipeline.WriteBehind.put`."""
+        ...
 
 
 class Scorer:
@@ -31,7 +38,7 @@ class Scorer:
         count: images that have finished so far, handed on or not.
     """
 
-    def __init__(self, runner: Runner, batch_size: int, behind: WriteBehind):
+    def __init__(self, runner: Runner, batch_size: int, behind: Results):
         self._runner, self._size, self._behind = runner, batch_size, behind
         # Images, classes, positions, records, and a snapshot's number of steps or _RESULT.
         self._waiting: list[tuple[Numpy, Numpy, Numpy, Numpy, Numpy]] = []
