@@ -24,7 +24,7 @@ from jboost.engine.results.summary import RECORD, Summary
 from jboost.engine.samples import ReadOptions, SampleSet, check_fit, check_output, labels_of
 from jboost.engine.samples.naming import LOSSY_TEXT
 from jboost.engine.samples.numbers import sample_numbers
-from jboost.engine.shards.done import clear, is_done, write_done
+from jboost.engine.shards.done import check_inputs, clear, is_done, write_done
 from jboost.engine.shards.plan import Plan, Shard
 from jboost.engine.shards.record import RunRecord, check_folder, check_same, read_record, settle
 from jboost.engine.shards.share import WHOLE, Share
@@ -122,6 +122,8 @@ def boost_shards(
                 f"{len(done):,} of {len(mine):,} shards are done in {run.out} (first: {done[0].name}); go on with --resume, or "
                 "name another -o"
             )
+        if old is not None:
+            check_inputs(run.out, {shard.name: shard.size for shard in old.plan.shards}, done)
         if not threads_given:
             _set_threads(old)
         engine = str(old.identity.get("engine")) if old is not None and run.engine == "auto" else run.engine
@@ -161,6 +163,7 @@ class _Worker:
         self._tell = on_shard
         self._size: list[int] = []
         self._labelled = False
+        self._threads = thread_count()
         self._first: _Opened | None = None  # opening reads a whole tar, so it is done once
         self._held: list[ExitStack] = []
 
@@ -172,7 +175,11 @@ class _Worker:
         """Settle the run by its first usable shard, or check that it is the recorded one; False: another worker settled it."""
         if not todo:  # nothing to open, so nothing to settle: but another run's folder is noticed
             if old is not None:
-                self._check(old, {**old.identity, **self._asked()})
+                chosen = {"engine": self.run.engine, "batch_size": self.run.batch_size, "threads": self._threads}
+                given = {key: value for key, value in chosen.items() if value not in (None, "auto", 0)}
+                if old.identity.get("threads") is None:
+                    given.pop("threads", None)  # on a GPU
+                self._check(old, {**old.identity, **self._asked(), **given})
             return True
         size = old.identity.get("size") if old is not None else None
         labelled = old.identity.get("labelled") if old is not None else None
@@ -220,6 +227,7 @@ class _Worker:
             self.settings, fingerprint=run.plan.digest(run.reading), images=0, bundle=booster.bundle.digest, engine="",
             dtype=run.dtype,
         )  # fmt: skip
+        identity["plan"] = identity.pop("input")
         del identity["images"], identity["engine"]
         return identity | {"shards": len(run.plan.shards), "lossy": run.lossy, "jboost": version("jboost")}
 

@@ -38,7 +38,7 @@ def expand(pattern: str | Path) -> list[Path]:
     """
     text = os.fspath(pattern)
     found: list[Path] = []
-    for name in _braces(text):
+    for name in names_of(text):
         if glob.has_magic(name) and not os.path.lexists(name):
             found += [Path(match) for match in sorted(glob.glob(name, recursive=True))]
         else:
@@ -54,7 +54,13 @@ def expand(pattern: str | Path) -> list[Path]:
     return found
 
 
-def _braces(text: str) -> Iterator[str]:
+def names_of(pattern: str | Path) -> Iterator[str]:
+    """What a pattern's braces stand for, in order; wildcards stay.
+
+    Raises:
+        BadInputError: these are more than `MOST`.
+    """
+    text = os.fspath(pattern)
     parts = _BRACES.split(text)
     choices = [_choices(part) if i % 2 else [part] for i, part in enumerate(parts)]
     count = 1
