@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from jboost.engine.system.devices import device_kind
 from jboost.engine.system.environment import thread_count
 from jboost.engine.system.locks import only_writer
 
+_log = logging.getLogger("jboost")
 #: Opens the bundle with an engine's name and a batch size, which are those that the record settles.
 OpenBooster = Callable[[str, int | None], Booster]
 
@@ -185,7 +188,7 @@ class _Worker:
         labelled = old.identity.get("labelled") if old is not None else None
         for shard in todo if size is None else ():
             try:
-                opened = self._open(shard, check=False)
+                opened = self._open(shard)
             except (JboostError, OSError) as e:
                 self._failed(shard, e)
                 continue
@@ -246,55 +249,68 @@ class _Worker:
             "model": {"architecture": config.architecture, "sha256": config.source["sha256"]},
         }
 
-    def _open(self, shard: Shard, *, check: bool = True) -> _Opened:
-        """Open a shard and lock its output.
+    def _open(self, shard: Shard) -> _Opened:
+        """Open a shard that fits the model.
 
         Raises:
-            BadInputError: the shard or its output cannot be used, or it is not like the others of the run.
+            BadInputError: it cannot be used.
         """
-        run, config = self.run, self.booster.bundle.config
         if self._first is not None and self._first.shard is shard:
-            samples, labels, self._first = self._first.samples, self._first.labels, None
-        else:
-            samples = shard.open(replace(run.reading, channels=config.in_channels))
-            labels = labels_of(samples, class_names=config.class_names, num_classes=config.num_classes)
-            check_fit(
-                labels, samples.shape, num_classes=config.num_classes, in_channels=config.in_channels,
-                resolutions=config.resolutions,
-            )  # fmt: skip
-        held = ExitStack()
-        if check:
-            if list(samples.shape[1:]) != self._size:
-                raise BadInputError(
-                    f"{shard.path} has images {list(samples.shape[1:])}, the run's first shard has {self._size}; boost it on its "
-                    "own"
-                )
-            if (labels is not None) != self._labelled:
-                raise BadInputError(
-                    f"{shard.path} has {'no ' if labels is None else ''}labels, but the run's first shard has "
-                    f"{'some' if self._labelled else 'none'}; boost it on its own, or all without: --labels-key none"
-                )
-            target = run.out / shard.name
-            held.enter_context(only_writer(target))
-            self._held.append(held)
-            try:
-                check_output(target, samples, bytes_needed=int(np.prod(samples.shape)), lossy=run.lossy)
-            except BaseException:
-                held.close()
-                raise
-        return _Opened(shard, samples, labels, held)
+            opened, self._first = self._first, None
+            return opened
+        config = self.booster.bundle.config
+        samples = shard.open(replace(self.run.reading, channels=config.in_channels))
+        labels = labels_of(samples, class_names=config.class_names, num_classes=config.num_classes)
+        check_fit(
+            labels, samples.shape, num_classes=config.num_classes, in_channels=config.in_channels,
+            resolutions=config.resolutions,
+        )  # fmt: skip
+        return _Opened(shard, samples, labels, ExitStack())
+
+    def _check_like_others(self, opened: _Opened) -> None:
+        path, size, labels = opened.shard.path, list(opened.samples.shape[1:]), opened.labels
+        if size != self._size:
+            raise BadInputError(
+                f"{path} has images {size}, the run's first shard has {self._size}; boost it on its own"
+            )
+        if (labels is not None) != self._labelled:
+            raise BadInputError(
+                f"{path} has {'no ' if labels is None else ''}labels, but the run's first shard has "
+                f"{'some' if self._labelled else 'none'}; boost it on its own, or all without: --labels-key none"
+            )
+
+    def _set(self, shard: Shard, held: ExitStack) -> SetWork:
+        """A shard as the loop takes it, while `held` keeps the lock of its output."""
+        opened = self._open(shard)
+        opened.held = held
+        self._check_like_others(opened)
+        shape = opened.samples.shape
+        check_output(self.run.out / shard.name, opened.samples, bytes_needed=int(np.prod(shape)), lossy=self.run.lossy)
+        numbers = sample_numbers(opened.samples)
+        return SetWork(opened, opened.samples.read, opened.labels, numbers, MemoryStore(shape), shape[1:])
 
     def _sets(self, todo: list[Shard]) -> Iterator[SetWork]:
-        for shard in todo:
+        """The shards one after another; those that another process writes come last, unless it has made them by then."""
+        later: list[Shard] = []
+        for shard, waits in chain(((shard, False) for shard in todo), ((shard, True) for shard in later)):
+            held = ExitStack()
             try:
-                opened = self._open(shard)
-                numbers = sample_numbers(opened.samples)
-                store = MemoryStore(opened.samples.shape)
+                held.enter_context(only_writer(self.run.out / shard.name, on_wait=_log.info if waits else None))
+            except BadInputError:
+                later.append(shard)
+                continue
+            self._held.append(held)
+            if is_done(self.run.out, shard):
+                held.close()
+                self.outcome.before += 1
+                continue
+            try:
+                work = self._set(shard, held)
             except (JboostError, OSError) as e:
+                held.close()
                 self._failed(shard, e)
                 continue
-            _, height, width, channels = opened.samples.shape
-            yield SetWork(opened, opened.samples.read, opened.labels, numbers, store, (height, width, channels))
+            yield work
 
     def work(self, todo: list[Shard]) -> None:
         """Boost the shards, and write each while the next ones move."""

@@ -112,7 +112,7 @@ def shard_files(folder: Path) -> list[Path]:
             is_image_name(n) for _, _, files in os.walk(folder / entry) for n in files
         ):
             return []
-    kinds = sorted({suffix_of_shard(name) for name in shards})
+    kinds = sorted({".tar" if suffix_of_shard(n) in TAR_SUFFIXES else suffix_of_shard(n) for n in shards})
     if len(kinds) > 1:
         raise BadInputError(
             f"{folder} holds shards of several kinds ({', '.join(kinds)}); name those to read: '{folder}/*{kinds[0]}'"

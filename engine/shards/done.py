@@ -97,8 +97,8 @@ def check_inputs(out: Path, sizes: Mapping[str, int], done: Sequence[Shard]) -> 
             continue  # `read_done` says so
         if made_from != shard.size:
             raise BadInputError(
-                f"{shard.path} has {shard.size:,} bytes, but {out / shard.name} was made when it had {made_from!r:.20}; put the old file "
-                f"back, or have the shard made again: rm {in_shell(out / shard.name)}"
+                f"{shard.path} has {shard.size:,} bytes, but {out / shard.name} was made when it had {made_from!r:.20}; put the "
+                f"old file back, or have the shard made again: rm {in_shell(out / shard.name)}"
             )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from .devices import boost_on_devices, find_devices
 from .json_output import STDOUT, write_json
+from .notes import log_to
 from .paths import check_paths
 from .terminal import console, is_terminal, print_line
 
@@ -136,6 +137,7 @@ def boost_share(
     from jboost.sharded import boost_shards
 
     notes = console(stderr=True)
+    log_to(notes)
     total = len(run.plan.shards[run.share.index :: run.share.count])
     if not total:
         notes.print(f"share {run.share} has none of the {len(run.plan.shards):,} shards", style="dim")
