@@ -40,6 +40,7 @@ from jboost.engine.samples import (
     write_samples,
 )
 from jboost.engine.samples.naming import LOSSY_TEXT
+from jboost.engine.samples.numbers import KEYED, sample_numbers
 from jboost.engine.samples.options import AS_IT_IS
 from jboost.engine.system.dtypes import check_dtype
 from jboost.engine.system.locks import only_writer
@@ -297,7 +298,8 @@ class Booster:
             samples: the input; see `jboost.engine.samples.open_samples`.
             out: the output; its suffix determines the format.
             settings: made by `settings`.
-            numbers: int64 [N], the numbers that key the noise, as for `boost`; None: positions.
+            numbers: int64 [N], the numbers that key the noise, as for `boost`; None: see
+                `jboost.engine.samples.numbers.sample_numbers`.
             resume: continue a killed run.
             snapshots: step counts; `snapshot_output` names the file for the set that a run of that many steps would give.
             run_file: file for the per-image records; see `jboost.engine.results.run_file.write_run`.
@@ -315,6 +317,8 @@ class Booster:
         config = self.bundle.config
         labels = labels_of(samples, class_names=config.class_names, num_classes=config.num_classes)
         self._check_fit(labels, samples.shape)
+        if numbers is None and samples.kind in KEYED:
+            numbers = sample_numbers(samples)
         snapshots = check_snapshots(snapshots, settings.update.steps)
         files = {step: snapshot_output(out, step) for step in snapshots}
         size = int(np.prod(samples.shape))
@@ -361,6 +365,25 @@ class Booster:
                 store.close()
             store.remove()
         return summary
+
+    def open_for(self, settings: Settings, resolution: int) -> tuple[Runner, int, Mapping[str, str]]:
+        """Open the engine for a run of many sets; it stays open until another run or `close`.
+
+        Args:
+            settings: made by `settings`.
+            resolution: image size in pixels.
+
+        Returns:
+            The engine, the number of images in flight, and by name why faster engines were passed over.
+
+        Raises:
+            BadInputError: the engine cannot be used.
+        """
+        if (why := why_nothing_moves(settings.update)) is not None:
+            _log.warning(why)
+        runner = self._open_runner(settings, resolution, self._engine)
+        runner.check_update(settings.update.kind)
+        return runner, self._slots(runner), self._failed
 
     def _check_fit(self, labels: np.ndarray[Any, Any] | None, shape: tuple[int, ...]) -> None:
         config = self.bundle.config

@@ -113,6 +113,7 @@ def unfinished_run(out: Path) -> dict[str, Any] | None:
 _HASHED = {
     "bundle": "its bundle was another one, or this one before it was exported again",
     "input": "its input's contents were others, or it was read with other options",
+    "plan": "its shards were others by name, order or range, or they were read with other options",
     "numbers": "its images had other numbers for the noise",
 }
 
@@ -123,13 +124,17 @@ def check_same(out: Path, old: Mapping[str, Any], identity: Mapping[str, Any]) -
     Raises:
         BadInputError: it is not; the message says what differs.
     """
+    if said := differences(old, identity):
+        folder = partial_folder(out)
+        raise BadInputError(
+            f"{folder} holds another run ({said}); go on with what it began with, leave out --resume and name another -o, or "
+            f"remove it: {remove_it(folder)}"
+        )
+
+
+def differences(old: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
+    """What differs between two identities, for a message; empty if nothing does."""
     differ = [key for key in {**identity, **old} if old.get(key) != identity.get(key)]
-    if not differ:
-        return
     hashed = [text for key, text in _HASHED.items() if key in differ]
     plain = [f"{key} was {old.get(key)!r}, is {identity.get(key)!r}" for key in differ if key not in _HASHED]
-    folder = partial_folder(out)
-    raise BadInputError(
-        f"{folder} holds another run ({'; '.join([*hashed, *plain[:3]])}); go on with what it began with, leave out "
-        f"--resume and name another -o, or remove it: {remove_it(folder)}"
-    )
+    return "; ".join([*hashed, *plain[:3]])

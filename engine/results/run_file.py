@@ -112,14 +112,35 @@ def write_run(
         "class_names": None if class_names is None else list(class_names),
         "model": dict(model),
         "versions": _versions(),
-        "reading": {key: getattr(reading, key) for key in _READING},
+        "reading": reading_facts(reading),
     }
+    write_records(path, records, facts)
+
+
+def write_records(path: Path, records: np.ndarray[Any, Any], facts: Mapping[str, Any]) -> None:
+    """Write records [N] of `RECORD` and facts as npz: an array for each field, JSON for the facts. No time goes into it.
+
+    Raises:
+        BadInputError: `path` cannot be written.
+    """
     arrays: dict[str, Any] = {name: records[name] for name in _COLUMNS}
     try:
         with replacing(path) as aside, aside.open("wb") as f:
             np.savez(f, **arrays | {_FACTS: np.array(dump_json(facts))})
     except OSError as e:
         raise cannot_write(path, e) from e
+
+
+def read_records(path: Path) -> tuple[dict[str, Any], np.ndarray[Any, Any]]:
+    """The facts, which the caller checks, and the records of a file that `write_records` wrote.
+
+    Raises:
+        BadInputError: the file is missing or damaged; the message does not name it.
+    """
+    try:
+        return _read_members(path)
+    except (*DAMAGE, KeyError) as e:
+        raise BadInputError(f"it lacks {e.args[0]}" if isinstance(e, KeyError) else one_line(e)) from e
 
 
 def read_run(path: Path) -> RunFile:
@@ -192,8 +213,7 @@ def _typed(path: Path, facts: dict[str, Any], records: np.ndarray[Any, Any]) -> 
     """The run file of `facts`, every value checked. Figures that are not finite become NaN: missing."""
     summary = {**_LATER, **as_mapping(facts["summary"], "summary", most=1000)}
     snapshots = as_list(summary["snapshots"], "snapshots", most=_MOST_SNAPSHOTS)
-    typed = {key: _of_summary(key, value) for key, value in summary.items() if key != "snapshots"}
-    check_keys(typed, _KINDS, None)
+    typed = typed_summary(summary)
     if typed["images"] != len(records):
         raise BadInputError(f"its summary is of {typed['images']:,} images, its records of {len(records):,}")
     if int(records["steps"].min()) < 0 or int(records["steps"].max()) > typed["steps"]:
@@ -230,11 +250,32 @@ def _typed(path: Path, facts: dict[str, Any], records: np.ndarray[Any, Any]) -> 
         class_names=None if names is None else [as_text(name, "class_names") for name in names],
         model=_texts(facts["model"], "model"),
         versions=_texts(facts["versions"], "versions"),
-        reading=_reading(facts.get("reading", {})),  # which older files lack
+        reading=read_reading(facts.get("reading", {})),  # which older files lack
     )
 
 
-def _reading(value: Any) -> ReadOptions:
+def typed_summary(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a `Summary.to_dict` but for its snapshots, every value checked.
+
+    Raises:
+        BadInputError: an entry is missing, or its value is of another kind.
+    """
+    typed = {key: _of_summary(key, value) for key, value in summary.items() if key != "snapshots"}
+    check_keys(typed, _KINDS, None)
+    return typed
+
+
+def reading_facts(reading: ReadOptions) -> dict[str, Any]:
+    """The read options that a run file keeps."""
+    return {key: getattr(reading, key) for key in _READING}
+
+
+def read_reading(value: Any) -> ReadOptions:
+    """The options that `reading_facts` gave.
+
+    Raises:
+        BadInputError: a value is of another kind.
+    """
     found = dict.fromkeys(_READING) | as_mapping(value, "reading")
     check_keys(found, _READING)
     colour = or_none(found["background"], lambda v: as_list(v, "reading.background", most=3))

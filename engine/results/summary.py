@@ -164,6 +164,15 @@ class Summary:
             **image_means(records, labelled),
         )
 
+    @classmethod
+    def of_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The summary whose `to_dict` gave `values`."""
+        own = {f.name for f in fields(cls)}
+        return cls(
+            **{name: value for name, value in values.items() if name in own},
+            options={name: value for name, value in values.items() if name not in own},
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         plain = asdict(self)

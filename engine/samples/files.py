@@ -25,6 +25,8 @@ from .naming import written_name
 from .npz import NpzSamples
 from .options import AS_IT_IS, ReadOptions
 from .outputs import check_kept, write_as
+from .patterns import expand, is_pattern, shard_files
+from .several import Several
 
 Batches = Iterator[np.ndarray[Any, Any]]
 #: The kind of output for each suffix.
@@ -39,13 +41,16 @@ def open_samples(path: str | Path, options: ReadOptions = AS_IT_IS) -> SampleSet
     """The sample set at `path`: an npz, or a folder, zip or tar file of images.
 
     Args:
-        path: the file or folder.
+        path: the file or folder; a folder of shards, or a pattern such as ``shards/{00..09}.tar``, is one set, see `Several`.
         options: how to read it.
 
     Raises:
         BadInputError: `path` does not exist, or it is not a usable sample set.
     """
     path = Path(path)
+    if is_pattern(path) or (path.is_dir() and shard_files(path)):
+        files = expand(path) if is_pattern(path) else shard_files(path)
+        return Several(path, files, lambda file: open_samples(file, options))
     if not path.exists():
         raise BadInputError(f"{path} does not exist; give a samples.npz, or a folder, zip or tar of images")
     return fitted(_open(path, options), options)
@@ -144,12 +149,18 @@ def reading_of(out: Path, source: Path, options: ReadOptions, *, lossy: bool = F
     Its images have their size already. Its arrays and columns have the source's names if the formats are the same, and else
     the usual ones.
     """
-    if KINDS.get(source.suffix.lower()) != KINDS.get(out.suffix.lower()):
+    kinds = [KINDS.get(_written_like(path).suffix.lower()) for path in (source, out)]
+    if kinds[0] != kinds[1]:
         return replace(options, resize=None, images_key=None, labels_key=None)
     key = options.images_key
-    if KINDS.get(out.suffix.lower()) == "tar" and key is not None:
+    if kinds[1] == "tar" and key is not None:
         key = written_name(f"x.{key}", lossy=lossy)[2:]
     return replace(options, resize=None, images_key=key)
+
+
+def _written_like(path: Path) -> Path:
+    """A file whose suffix tells how a set is written: of a folder of shards, the first."""
+    return next(iter(shard_files(path)), path)
 
 
 def check_output(out: Path, samples: SampleSet, *, bytes_needed: int, lossy: bool = False) -> None:

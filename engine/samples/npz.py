@@ -144,6 +144,12 @@ class NpzSamples:
         except DAMAGE as e:
             raise BadInputError(f"{self.path} is damaged ({one_line(e)}); make or copy it again") from e
 
+    def copy_member(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo, out: IO[bytes]) -> None:
+        """Write what the output keeps of a member of the opened file, besides the images: all of it."""
+        with archive.open(member) as f:
+            while chunk := f.read(_COPY_CHUNK):
+                out.write(chunk)
+
 
 def read_rows(
     stream: IO[bytes], offset: int, shape: tuple[int, ...], indices: np.ndarray[Any, Any]
@@ -264,9 +270,7 @@ def write_npz(
                     if old.filename == f"{source.images_key}.npy":
                         write_images(f, shape, batches)
                     else:
-                        with original.open(old) as g:
-                            while chunk := g.read(_COPY_CHUNK):
-                                f.write(chunk)
+                        source.copy_member(original, old, f)
 
 
 def write_images(f: IO[bytes], shape: tuple[int, ...], batches: Iterator[np.ndarray[Any, Any]]) -> None:

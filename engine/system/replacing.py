@@ -57,6 +57,41 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         _flush_folder(target.parent)
 
 
+def create_once(path: Path, content: bytes) -> bool:
+    """Create a file with its whole contents, unless it exists: of several writers exactly one does. Returns whether this one did.
+
+    Raises:
+        OSError: the system refused.
+    """
+    target = _cleared(path)
+    with _temporary(path, target, lambda aside: aside.touch(0o666, exist_ok=False)) as aside:
+        aside.write_bytes(content)
+        _flush(aside)
+        try:
+            os.link(aside, target)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            if target.exists():
+                return False
+            os.rename(aside, target)
+        _flush_folder(target.parent)
+    return True
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporaries that killed writers left in a folder, whatever their targets."""
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            if re.fullmatch(r"\..*~jboost-new-[0-9a-f]{12}(\..*)?", name):
+                with suppress(OSError):  # it belongs to a live writer, or this user may not remove it
+                    handle = _lock(folder / name)
+                    try:
+                        _remove(folder / name)
+                    finally:
+                        os.close(handle)
+
+
 @contextmanager
 def replacing_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
     """Write a folder atomically: yields an empty temporary folder in the same parent with the same suffix.

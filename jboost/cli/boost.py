@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,30 +15,31 @@ from jboost.engine.system.replacing import replacing
 
 from . import options, read_options
 from .json_output import STDOUT, write_json
+from .notes import log_to
 from .options import Debug, split_numbers
 from .paths import check_paths
+from .shards import ManyOptions, boost_many
 from .tables import print_columns
 from .terminal import console, is_terminal
 from .update_options import with_update_options
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from jboost.booster import Booster
     from jboost.engine.loop.run import Progress
     from jboost.engine.method.settings import Settings
     from jboost.engine.results.summary import Summary
     from jboost.engine.samples import ReadOptions, SampleSet
 
-_METHOD, _ENGINE, _OUTPUT = "Method", "Engine", "Output"
+_METHOD, _ENGINE, _OUTPUT, _SHARDS = "Method", "Engine", "Output", "Shards"
 
 
 def boost(
-    samples: Annotated[
-        Path,
+    sources: Annotated[
+        list[Path],
         typer.Argument(
             metavar="SAMPLES",
-            help="Images: npz (arr_0 uint8 [N,H,W,C], arr_1 labels), npy, pt, parquet, or image files in a folder, zip or tar.",
+            help="Images: npz (arr_0 uint8 [N,H,W,C], arr_1 labels), npy, pt, parquet, or image files in a folder, zip or tar. "
+            "Several files, 'shards/{00..09}.tar', 'shards/*.npz' or a folder of such files are shards.",
             show_default=False,
         ),
     ],
@@ -48,7 +48,7 @@ def boost(
         typer.Option(
             "-o",
             "--output",
-            help="Output: .npz, .npy, .pt, .parquet, .zip or .tar file, or a folder.",
+            help="Output: .npz, .npy, .pt, .parquet, .zip or .tar file, or a folder; for shards the folder of their outputs.",
             show_default="SAMPLES.boosted.npz",
             rich_help_panel=_OUTPUT,
         ),
@@ -116,6 +116,25 @@ def boost(
         ),
     ] = None,
     json_file: Annotated[str | None, options.json_file(_OUTPUT)] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            help="Boost only share i of n of the shards: i/n, slurm, torchrun or kubernetes/n.",
+            show_default="all",
+            rich_help_panel=_SHARDS,
+        ),
+    ] = None,
+    ranges: Annotated[
+        int | None,
+        typer.Option("--shards", help="Cut one uncompressed npz into this many shards.", rich_help_panel=_SHARDS),
+    ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            help="Use several devices, a process each: all (every GPU), 0,1 or cpu,cpu.", rich_help_panel=_SHARDS
+        ),
+    ] = None,
     images_key: Annotated[str | None, read_options.images_key(read_options.PANEL)] = None,
     labels_key: Annotated[str | None, read_options.labels_key(read_options.PANEL)] = None,
     resize: Annotated[int | None, read_options.resize(read_options.PANEL)] = None,
@@ -135,6 +154,7 @@ def boost(
     from jboost.engine.results.identity import partial_folder
     from jboost.engine.samples import default_output, open_samples, snapshot_output
     from jboost.engine.samples.files import reading_of
+    from jboost.engine.shards.plan import is_many
     from jboost.engine.system.commands import in_shell
 
     reading = read_options.read_options(
@@ -144,12 +164,25 @@ def boost(
         background=background,
         class_folders=class_folders,
     )
+    samples = sources[0]
     inputs = {"SAMPLES": samples, "--bundle": bundle}
     check_paths(inputs=inputs)
     chosen = find_preset(preset)
     if update is not None:
         update = find_update_name(update, trust_code=trust_code)
     how = make_update(chosen, update=update, **values)
+    if shard is not None or ranges is not None or devices is not None or is_many(sources):
+        boost_many(
+            ManyOptions(
+                sources, output, bundle, engine, dtype, device, batch_size, trust_code, shard, ranges, devices, resume, lossy,
+                grid, snapshots, run_file, json_file, reading,
+            ),
+            lambda booster: booster.settings(
+                how, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=chosen
+            ),
+            show_summary,
+        )  # fmt: skip
+        return
     with Booster(
         bundle, engine=engine, device=device, dtype=dtype, batch_size=batch_size, trust_code=trust_code
     ) as booster:
@@ -172,7 +205,7 @@ def boost(
             reading=reading,
             lossy=lossy,
         )
-    _show(summary, out, stderr=json_file == STDOUT)
+    show_summary(summary, out, stderr=json_file == STDOUT)
     if grid is not None:
         _draw(grid, images, out, reading_of(out, samples, reading, lossy=lossy))
     write_json(summary.to_dict(), json_file, stdout_indent=None)
@@ -186,18 +219,6 @@ def boost(
 def boost_command() -> Callable[..., None]:
     """Return `boost` with the options of every registered update."""
     return with_update_options(boost, after="objective", panel=_METHOD)
-
-
-class _ToConsole(logging.Handler):
-    """Prints log messages above the progress bar."""
-
-    def __init__(self, notes: Console):
-        super().__init__()
-        self._notes = notes
-
-    def emit(self, record: logging.LogRecord) -> None:
-        for line in record.getMessage().split("\n"):
-            self._notes.print(line, style="dim")
 
 
 def _run(
@@ -220,9 +241,7 @@ def _run(
     from jboost.engine.samples.outputs import written_as
 
     notes = console(stderr=True)
-    logger = logging.getLogger("jboost")
-    logger.setLevel(logging.INFO)
-    logger.addHandler(_ToConsole(notes))
+    log_to(notes)
     if images.labels is None and not ignores_labels(settings.objective):
         notes.print(
             f"{images.path} has no labels: each image's class is the model's prediction (algorithm 1)", style="dim"
@@ -264,7 +283,14 @@ def _run(
         )
 
 
-def _show(summary: Summary, out: Path, *, stderr: bool) -> None:
+def show_summary(summary: Summary, out: Path, *, stderr: bool) -> None:
+    """Print a run in numbers.
+
+    Args:
+        summary: the run.
+        out: its output.
+        stderr: print to stderr, because stdout has the JSON.
+    """
     s = summary
     method = f"{s.update} {s.steps} x {s.step_size:g}, objective {s.objective}"
     if s.objective == "bce" and s.l0 is None:
