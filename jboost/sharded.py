@@ -6,7 +6,7 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -101,6 +101,7 @@ def boost_shards(
     settings_of: Callable[[Booster], Settings],
     *,
     on_shard: Callable[[Shard, int, str | None], None] = lambda shard, images, error: None,
+    make: bool = True,
 ) -> Outcome:
     """Make a worker's shards.
 
@@ -109,6 +110,7 @@ def boost_shards(
         open_booster: opens the bundle.
         settings_of: the run's settings.
         on_shard: called after each shard with its number of images, and the error if it could not be made.
+        make: False: settle the run and make nothing, for a driver that tells workers their shards (`make_shards`).
 
     Raises:
         BadInputError: the folder, the settings or the engine cannot be used, or the folder holds another run.
@@ -136,9 +138,39 @@ def boost_shards(
             finished = {shard.name for shard in done}
             if worker.settle(old, [shard for shard in mine if shard.name not in finished]):
                 clear(run.out, done)
-                worker.work([shard for shard in mine if shard.name not in {*finished, *worker.outcome.failed}])
+                if make:
+                    worker.work([shard for shard in mine if shard.name not in {*finished, *worker.outcome.failed}])
                 return worker.outcome
     raise FailureError(f"{run.out}: other workers settle the run again and again; start them one after another")
+
+
+def make_shards(
+    run: ShardRun,
+    record: RunRecord,
+    open_booster: OpenBooster,
+    settings_of: Callable[[Booster], Settings],
+    shards: Iterable[Shard],
+    *,
+    on_shard: Callable[[Shard, int, str | None], None],
+) -> None:
+    """Make shards of a settled run as they come, for a worker that is told which.
+
+    Args:
+        run, open_booster, settings_of, on_shard: as for `boost_shards`.
+        record: what was settled.
+        shards: of the run. They may come slowly: the images of one shard move while the next is waited for. The first is asked
+            for once the engine is open.
+
+    Raises:
+        BadInputError: as for `boost_shards`.
+        FailureError: computing failed.
+    """
+    if not thread_count():
+        _set_threads(record)
+    with open_booster(str(record.identity["engine"]), record.identity["batch_size"]) as booster:
+        worker = _Worker(run, booster, settings_of(booster), on_shard, Outcome(record))
+        worker.settle(record, list(run.plan.shards[:1]))
+        worker.work(shards)
 
 
 def _set_threads(old: RunRecord | None) -> None:
@@ -278,7 +310,7 @@ class _Worker:
                 raise
         return _Opened(shard, samples, labels, held)
 
-    def _sets(self, todo: list[Shard]) -> Iterator[SetWork]:
+    def _sets(self, todo: Iterable[Shard]) -> Iterator[SetWork]:
         for shard in todo:
             try:
                 opened = self._open(shard)
@@ -290,7 +322,7 @@ class _Worker:
             _, height, width, channels = opened.samples.shape
             yield SetWork(opened, opened.samples.read, opened.labels, numbers, store, (height, width, channels))
 
-    def work(self, todo: list[Shard]) -> None:
+    def work(self, todo: Iterable[Shard]) -> None:
         """Boost the shards, and write each while the next ones move."""
         if not todo:
             return
