@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import queue
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -27,7 +24,7 @@ from jboost.engine.results.summary import RECORD, Summary
 from jboost.engine.samples import ReadOptions, SampleSet, check_fit, check_output, labels_of
 from jboost.engine.samples.naming import LOSSY_TEXT
 from jboost.engine.samples.numbers import sample_numbers
-from jboost.engine.shards.done import StoppedError, clear, is_done, write_done
+from jboost.engine.shards.done import clear, is_done, write_done
 from jboost.engine.shards.plan import Plan, Shard
 from jboost.engine.shards.record import RunRecord, check_folder, check_same, read_record, settle
 from jboost.engine.shards.share import WHOLE, Share
@@ -124,8 +121,8 @@ def boost_shards(
         done = [shard for shard in mine if is_done(run.out, shard)] if old is not None else []
         if done and not run.resume:
             raise BadInputError(
-                f"{len(done):,} of {len(mine):,} shards are done in {run.out} (first: {done[0].name}); go on with --resume, or name "
-                "another -o"
+                f"{len(done):,} of {len(mine):,} shards are done in {run.out} (first: {done[0].name}); go on with --resume, or "
+                "name another -o"
             )
         if not threads_given:
             _set_threads(old)
@@ -204,7 +201,7 @@ class _Worker:
         self._tell(shard, 0, str(error))
 
     def settle(self, old: RunRecord | None, todo: list[Shard]) -> bool:
-        """Settle the run with its first usable shard, or check that it is the recorded one; False: it is, but for what is obeyed."""
+        """Settle the run by its first usable shard, or check that it is the recorded one; False: another worker settled it."""
         if not todo:  # nothing to open, so nothing to settle: but another run's folder is noticed
             if old is not None:
                 self._check(old, {**old.identity, **self._asked()})
@@ -293,7 +290,8 @@ class _Worker:
         if check:
             if list(samples.shape[1:]) != self._size:
                 raise BadInputError(
-                    f"{shard.path} has images {list(samples.shape[1:])}, the run's first shard has {self._size}; boost it on its own"
+                    f"{shard.path} has images {list(samples.shape[1:])}, the run's first shard has {self._size}; boost it on its "
+                    "own"
                 )
             if (labels is not None) != self._labelled:
                 raise BadInputError(
@@ -327,78 +325,33 @@ class _Worker:
         if not todo:
             return
         assert self.outcome.record is not None
-        with ExitStack() as at_the_end, _Writer(self, self.outcome.record.digest) as writer:
+        digest = self.outcome.record.digest
+
+        def write(work: SetWork) -> None:
+            opened = work.key
+            assert isinstance(opened, _Opened)
+            assert isinstance(work.store, MemoryStore)
+            write_done(
+                self.run.out, opened.shard, opened.samples, work.store.images, work.store.records, opened.labels, run=digest,
+                lossy=self.run.lossy,
+            )  # fmt: skip
+            opened.held.close()
+
+        with ExitStack() as at_the_end:
             at_the_end.callback(self._release_all)
-            for work in run_sets(self.runner, self._sets(todo), self.settings, batch_size=self.batch_size):
+            for work in run_sets(self.runner, self._sets(todo), self.settings, batch_size=self.batch_size, write=write):
                 opened = work.key
                 assert isinstance(opened, _Opened)
-                if work.error is not None:
-                    opened.held.close()
-                    if not isinstance(work.error, JboostError | OSError):
-                        raise work.error
+                opened.held.close()
+                if work.error is None:
+                    self.outcome.done += 1
+                    self.outcome.images += opened.samples.shape[0]
+                    self._tell(opened.shard, opened.samples.shape[0], None)
+                elif isinstance(work.error, JboostError | OSError):
                     self._failed(opened.shard, work.error)
                 else:
-                    writer.put(opened, work.store)
+                    raise work.error
 
     def _release_all(self) -> None:
         for held in self._held:
             held.close()
-
-    def written(self, opened: _Opened, error: Exception | None) -> None:
-        """Count a shard that was written, or was not."""
-        opened.held.close()
-        if error is not None:
-            self._failed(opened.shard, error)
-            return
-        self.outcome.done += 1
-        self.outcome.images += opened.samples.shape[0]
-        self._tell(opened.shard, opened.samples.shape[0], None)
-
-
-class _Writer:
-    """Writes shards in a thread, at most one waiting, so memory holds two that are finished."""
-
-    def __init__(self, worker: _Worker, run: str):
-        self._worker, self._run = worker, run
-        self._queue: queue.Queue[tuple[_Opened, MemoryStore] | None] = queue.Queue(1)
-        self._stopped = threading.Event()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name="jboost-shards", daemon=True)
-
-    def __enter__(self) -> _Writer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and not issubclass(kind, Exception):  # interrupted: nobody waits for a large output
-            self._stopped.set()
-        self._queue.put(None)
-        self._thread.join()
-        if self._error is not None and kind is None:
-            raise self._error
-
-    def put(self, opened: _Opened, store: MemoryStore) -> None:
-        """Hand in a finished shard."""
-        self._queue.put((opened, store))
-
-    def _work(self) -> None:
-        while (item := self._queue.get()) is not None:
-            opened, store = item
-            error: Exception | None = None
-            try:
-                write_done(
-                    self._worker.run.out, opened.shard, opened.samples, store.images, store.records, opened.labels,
-                    run=self._run, lossy=self._worker.run.lossy, stopped=self._stopped,
-                )  # fmt: skip
-            except (JboostError, OSError) as e:
-                error = e
-            except BaseException as e:
-                opened.held.close()
-                self._error = None if isinstance(e, StoppedError) else e
-                continue
-            self._worker.written(opened, error)
-
-
-def images_per_second(outcome: Outcome, start: float) -> float:
-    """The speed of a worker since `start`, of `perf_counter`."""
-    return outcome.images / max(perf_counter() - start, 1e-9)

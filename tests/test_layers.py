@@ -14,7 +14,7 @@ LAYERS = ("engine", "trainer", "export", "jboost")  # lowest first
 
 #: What stands in each layer, lowest first: a folder or a file may import itself and what stands before it.
 PARTS = {
-    "engine": ("errors", "system", "method", "samples", "results", "loop", "manifest", "bundle", "backends"),
+    "engine": ("errors", "system", "method", "samples", "results", "shards", "loop", "manifest", "bundle", "backends"),
     "export": (
         "request", "checkpoints", "graph", "verification", "onnx", "compiled", "trt", "forward", "l0", "write", "verify", "bundle",
     ),

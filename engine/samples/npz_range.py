@@ -38,7 +38,9 @@ class NpzRange(NpzSamples):
         super().__init__(path, options)
         self.first, self.all = first, self.shape[0]
         if not 0 <= first < stop <= self.all:
-            raise BadInputError(f"{path} holds {self.all:,} images, not the images {first:,} to {stop:,}; it has changed")
+            raise BadInputError(
+                f"{path} holds {self.all:,} images, not the images {first:,} to {stop:,}; it has changed"
+            )
         check_uncompressed(path, self.images_key)
         self.shape = (stop - first, *self.shape[1:])
         if self.labels is not None:

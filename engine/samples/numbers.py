@@ -50,8 +50,8 @@ def _hashed(samples: SampleSet, keys: Iterable[str]) -> Numbers:
         number = number_of(key)
         if number in found:
             raise BadInputError(
-                f"{samples.path}: the keys {printable(found[number])} and {printable(key)} give one number, so their noise would be "
-                "the same; give each sample a key of its own"
+                f"{samples.path}: the keys {printable(found[number])} and {printable(key)} give one number, so their noise would "
+                "be the same; give each sample a key of its own"
             )
         found[number] = key
     return np.fromiter(found, np.int64, len(found))

@@ -73,7 +73,9 @@ def _choices(inside: str) -> Sequence[str]:
             raise BadInputError(f"{{{printable(inside[:60])}}} is too wide a range")
         start, stop = int(first), int(last)
         if abs(stop - start) >= MOST:
-            raise BadInputError(f"{{{printable(inside)}}} names {abs(stop - start) + 1:,} files; at most {MOST:,} are taken")
+            raise BadInputError(
+                f"{{{printable(inside)}}} names {abs(stop - start) + 1:,} files; at most {MOST:,} are taken"
+            )
         width = max(len(first), len(last)) if any(len(n) > 1 and n.startswith("0") for n in (first, last)) else 0
         way = 1 if stop >= start else -1
         return [f"{number:0{width}d}" for number in range(start, stop + way, way)]
@@ -100,7 +102,9 @@ def shard_files(folder: Path) -> list[Path]:
     if (ordered := _ordered(folder)) is not None:
         return [folder / name for name in ordered if (folder / name).is_file()]
     for entry in names:
-        if (folder / entry).is_dir() and any(is_image_name(n) for _, _, files in os.walk(folder / entry) for n in files):
+        if (folder / entry).is_dir() and any(
+            is_image_name(n) for _, _, files in os.walk(folder / entry) for n in files
+        ):
             return []
     kinds = sorted({suffix_of_shard(name) for name in shards})
     if len(kinds) > 1:
@@ -114,7 +118,9 @@ def _ordered(folder: Path) -> list[str] | None:
     """The shards' names in the order of the run that wrote the folder; None if no run did."""
     try:
         content = as_mapping(load_json((folder / RUN).read_bytes()), RUN)
-        names = [as_text(as_list(shard, "a shard")[0], "a name") for shard in as_list(content["shards"], "shards", most=MOST)]
+        names = [
+            as_text(as_list(shard, "a shard")[0], "a name") for shard in as_list(content["shards"], "shards", most=MOST)
+        ]
     except (OSError, BadInputError, KeyError, IndexError):
         return None
     return names if all(Path(name).name == name for name in names) else None

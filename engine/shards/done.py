@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,6 @@ from .plan import Shard
 
 RECORDS = "records"
 Records = np.ndarray[Any, Any]
-_AT_A_TIME = 256  # images between two looks at `stopped`
-
-
-class StoppedError(BaseException):
-    """The run was interrupted, so a shard's output is given up. It is no failure of the shard."""
 
 
 def records_file(out: Path, shard: Shard) -> Path:
@@ -57,7 +52,6 @@ def write_done(
     *,
     run: str,
     lossy: bool,
-    stopped: Any = None,
 ) -> None:
     """Write a shard's records, then its output; each appears whole.
 
@@ -69,11 +63,9 @@ def write_done(
         labels: int64 [N] or None.
         run: the run's digest.
         lossy: whether JPEGs stay JPEGs.
-        stopped: a `threading.Event`; once it is set, the output is given up.
 
     Raises:
         BadInputError: the system refused, for lack of room for example; nothing half-written stays.
-        StoppedError: `stopped` was set.
     """
     try:
         (out / RECORDS).mkdir(exist_ok=True)
@@ -81,15 +73,8 @@ def write_done(
         raise cannot_write(out / RECORDS, e) from e
     facts = {"run": run, "shard": shard.name, "images": len(records)}
     write_records(records_file(out, shard), records, facts)
-
-    def batches() -> Iterator[np.ndarray[Any, Any]]:
-        for start in range(0, len(images), _AT_A_TIME):
-            if stopped is not None and stopped.is_set():
-                raise StoppedError
-            yield images[start : start + _AT_A_TIME]
-
     shape = (len(images), *samples.shape[1:])
-    write_samples(out / shard.name, shape, batches(), labels=labels, source=samples, lossy=lossy)
+    write_samples(out / shard.name, shape, iter([images]), labels=labels, source=samples, lossy=lossy)
 
 
 def read_done(out: Path, shard: Shard, run: str) -> Records:
@@ -105,5 +90,7 @@ def read_done(out: Path, shard: Shard, run: str) -> Records:
             raise BadInputError("it is another run's")
     except BadInputError as e:
         both = f"rm {in_shell(path)} {in_shell(out / shard.name)}"
-        raise BadInputError(f"{path} cannot be used ({e}); remove it and its shard, and boost again with --resume: {both}") from e
+        raise BadInputError(
+            f"{path} cannot be used ({e}); remove it and its shard, and boost again with --resume: {both}"
+        ) from e
     return records

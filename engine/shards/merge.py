@@ -29,7 +29,9 @@ def open_run(out: Path) -> RunRecord:
     """
     record = read_record(out)
     if record is None:
-        raise BadInputError(f"{out} holds no run over shards ({RUN} is missing); make one with: jboost boost 'shards/*.tar' -o out/")
+        raise BadInputError(
+            f"{out} holds no run over shards ({RUN} is missing); make one with: jboost boost 'shards/*.tar' -o out/"
+        )
     return record
 
 
@@ -56,8 +58,8 @@ def merged(out: Path, record: RunRecord, run_file: Path | None = None) -> Summar
     if missing:
         names = ", ".join(shard.name for shard in missing[:_NAMED]) + (", ..." if len(missing) > _NAMED else "")
         raise FailureError(
-            f"{len(missing):,} of {len(record.plan.shards):,} shards are missing in {out}: {names}; make them with the command that "
-            "began the run and --resume"
+            f"{len(missing):,} of {len(record.plan.shards):,} shards are missing in {out}: {names}; make them with the command "
+            "that began the run and --resume"
         )
     clear(out, ())
     facts = record.facts
@@ -65,7 +67,9 @@ def merged(out: Path, record: RunRecord, run_file: Path | None = None) -> Summar
         template = typed_summary(as_mapping(facts["summary"], "summary"))
         labelled = as_bool(facts["labelled"], "labelled")
         reading = read_reading(facts["reading"])
-        names = or_none(facts["class_names"], lambda v: [as_text(n, "a class name") for n in as_list(v, "class_names", most=10**6)])
+        names = or_none(
+            facts["class_names"], lambda v: [as_text(n, "a class name") for n in as_list(v, "class_names", most=10**6)]
+        )
         model = {key: as_text(value, key) for key, value in as_mapping(facts["model"], "model").items()}
     except (BadInputError, KeyError) as e:
         raise BadInputError(f"{out / RUN} is damaged ({e}); begin the run again in another folder") from e

@@ -12,7 +12,14 @@ from jboost.engine.samples import ReadOptions, SampleSet, open_samples
 from jboost.engine.samples.files import KINDS
 from jboost.engine.samples.listing import TAR_SUFFIXES, is_junk
 from jboost.engine.samples.npz_range import NpzRange
-from jboost.engine.samples.patterns import SHARD_SUFFIXES, expand, is_pattern, is_shard_name, shard_files, suffix_of_shard
+from jboost.engine.samples.patterns import (
+    SHARD_SUFFIXES,
+    expand,
+    is_pattern,
+    is_shard_name,
+    shard_files,
+    suffix_of_shard,
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,9 @@ class Shard:
             BadInputError: the file is damaged, or it is another one than when the run was planned.
         """
         if self.path.stat().st_size != self.size:
-            raise BadInputError(f"{self.path} has changed since the run was planned; put the file back, or begin a new run")
+            raise BadInputError(
+                f"{self.path} has changed since the run was planned; put the file back, or begin a new run"
+            )
         if self.first is None or self.stop is None:
             return open_samples(self.path, options)
         from jboost.engine.samples.fitted import fitted
@@ -92,7 +101,8 @@ def make_plan(sources: Sequence[Path], ranges: int | None = None, options: ReadO
         other = taken.setdefault(shard.name.casefold(), shard.path)
         if other is not shard.path:
             raise BadInputError(
-                f"{other} and {shard.path} would both be written as {shard.name}; rename one, or boost them into folders of their own"
+                f"{other} and {shard.path} would both be written as {shard.name}; rename one, or boost them "
+                "into folders of their own"
             )
     return Plan(_called(sources, files), tuple(shards))
 
@@ -103,12 +113,14 @@ def _files(source: Path) -> list[Path]:
     if found := shard_files(source):
         return found
     if not source.exists():
-        raise BadInputError(f"{source} does not exist; name a file, a pattern such as 'shards/*.tar', or a folder of shards")
+        raise BadInputError(
+            f"{source} does not exist; name a file, a pattern such as 'shards/*.tar', or a folder of shards"
+        )
     return [source]
 
 
 def _shard(path: Path) -> Shard:
-    if path.is_dir() or KINDS.get(path.suffix.lower(), "folder") == "folder" and not is_shard_name(path.name):
+    if path.is_dir() or (KINDS.get(path.suffix.lower(), "folder") == "folder" and not is_shard_name(path.name)):
         raise BadInputError(f"{path} is no shard; shards are files: {', '.join(SHARD_SUFFIXES[:3])}, ...")
     if is_junk(path.name):
         raise BadInputError(f"{path} has a name that systems use for files of their own; rename it")
@@ -121,7 +133,9 @@ def _ranges(path: Path, count: int, options: ReadOptions) -> list[Shard]:
     """An npz in `count` ranges of equal size, the first ones larger by one image where it does not divide."""
     images = open_samples(path, replace(options, channels=None, resize=None)).shape[0]
     if not 1 <= count <= images:
-        raise BadInputError(f"{path} holds {images:,} images, which make no {count:,} shards; give --shards from 1 to {images:,}")
+        raise BadInputError(
+            f"{path} holds {images:,} images, which make no {count:,} shards; give --shards from 1 to {images:,}"
+        )
     whole = _shard(path)
     NpzRange(path, 0, 1, options)
     width = max(5, len(str(count)))

@@ -110,7 +110,9 @@ def _shard(out: Path, value: Any) -> Shard:
     if Path(as_text(name, "a shard's name")).name != name or name.startswith("."):
         raise BadInputError("a shard's name is no file name")
     edges = [or_none(edge, lambda v: as_int(v, "a shard's range")) for edge in (first, stop)]
-    return Shard(name, Path(os.path.normpath(out / as_text(path, "a shard's path"))), as_int(size, "a shard's size"), *edges)
+    return Shard(
+        name, Path(os.path.normpath(out / as_text(path, "a shard's path"))), as_int(size, "a shard's size"), *edges
+    )
 
 
 def _damaged(out: Path, why: str) -> BadInputError:
@@ -139,7 +141,9 @@ def check_folder(out: Path, plan: Plan) -> None:
     """
     parent = Path(os.path.realpath(out)).parent
     if out.exists() and not out.is_dir():
-        raise BadInputError(f"-o {out} is a file, but {len(plan.shards):,} shard(s) need a folder: name one, such as -o out/")
+        raise BadInputError(
+            f"-o {out} is a file, but {len(plan.shards):,} shard(s) need a folder: name one, such as -o out/"
+        )
     if not parent.is_dir():
         from jboost.engine.system.commands import make_folder
 

@@ -65,8 +65,9 @@ def _slurm(environment: Mapping[str, str]) -> Share:
     even = count >= 1 and step >= 1 and first + step * (count - 1) == last and (own - first) % step == 0
     if not even or not first <= own <= last:
         raise BadInputError(
-            f"the numbers of this SLURM array are not evenly spaced ({count} from {first} to {last}, this one is {own}), so the place "
-            f'of a task in it is not known; submit --array=0-{max(count - 1, 0)}, or give the share: --shard "$SLURM_ARRAY_TASK_ID/n"'
+            f"the numbers of this SLURM array are not evenly spaced ({count} from {first} to {last}, this one is {own}), so the "
+            f"place of a task in it is not known; submit --array=0-{max(count - 1, 0)}, or give the share: "
+            '--shard "$SLURM_ARRAY_TASK_ID/n"'
         )
     return _checked((own - first) // step, count, "the SLURM array")
 
@@ -74,7 +75,9 @@ def _slurm(environment: Mapping[str, str]) -> Share:
 def _read(environment: Mapping[str, str], name: str, kind: str) -> int:
     text = environment.get(name)
     if text is None:
-        raise BadInputError(f"--shard {kind} reads {name}, which is not set; run it under that scheduler, or give the share: --shard 0/1")
+        raise BadInputError(
+            f"--shard {kind} reads {name}, which is not set; run it under that scheduler, or give the share: --shard 0/1"
+        )
     if not re.fullmatch(r"\d{1,9}", text):
         raise BadInputError(f"--shard {kind} reads {name}, which is {printable(text[:60])!r}, no whole number")
     return int(text)

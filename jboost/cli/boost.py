@@ -182,7 +182,7 @@ def boost(
             lambda booster: booster.settings(
                 how, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=chosen
             ),
-            _show,
+            show_summary,
         )  # fmt: skip
         return
     with Booster(
@@ -207,7 +207,7 @@ def boost(
             reading=reading,
             lossy=lossy,
         )
-    _show(summary, out, stderr=json_file == STDOUT)
+    show_summary(summary, out, stderr=json_file == STDOUT)
     if grid is not None:
         _draw(grid, images, out, reading_of(out, samples, reading, lossy=lossy))
     write_json(summary.to_dict(), json_file, stdout_indent=None)
@@ -299,7 +299,14 @@ def _run(
         )
 
 
-def _show(summary: Summary, out: Path, *, stderr: bool) -> None:
+def show_summary(summary: Summary, out: Path, *, stderr: bool) -> None:
+    """Print a run in numbers.
+
+    Args:
+        summary: the run.
+        out: its output.
+        stderr: print to stderr, because stdout has the JSON.
+    """
     s = summary
     method = f"{s.update} {s.steps} x {s.step_size:g}, objective {s.objective}"
     if s.objective == "bce" and s.l0 is None:

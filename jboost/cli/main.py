@@ -16,6 +16,7 @@ from .eval import evaluate_sets
 from .export import export
 from .inspect import inspect
 from .interrupts import Interrupted, how_to_go_on, interruptible
+from .merge import merge
 from .report import report
 from .terminal import flush_stdout, open_closed_streams, print_line
 from .train import train
@@ -60,6 +61,7 @@ def make_app(*, boost_options: bool = True) -> typer.Typer:
     app.command("train")(train)
     app.command("export")(export)
     app.command("boost", help=boost.__doc__)(boost_command() if boost_options else lambda: None)
+    app.command("merge")(merge)
     app.command("verify")(verify)
     app.command("trust")(trust)
     app.command("bench")(bench)
@@ -98,6 +100,7 @@ def _flushed() -> int:
 def _run_command(argv: list[str] | None) -> int:
     # Typer handles usage errors (exit code 2); the clauses below handle all others.
     arguments = sys.argv[1:] if argv is None else argv
+    options.arguments = list(arguments)
     try:
         with interruptible():
             if "boost" in arguments:

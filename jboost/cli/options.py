@@ -15,6 +15,8 @@ from .json_output import STDOUT
 
 #: Set by --debug; read by the error reporting.
 debug_wanted = False
+#: The command line; `jboost boost --devices` starts processes with it.
+arguments: list[str] = []
 
 
 def _set_debug(value: bool) -> None:

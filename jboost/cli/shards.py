@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from .devices import boost_on_devices, find_devices
+from .json_output import STDOUT, write_json
+from .paths import check_paths
 from .terminal import console, is_terminal, print_line
 
 if TYPE_CHECKING:
     from jboost.booster import Booster
     from jboost.engine.method.settings import Settings
-    from jboost.engine.results.summary import Summary
+    from jboost.engine.samples import ReadOptions
     from jboost.engine.shards.plan import Shard
     from jboost.engine.shards.share import Share
     from jboost.sharded import Outcome, ShardRun
@@ -26,35 +30,97 @@ _OF_ONE_FILE = {
 }
 
 
-def check_options(given: Sequence[str], share: str | None, json_file: str | None, run_file: Path | None) -> None:
-    """Refuse options that shards have no use for.
+@dataclass(frozen=True)
+class ManyOptions:
+    """The options of `jboost boost` that shards need; see its help."""
+
+    sources: list[Path]
+    output: Path | None
+    bundle: Path
+    engine: str
+    dtype: str
+    device: str
+    batch_size: int | None
+    trust_code: bool
+    shard: str | None
+    ranges: int | None
+    devices: str | None
+    resume: bool
+    lossy: bool
+    grid: Path | None
+    snapshots: str | None
+    run_file: Path | None
+    json_file: str | None
+    reading: ReadOptions
+
+    def check(self) -> Path:
+        """Refuse what shards have no use for; returns the folder of the outputs.
+
+        Raises:
+            BadInputError: there is such an option, or no folder.
+        """
+        from jboost.engine.errors import BadInputError
+
+        for option, value in (("--grid", self.grid), ("--snapshots", self.snapshots)):
+            if value is not None:
+                raise BadInputError(f"{option} is of one file, not of shards; leave it out, or {_OF_ONE_FILE[option]}")
+        for option, value in (("--json", self.json_file), ("--run", self.run_file)):
+            if self.shard is not None and value is not None:
+                raise BadInputError(
+                    f"{option} is of the whole run; leave it out here, and at the end type: jboost merge OUT {option} FILE"
+                )
+        if self.output is None:
+            raise BadInputError("shards need a folder for their outputs; name one: -o out/")
+        return self.output
+
+
+def boost_many(options: ManyOptions, settings_of: Callable[[Booster], Settings], show: Callable[..., None]) -> None:
+    """Boost shards: a share of them, all, or all with a process per device.
 
     Args:
-        given: those of ``--grid`` and ``--snapshots`` that the user gave.
-        share: value of ``--shard``.
-        json_file, run_file: values of ``--json`` and ``--run``.
+        options: the command's options.
+        settings_of: the run's settings.
+        show: prints a summary: (summary, out, stderr).
 
     Raises:
-        BadInputError: there is one.
+        BadInputError: the options, the inputs or the folder cannot be used.
+        FailureError: a shard could not be made.
     """
-    from jboost.engine.errors import BadInputError
-
-    for option in given:
-        raise BadInputError(f"{option} is of one file, not of shards; leave it out, or {_OF_ONE_FILE[option]}")
-    for option, value in (("--json", json_file), ("--run", run_file)):
-        if share is not None and value is not None:
-            raise BadInputError(f"{option} is of the whole run; leave it out here, and at the end type: jboost merge OUT {option} FILE")
-
-
-def find_share(text: str | None) -> Share:
-    """The share that ``--shard`` names; all without it.
-
-    Raises:
-        BadInputError: see `parse_share`.
-    """
+    from jboost.booster import Booster
+    from jboost.engine.shards.merge import merged, open_run
+    from jboost.engine.shards.plan import make_plan
+    from jboost.engine.shards.record import check_folder
     from jboost.engine.shards.share import WHOLE, parse_share
+    from jboost.sharded import ShardRun
 
-    return WHOLE if text is None else parse_share(text, os.environ)
+    o = options
+    out = o.check()
+    share = WHOLE if o.shard is None else parse_share(o.shard, os.environ)
+    places = find_devices(o.devices)
+    workers = share.count * max(len(places), 1)
+    ranges = o.ranges
+    if ranges is None and workers > 1 and len(o.sources) == 1 and o.sources[0].is_file():
+        ranges = workers if o.sources[0].suffix.lower() == ".npz" else None
+    plan = make_plan(o.sources, ranges, o.reading)
+    check_paths(outputs={"--run": o.run_file}, folders={"-o": out}, json_file=o.json_file, replaced=False)
+    check_folder(out, plan)
+    if places:
+        boost_on_devices(places, share, out, plan)
+        outcome = None
+    else:
+        run = ShardRun(plan, out, share, o.resume, o.reading, o.lossy, o.engine, o.batch_size, o.dtype)
+        outcome = boost_share(
+            run,
+            lambda engine, batch_size: Booster(
+                o.bundle, engine=engine, device=o.device, dtype=o.dtype, batch_size=batch_size, trust_code=o.trust_code
+            ),
+            settings_of,
+        )
+    if not finished(out, outcome, share if o.shard is not None else None):
+        return
+    summary = merged(out, open_run(out), o.run_file)
+    show(summary, out, stderr=o.json_file == STDOUT)
+    write_json(summary.to_dict(), o.json_file, stdout_indent=None)
 
 
 def boost_share(
@@ -82,8 +148,13 @@ def boost_share(
             counted[0] += 1
             counted[1] += images
             speed = counted[1] / max(perf_counter() - start, 1e-9)
-            line = f"{shard.name}: {images:,} images, {speed:.1f} images/s" if error is None else f"{shard.name}: {error}"
-            notes.print(f"{line} ({counted[0]:,} of {total:,})" if error is None else line, style="dim" if error is None else None)
+            line = (
+                f"{shard.name}: {images:,} images, {speed:.1f} images/s" if error is None else f"{shard.name}: {error}"
+            )
+            notes.print(
+                f"{line} ({counted[0]:,} of {total:,})" if error is None else line,
+                style="dim" if error is None else None,
+            )
             bar.update(task, advance=1)
 
         outcome = boost_shards(run, open_booster, settings_of, on_shard=on_shard)
@@ -92,27 +163,27 @@ def boost_share(
     return outcome
 
 
-def finish(
-    out: Path, outcome: Outcome, share: Share, *, run_file: Path | None, show: Callable[[Summary], Any]
-) -> Summary | None:
-    """Say what came of a share; for all shards, show the whole's summary and write its run file.
+def finished(out: Path, outcome: Outcome | None, share: Share | None) -> bool:
+    """Whether all shards are done; says what came of a share.
+
+    Args:
+        out: the folder.
+        outcome: what this process did; None: other processes did it.
+        share: the share that the user asked for; None: all.
 
     Raises:
         FailureError: shards could not be made.
     """
     from jboost.engine.errors import FailureError
-    from jboost.engine.shards.merge import merged, open_run
     from jboost.engine.system.commands import in_shell
 
-    made = outcome.before + outcome.done
-    if outcome.failed:
+    if outcome is not None and outcome.failed:
+        made = outcome.before + outcome.done
         raise FailureError(
-            f"{len(outcome.failed):,} of {made + len(outcome.failed):,} shards could not be made (see above); {made:,} are in {out}; "
-            "mend what their lines say, and go on with the same command and --resume"
+            f"{len(outcome.failed):,} of {made + len(outcome.failed):,} shards could not be made, see their lines; {made:,} are in "
+            f"{out}; mend what the lines say, and go on with the same command and --resume"
         )
-    if share.count > 1:
-        print_line(f"{made:,} shards of share {share} are in {out}; when all shares are done: jboost merge {in_shell(out)}")
-        return None
-    summary = merged(out, open_run(out), run_file)
-    show(summary)
-    return summary
+    if share is None:
+        return True
+    print_line(f"share {share} is in {out}; when all shares are: jboost merge {in_shell(out)}")
+    return False
