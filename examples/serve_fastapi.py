@@ -73,7 +73,11 @@ def create_app(
                 raise HTTPException(413, f"at most {most_images} images a request")
             labels = labels_of(samples, class_names=config.class_names, num_classes=config.num_classes)
             check_fit(
-                labels, samples.shape, num_classes=config.num_classes, in_channels=config.in_channels, resolutions=[resolution]
+                labels,
+                samples.shape,
+                num_classes=config.num_classes,
+                in_channels=config.in_channels,
+                resolutions=[resolution],
             )
             images, numbers = samples.read(np.arange(samples.shape[0])), sample_numbers(samples)
         store = MemoryStore(images.shape)

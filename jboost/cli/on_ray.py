@@ -9,8 +9,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .terminal import console
-
 if TYPE_CHECKING:
     from jboost.on_ray.run import Layout
     from jboost.sharded import Outcome, ShardRun
@@ -47,11 +45,13 @@ def check_on(on: str | None, given: Mapping[str, object], others: Mapping[str, o
 
     if on is None:
         for option, value in given.items():
-            if value:
+            if value is not None:
                 raise BadInputError(f"{option} is of a run on Ray; add --on ray, or leave it out")
         return False
     if on != "ray":
-        raise BadInputError(f"--on {printable(on[:60])}: only Ray is known; give --on ray, or leave it out for this process")
+        raise BadInputError(
+            f"--on {printable(on[:60])}: only Ray is known; give --on ray, or leave it out for this process"
+        )
     for option, value in others.items():
         if value is not None:
             raise BadInputError(f"--on ray hands out all shards to its workers; leave out {option}")
@@ -75,15 +75,16 @@ def boost_shards_on_ray(run: ShardRun, options: ManyOptions, ray: RayCommand) ->
     )  # fmt: skip
     where = RayOptions(ray.address, ray.workers, ray.gpus_per_worker, ray.allow_mixed)
     total = len(run.plan.shards)
-    with _own_stderr(), shard_progress(total) as (on_shard, count_before):
+    with _own_stderr(), shard_progress(total) as progress:
 
         def on_start(layout: Layout, outcome: Outcome) -> None:
             each = f"{layout.gpus:g} GPU(s)" if layout.gpus else f"{layout.threads} thread(s)"
             engine = "" if outcome.record is None else f", engine {outcome.record.identity.get('engine')}"
-            console(stderr=True).print(f"Ray: {layout.workers:,} worker(s) with {each}{engine}", style="dim")
-            count_before(outcome.before)
+            progress.say(f"Ray: {layout.workers:,} worker(s) with {each}{engine}")
+            progress.say_before(outcome.before)
+            progress.begin(outcome.before)
 
-        return boost_on_ray(job, where, on_start=on_start, on_shard=on_shard)
+        return boost_on_ray(job, where, on_start=on_start, on_shard=progress.on_shard)
 
 
 @contextmanager

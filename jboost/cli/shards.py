@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from .devices import boost_on_devices, find_devices
 from .json_output import STDOUT, write_json
+from .on_ray import RayCommand, boost_shards_on_ray
 from .paths import check_paths
 from .terminal import console, is_terminal, print_line
 
@@ -52,6 +54,7 @@ class ManyOptions:
     run_file: Path | None
     json_file: str | None
     reading: ReadOptions
+    ray: RayCommand | None = None
 
     def check(self) -> Path:
         """Refuse what shards have no use for; returns the folder of the outputs.
@@ -97,18 +100,20 @@ def boost_many(options: ManyOptions, settings_of: Callable[[Booster], Settings],
     out = o.check()
     share = WHOLE if o.shard is None else parse_share(o.shard, os.environ)
     places = find_devices(o.devices)
-    workers = share.count * max(len(places), 1)
+    workers = share.count * max(len(places), 1) if o.ray is None else o.ray.workers or 1
     ranges = o.ranges
     if ranges is None and workers > 1 and len(o.sources) == 1 and o.sources[0].is_file():
         ranges = workers if o.sources[0].suffix.lower() == ".npz" else None
     plan = make_plan(o.sources, ranges, o.reading)
     check_paths(outputs={"--run": o.run_file}, folders={"-o": out}, json_file=o.json_file, replaced=False)
     check_folder(out, plan)
+    run = ShardRun(plan, out, share, o.resume, o.reading, o.lossy, o.engine, o.batch_size, o.dtype)
     if places:
         boost_on_devices(places, share, out, plan)
         outcome = None
+    elif o.ray is not None:
+        outcome = boost_shards_on_ray(run, o, o.ray)
     else:
-        run = ShardRun(plan, out, share, o.resume, o.reading, o.lossy, o.engine, o.batch_size, o.dtype)
         outcome = boost_share(
             run,
             lambda engine, batch_size: Booster(
@@ -131,36 +136,63 @@ def boost_share(
     Raises:
         JboostError: see `jboost.sharded.boost_shards`.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from jboost.sharded import boost_shards
 
-    notes = console(stderr=True)
     total = len(run.plan.shards[run.share.index :: run.share.count])
     if not total:
-        notes.print(f"share {run.share} has none of the {len(run.plan.shards):,} shards", style="dim")
-    start, counted = perf_counter(), [0, 0]
-    columns = (TextColumn("shards"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=notes, transient=True, disable=not is_terminal(sys.stderr)) as bar:
-        task = bar.add_task("shards", total=total)
-
-        def on_shard(shard: Shard, images: int, error: str | None) -> None:
-            counted[0] += 1
-            counted[1] += images
-            speed = counted[1] / max(perf_counter() - start, 1e-9)
-            line = (
-                f"{shard.name}: {images:,} images, {speed:.1f} images/s" if error is None else f"{shard.name}: {error}"
-            )
-            notes.print(
-                f"{line} ({counted[0]:,} of {total:,})" if error is None else line,
-                style="dim" if error is None else None,
-            )
-            bar.update(task, advance=1)
-
-        outcome = boost_shards(run, open_booster, settings_of, on_shard=on_shard)
-        if outcome.before:
-            notes.print(f"{outcome.before:,} of {total:,} shards were done before", style="dim")
+        console(stderr=True).print(f"share {run.share} has none of the {len(run.plan.shards):,} shards", style="dim")
+    with shard_progress(total) as progress:
+        outcome = boost_shards(run, open_booster, settings_of, on_shard=progress.on_shard)
+        progress.say_before(outcome.before)
     return outcome
+
+
+class ShardProgress:
+    """A line for each shard, and a bar in a terminal: shards, images/s over all workers, time left."""
+
+    def __init__(self, total: int):
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._notes, self._total = console(stderr=True), total
+        columns = (
+            TextColumn("shards"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
+        )  # fmt: skip
+        self.bar = Progress(*columns, console=self._notes, transient=True, disable=not is_terminal(sys.stderr))
+        self._task = self.bar.add_task("shards", total=total, rate="")
+        self._start, self._shards, self._images = perf_counter(), 0, 0
+
+    def begin(self, before: int) -> None:
+        """Count the time from now on; `before` shards are done."""
+        self._start, self._shards = perf_counter(), before
+        self.bar.reset(self._task, total=self._total, completed=before, rate="")
+
+    def say_before(self, before: int) -> None:
+        """Say how many shards were done before."""
+        if before:
+            self._notes.print(f"{before:,} of {self._total:,} shards were done before", style="dim")
+
+    def say(self, text: str) -> None:
+        """Print a remark above the bar."""
+        self._notes.print(text, style="dim")
+
+    def on_shard(self, shard: Shard, images: int, error: str | None) -> None:
+        """Count a shard and print its line."""
+        self._shards += 1
+        self._images += images
+        rate = f"{self._images / max(perf_counter() - self._start, 1e-9):.1f} images/s"
+        if error is None:
+            self.say(f"{shard.name}: {images:,} images, {rate} ({self._shards:,} of {self._total:,})")
+        else:
+            self._notes.print(f"{shard.name}: {error}")
+        self.bar.update(self._task, advance=1, rate=rate)
+
+
+@contextmanager
+def shard_progress(total: int) -> Iterator[ShardProgress]:
+    """The progress of `total` shards, shown while the block lasts."""
+    progress = ShardProgress(total)
+    with progress.bar:
+        yield progress
 
 
 def finished(out: Path, outcome: Outcome | None, share: Share | None) -> bool:

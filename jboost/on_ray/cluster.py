@@ -100,7 +100,11 @@ def _connect(ray: Any, address: str | None, temporary: Path | None, cpus: int) -
     except Exception as e:
         if address is None:
             raise FailureError(f"Ray does not start on this machine: {one_line(e)}") from e
-        hint = " (it may have no token, but this machine has one: RAY_AUTH_MODE=disabled)" if "token" in str(e).lower() else ""
+        hint = (
+            " (it may have no token, but this machine has one: RAY_AUTH_MODE=disabled)"
+            if "token" in str(e).lower()
+            else ""
+        )
         raise FailureError(
             f"--address {address}: no connection to a Ray cluster ({one_line(e)}){hint}; start one with: ray start --head"
         ) from e

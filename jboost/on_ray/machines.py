@@ -56,13 +56,17 @@ def check_kinds(kinds: Mapping[str, str]) -> None:
     here, there = kinds[first], kinds[other]
     mine, its = here.split(), there.split()
     if mine[0] == its[0] and not {"NVIDIA", "Tesla"} & {mine[0], its[0]}:
-        only = [f"{name} has {' '.join(extra)}" for name, extra in ((first, _less(mine, its)), (other, _less(its, mine))) if extra]
+        only = [
+            f"{name} has {' '.join(extra)}"
+            for name, extra in ((first, _less(mine, its)), (other, _less(its, mine)))
+            if extra
+        ]
         said = "; ".join(f"only {text}" for text in only)
     else:
         said = f"{first} has {here}; {other} has {there}"
     raise BadInputError(
-        f"the cluster's machines are of several kinds ({said}), so the results would depend on which one makes a shard; use machines "
-        "of one kind, or allow it: --allow-mixed"
+        f"the cluster's machines are of several kinds ({said}), so the results would depend on which one makes a shard; use "
+        "machines of one kind, or allow it: --allow-mixed"
     )
 
 

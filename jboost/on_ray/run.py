@@ -111,10 +111,14 @@ def check_options(job: Job, options: RayOptions) -> None:
     if options.workers is not None and options.workers < 1:
         raise BadInputError(f"--workers {options.workers}: at least one worker is needed")
     if options.gpus_per_worker is not None and not options.gpus_per_worker >= 0:
-        raise BadInputError(f"--gpus-per-worker {options.gpus_per_worker:g} is below 0; give 1, or 0 to compute on CPUs")
+        raise BadInputError(
+            f"--gpus-per-worker {options.gpus_per_worker:g} is below 0; give 1, or 0 to compute on CPUs"
+        )
     device = DeviceName.parse(job.device)
     if device.number is not None:
-        raise BadInputError(f"--device {job.device}: Ray gives each worker its GPUs; give --device {device.kind}, or leave it out")
+        raise BadInputError(
+            f"--device {job.device}: Ray gives each worker its GPUs; give --device {device.kind}, or leave it out"
+        )
     if device.kind == "cuda" and options.gpus_per_worker == 0:
         raise BadInputError("--device cuda needs GPUs, but --gpus-per-worker is 0; leave one of them out")
 
@@ -145,21 +149,23 @@ def plan_layout(nodes: list[dict[str, float]], options: RayOptions, device: str,
         if not fits:
             most = max((node.get("GPU", 0) for node in nodes), default=0)
             raise BadInputError(
-                f"no machine of the cluster has {gpus:g} GPU(s) for a worker: the most is {most:g}; give another --gpus-per-worker, or "
-                "0 to compute on CPUs"
+                f"no machine of the cluster has {gpus:g} GPU(s) for a worker: the most is {most:g}; give another "
+                "--gpus-per-worker, or 0 to compute on CPUs"
             )
         own = min(node.get("CPU", 1) / (node["GPU"] / gpus) for node in nodes if node.get("GPU", 0) >= gpus)
         return Layout(options.workers or fits, threads or max(1, int(own)), 1, gpus)
     cores = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
     if not cores:
-        raise BadInputError("no machine of the cluster has a processor for a worker; start one with: ray start --num-cpus N")
+        raise BadInputError(
+            "no machine of the cluster has a processor for a worker; start one with: ray start --num-cpus N"
+        )
     if not threads:
         threads = min(cores) if options.workers is None else max(1, min(min(cores), sum(cores) // options.workers))
     fits = sum(count // threads for count in cores)
     if not fits:
         raise BadInputError(
-            f"no machine of the cluster has {threads} processors for a worker: the most is {max(cores)}; set OMP_NUM_THREADS to that, "
-            "or begin a new run if this one was begun with more"
+            f"no machine of the cluster has {threads} processors for a worker: the most is {max(cores)}; set OMP_NUM_THREADS "
+            "to that, or begin a new run if this one was begun with more"
         )
     return Layout(options.workers or fits, threads, threads, 0.0)
 
@@ -213,7 +219,13 @@ def _run(
 
 
 def _rows(
-    ray: Any, job: Job, record: RunRecord, same_as: tuple[str, str] | None, todo: list[Shard], layout: Layout, remote: Any
+    ray: Any,
+    job: Job,
+    record: RunRecord,
+    same_as: tuple[str, str] | None,
+    todo: list[Shard],
+    layout: Layout,
+    remote: Any,
 ) -> Iterator[tuple[str, int, str]]:
     """What became of each shard, as it becomes known: name, images, error."""
     count = min(layout.workers, len(todo))
@@ -234,7 +246,9 @@ def _rows(
 
 def _check_machines(ray: Any, layout: Layout) -> None:
     """Refuse a cluster of several kinds of machines before any work; each worker looks again at its own."""
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU" if layout.gpus else "CPU", 0) > 0]
+    nodes = [
+        node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU" if layout.gpus else "CPU", 0) > 0
+    ]
     if len(nodes) < 2:
         return
     if layout.gpus:
@@ -272,8 +286,8 @@ def _explained(error: Exception) -> Exception:
     name = type(error).__name__
     if "Died" in name or "Unavailable" in name or "Crashed" in name or "OutOfMemory" in name:
         return FailureError(
-            f"a worker died again and again, or its machine is gone ({one_line(error)}); if memory is short, take fewer --workers or a "
-            "smaller -b; go on with the same command and --resume"
+            f"a worker died again and again, or its machine is gone ({one_line(error)}); if memory is short, take fewer "
+            "--workers or a smaller -b; go on with the same command and --resume"
         )
     return FailureError(
         f"a worker failed ({type(innermost).__name__}: {one_line(innermost)}); go on with the same command and --resume"
@@ -293,7 +307,13 @@ def _clear(job: Job) -> None:
     while True:
         clear(out, job.run.plan.shards)
         forget_tries(out)
-        left = [name for folder in (out, out / RECORDS) if folder.is_dir() for name in os.listdir(folder) if "~jboost-" in name]
+        left = [
+            name
+            for folder in (out, out / RECORDS)
+            if folder.is_dir()
+            for name in os.listdir(folder)
+            if "~jboost-" in name
+        ]
         if not left or monotonic() > deadline:
             return
         sleep(0.1)

@@ -87,7 +87,8 @@ class ShardWorker:
         shard = self._shards[str(row["shard"][0])]
         tries = self._tries(shard)
         if tries > MOST:
-            return _row(shard, 0, f"the worker that makes it died {MOST} times; if memory is short, make smaller shards or give a smaller -b")
+            why = f"the worker that makes it died {MOST} times; if memory is short, make smaller shards or give a smaller -b"
+            return _row(shard, 0, why)
         future: Future[tuple[int, str | None]] = Future()
         with self._lock:
             if self._ended is not None:
