@@ -61,13 +61,8 @@ def cluster(ray: Any, address: str | None, *, cpus: int) -> Iterator[None]:
         cpus: processors that a cluster of this machine has at least.
 
     Raises:
-        BadInputError: the address is not one that Ray Data's driver can use.
         FailureError: there is no such cluster, or it does not start.
     """
-    if address is not None and "://" in address:
-        raise BadInputError(
-            f"--address {address}: Ray Data runs inside the cluster; run the command on one of its machines with --address auto"
-        )
     temporary = _temporary_folder() if address is None else None
     before = set(descendants(os.getpid()))
     with _signals_kept():

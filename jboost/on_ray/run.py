@@ -114,6 +114,11 @@ def check_options(job: Job, options: RayOptions) -> None:
         raise BadInputError(
             f"--gpus-per-worker {options.gpus_per_worker:g} is below 0; give 1, or 0 to compute on CPUs"
         )
+    if options.address is not None and "://" in options.address:
+        raise BadInputError(
+            f"--address {options.address}: Ray Data runs inside the cluster; run the command on one of its machines, with "
+            "--address auto"
+        )
     device = DeviceName.parse(job.device)
     if device.number is not None:
         raise BadInputError(
