@@ -108,7 +108,10 @@ def workers(driver: int) -> list[int]:
 
 
 def alive(process: int) -> bool:
+    """Whether a process lives. Ray's two agents do not count: after a killed driver they end within two minutes."""
     try:
+        if b"Agent" in Path(f"/proc/{process}/cmdline").read_bytes():
+            return False
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from jboost.engine.results.summary import RECORD, Summary
 from jboost.engine.samples import ReadOptions, SampleSet, check_fit, check_output, labels_of
 from jboost.engine.samples.naming import LOSSY_TEXT
 from jboost.engine.samples.numbers import sample_numbers
-from jboost.engine.shards.done import clear, is_done, write_done
+from jboost.engine.shards.done import check_inputs, clear, is_done, write_done
 from jboost.engine.shards.plan import Plan, Shard
 from jboost.engine.shards.record import RunRecord, check_folder, check_same, read_record, settle
 from jboost.engine.shards.share import WHOLE, Share
@@ -32,6 +34,7 @@ from jboost.engine.system.devices import device_kind
 from jboost.engine.system.environment import thread_count
 from jboost.engine.system.locks import only_writer
 
+_log = logging.getLogger("jboost")
 #: Opens the bundle with an engine's name and a batch size, which are those that the record settles.
 OpenBooster = Callable[[str, int | None], Booster]
 
@@ -124,6 +127,8 @@ def boost_shards(
                 f"{len(done):,} of {len(mine):,} shards are done in {run.out} (first: {done[0].name}); go on with --resume, or "
                 "name another -o"
             )
+        if old is not None:
+            check_inputs(run.out, {shard.name: shard.size for shard in old.plan.shards}, done)
         if not threads_given:
             _set_threads(old)
         engine = str(old.identity.get("engine")) if old is not None and run.engine == "auto" else run.engine
@@ -156,7 +161,7 @@ def make_shards(
         run, open_booster, settings_of, on_shard: as for `boost_shards`.
         record: what was settled.
         shards: of the run. They may come slowly: the images of one shard move while the next is waited for. The first is asked
-            for once the engine is open.
+            for once the engine is open. `on_shard` is called for each, also for one that was done before, with no images.
 
     Raises:
         BadInputError: as for `boost_shards`.
@@ -167,7 +172,7 @@ def make_shards(
     with open_booster(str(record.identity["engine"]), record.identity["batch_size"]) as booster:
         worker = _Worker(run, booster, settings_of(booster), on_shard, Outcome(record))
         worker.settle(record, list(run.plan.shards[:1]))
-        worker.work(shards)
+        worker.work(shards, told=True)
 
 
 def _set_threads(old: RunRecord | None) -> None:
@@ -193,6 +198,7 @@ class _Worker:
         self._tell = on_shard
         self._size: list[int] = []
         self._labelled = False
+        self._threads = thread_count()
         self._first: _Opened | None = None  # opening reads a whole tar, so it is done once
         self._held: list[ExitStack] = []
 
@@ -204,13 +210,17 @@ class _Worker:
         """Settle the run by its first usable shard, or check that it is the recorded one; False: another worker settled it."""
         if not todo:  # nothing to open, so nothing to settle: but another run's folder is noticed
             if old is not None:
-                self._check(old, {**old.identity, **self._asked()})
+                chosen = {"engine": self.run.engine, "batch_size": self.run.batch_size, "threads": self._threads}
+                given = {key: value for key, value in chosen.items() if value not in (None, "auto", 0)}
+                if old.identity.get("threads") is None:
+                    given.pop("threads", None)  # on a GPU
+                self._check(old, {**old.identity, **self._asked(), **given})
             return True
         size = old.identity.get("size") if old is not None else None
         labelled = old.identity.get("labelled") if old is not None else None
         for shard in todo if size is None else ():
             try:
-                opened = self._open(shard, check=False)
+                opened = self._open(shard)
             except (JboostError, OSError) as e:
                 self._failed(shard, e)
                 continue
@@ -252,6 +262,7 @@ class _Worker:
             self.settings, fingerprint=run.plan.digest(run.reading), images=0, bundle=booster.bundle.digest, engine="",
             dtype=run.dtype,
         )  # fmt: skip
+        identity["plan"] = identity.pop("input")
         del identity["images"], identity["engine"]
         return identity | {"shards": len(run.plan.shards), "lossy": run.lossy, "jboost": version("jboost")}
 
@@ -270,58 +281,76 @@ class _Worker:
             "model": {"architecture": config.architecture, "sha256": config.source["sha256"]},
         }
 
-    def _open(self, shard: Shard, *, check: bool = True) -> _Opened:
-        """Open a shard and lock its output.
+    def _open(self, shard: Shard) -> _Opened:
+        """Open a shard that fits the model.
 
         Raises:
-            BadInputError: the shard or its output cannot be used, or it is not like the others of the run.
+            BadInputError: it cannot be used.
         """
-        run, config = self.run, self.booster.bundle.config
         if self._first is not None and self._first.shard is shard:
-            samples, labels, self._first = self._first.samples, self._first.labels, None
-        else:
-            samples = shard.open(replace(run.reading, channels=config.in_channels))
-            labels = labels_of(samples, class_names=config.class_names, num_classes=config.num_classes)
-            check_fit(
-                labels, samples.shape, num_classes=config.num_classes, in_channels=config.in_channels,
-                resolutions=config.resolutions,
-            )  # fmt: skip
-        held = ExitStack()
-        if check:
-            if list(samples.shape[1:]) != self._size:
-                raise BadInputError(
-                    f"{shard.path} has images {list(samples.shape[1:])}, the run's first shard has {self._size}; boost it on its "
-                    "own"
-                )
-            if (labels is not None) != self._labelled:
-                raise BadInputError(
-                    f"{shard.path} has {'no ' if labels is None else ''}labels, but the run's first shard has "
-                    f"{'some' if self._labelled else 'none'}; boost it on its own, or all without: --labels-key none"
-                )
-            target = run.out / shard.name
-            held.enter_context(only_writer(target))
-            self._held.append(held)
-            try:
-                check_output(target, samples, bytes_needed=int(np.prod(samples.shape)), lossy=run.lossy)
-            except BaseException:
-                held.close()
-                raise
-        return _Opened(shard, samples, labels, held)
+            opened, self._first = self._first, None
+            return opened
+        config = self.booster.bundle.config
+        samples = shard.open(replace(self.run.reading, channels=config.in_channels))
+        labels = labels_of(samples, class_names=config.class_names, num_classes=config.num_classes)
+        check_fit(
+            labels, samples.shape, num_classes=config.num_classes, in_channels=config.in_channels,
+            resolutions=config.resolutions,
+        )  # fmt: skip
+        return _Opened(shard, samples, labels, ExitStack())
 
-    def _sets(self, todo: Iterable[Shard]) -> Iterator[SetWork]:
-        for shard in todo:
+    def _check_like_others(self, opened: _Opened) -> None:
+        path, size, labels = opened.shard.path, list(opened.samples.shape[1:]), opened.labels
+        if size != self._size:
+            raise BadInputError(
+                f"{path} has images {size}, the run's first shard has {self._size}; boost it on its own"
+            )
+        if (labels is not None) != self._labelled:
+            raise BadInputError(
+                f"{path} has {'no ' if labels is None else ''}labels, but the run's first shard has "
+                f"{'some' if self._labelled else 'none'}; boost it on its own, or all without: --labels-key none"
+            )
+
+    def _set(self, shard: Shard, held: ExitStack) -> SetWork:
+        """A shard as the loop takes it, while `held` keeps the lock of its output."""
+        opened = self._open(shard)
+        opened.held = held
+        self._check_like_others(opened)
+        shape = opened.samples.shape
+        check_output(self.run.out / shard.name, opened.samples, bytes_needed=int(np.prod(shape)), lossy=self.run.lossy)
+        numbers = sample_numbers(opened.samples)
+        return SetWork(opened, opened.samples.read, opened.labels, numbers, MemoryStore(shape), shape[1:])
+
+    def _sets(self, todo: Iterable[Shard], told: bool) -> Iterator[SetWork]:
+        """The shards one after another; those that another process writes come last, unless it has made them by then.
+
+        A worker that is told its shards waits for that process instead, because its shards may never end.
+        """
+        later: list[Shard] = []
+        for shard, waits in chain(((shard, told) for shard in todo), ((shard, True) for shard in later)):
+            held = ExitStack()
             try:
-                opened = self._open(shard)
-                numbers = sample_numbers(opened.samples)
-                store = MemoryStore(opened.samples.shape)
+                held.enter_context(only_writer(self.run.out / shard.name, on_wait=_log.info if waits else None))
+            except BadInputError:
+                later.append(shard)
+                continue
+            self._held.append(held)
+            if is_done(self.run.out, shard):
+                held.close()
+                self.outcome.before += 1
+                if told:
+                    self._tell(shard, 0, None)
+                continue
+            try:
+                work = self._set(shard, held)
             except (JboostError, OSError) as e:
+                held.close()
                 self._failed(shard, e)
                 continue
-            _, height, width, channels = opened.samples.shape
-            yield SetWork(opened, opened.samples.read, opened.labels, numbers, store, (height, width, channels))
+            yield work
 
-    def work(self, todo: Iterable[Shard]) -> None:
-        """Boost the shards, and write each while the next ones move."""
+    def work(self, todo: Iterable[Shard], *, told: bool = False) -> None:
+        """Boost the shards, and write each while the next ones move; `told`: see `make_shards`."""
         if not todo:
             return
         assert self.outcome.record is not None
@@ -339,7 +368,9 @@ class _Worker:
 
         with ExitStack() as at_the_end:
             at_the_end.callback(self._release_all)
-            for work in run_sets(self.runner, self._sets(todo), self.settings, batch_size=self.batch_size, write=write):
+            for work in run_sets(
+                self.runner, self._sets(todo, told), self.settings, batch_size=self.batch_size, write=write
+            ):
                 opened = work.key
                 assert isinstance(opened, _Opened)
                 opened.held.close()

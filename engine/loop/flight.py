@@ -68,7 +68,8 @@ class Flight(Protocol):
     """B rows; an image holds its row from its first to its last step. A row that is not moving never changes.
 
     Attributes:
-        status_every: steps to queue between two calls of `status`; 1 if a status costs nothing, as on a CPU.
+        status_every: 1 if a status costs nothing, as on a CPU; otherwise the steps to queue between two calls of `status`
+            where no image can stop early. Where images can, `jboost.engine.loop.pace` measures the best number.
     """
 
     status_every: int

@@ -11,6 +11,7 @@ on the device, in a `Flight`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from jboost.engine.method.objectives import realness
 from jboost.engine.method.settings import Settings
 
 from .flight import Finished, RowStatus
+from .pace import Pace
 from .runner import Runner
 
 Numpy = np.ndarray[Any, Any]
@@ -49,6 +51,7 @@ class Slots:
         controls = settings.update.controls(threshold=threshold, seed=settings.seed)
         self.flight = runner.flight(settings.update.kind, controls, count, shape)
         self._steps = settings.update.steps
+        self._pace = Pace(self.flight.status_every, self._steps, early=bool(threshold < np.inf))
         self._index = np.full(count, _EMPTY, np.int64)
         self._left = np.zeros(count, np.int64)  # steps after which the image in the slot is finished at the latest
         self._status: RowStatus | None = None
@@ -82,17 +85,20 @@ class Slots:
         if limit is None:
             limit = np.full(len(index), self._steps, np.int64)
         slots = self.free[: len(images)]
+        start = perf_counter()
         self.flight.admit(slots, images, y, index, limit, index if numbers is None else numbers)
+        self._pace.spent(perf_counter() - start)
         self._index[slots], self._left[slots] = index, limit
         self._next[slots] = self._queued[slots] = 0
 
     def step(self) -> None:
-        """Queue the steps until the next status: the flight's `status_every`, or fewer if an image's last step or a
-        snapshot comes before.
+        """Queue the steps until the next status: as many as `Pace` chooses, or fewer if an image's last step or a snapshot
+        comes before.
         """
-        held, most = self.held, self.flight.status_every
+        held, most = self.held, self._pace.distance.steps
         due = self._marks[self._next[held]] - self._queued[held]
         count = int(np.clip(np.minimum(self._left[held], due).min(initial=most), 1, most))
+        self._pace.queueing(count)
         for _ in range(count):
             self.flight.step()
         self._left -= count
@@ -106,8 +112,14 @@ class Slots:
         """
         held = self.held
         # Some image is due at its last step or a snapshot, unless it has waited for a float32 retry since it entered.
-        fresh = bool(((self._left[held] <= 0) | (self._queued[held] >= self._marks[self._next[held]])).any())
+        due = bool(((self._left[held] <= 0) | (self._queued[held] >= self._marks[self._next[held]])).any())
+        fresh = due or self._pace.distance.fresh
         status = self.flight.status(fresh=fresh)
+        self._pace.seen(fresh=fresh)
+        if self._pace.wants_status:
+            start = perf_counter()
+            self.flight.status(fresh=True)
+            self._pace.status_took(perf_counter() - start)
         if (status.waiting & self._current(status)).any():
             self.flight.retry()
             status = self.flight.status(fresh=fresh)
@@ -118,7 +130,11 @@ class Slots:
         slots = np.flatnonzero(self._current(status) & ~status.moving)
         if not len(slots):
             return None
+        start = perf_counter()
         finished = self.flight.collect(slots)
+        self._pace.spent(perf_counter() - start)
+        # The step that finds an image's realness reached does not move it.
+        self._pace.left(int(finished.steps.sum() + finished.stopped.sum()), len(slots))
         while len(self._take(slots, finished)):  # a finished image is also its own later snapshots
             pass
         self._index[slots] = _EMPTY

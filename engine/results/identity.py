@@ -113,6 +113,7 @@ def unfinished_run(out: Path) -> dict[str, Any] | None:
 _HASHED = {
     "bundle": "its bundle was another one, or this one before it was exported again",
     "input": "its input's contents were others, or it was read with other options",
+    "plan": "its shards were others by name, order or range, or they were read with other options",
     "numbers": "its images had other numbers for the noise",
 }
 

@@ -149,12 +149,18 @@ def reading_of(out: Path, source: Path, options: ReadOptions, *, lossy: bool = F
     Its images have their size already. Its arrays and columns have the source's names if the formats are the same, and else
     the usual ones.
     """
-    if KINDS.get(source.suffix.lower()) != KINDS.get(out.suffix.lower()):
+    kinds = [KINDS.get(_written_like(path).suffix.lower()) for path in (source, out)]
+    if kinds[0] != kinds[1]:
         return replace(options, resize=None, images_key=None, labels_key=None)
     key = options.images_key
-    if KINDS.get(out.suffix.lower()) == "tar" and key is not None:
+    if kinds[1] == "tar" and key is not None:
         key = written_name(f"x.{key}", lossy=lossy)[2:]
     return replace(options, resize=None, images_key=key)
+
+
+def _written_like(path: Path) -> Path:
+    """A file whose suffix tells how a set is written: of a folder of shards, the first."""
+    return next(iter(shard_files(path)), path)
 
 
 def check_output(out: Path, samples: SampleSet, *, bytes_needed: int, lossy: bool = False) -> None:

@@ -68,7 +68,7 @@ class NpzRange(NpzSamples):
             return
         row, count = math.prod(shape[1:]) * dtype.itemsize, self.shape[0]
         header = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": (count, *shape[1:])}
-        npy.write_array_header_1_0(out, header)  # type: ignore[arg-type]
+        npy.write_array_header_1_0(out, header)
         with archive.open(member) as f:
             f.seek(offset + self.first * row)
             left = count * row

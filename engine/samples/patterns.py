@@ -38,7 +38,7 @@ def expand(pattern: str | Path) -> list[Path]:
     """
     text = os.fspath(pattern)
     found: list[Path] = []
-    for name in _braces(text):
+    for name in names_of(text):
         if glob.has_magic(name) and not os.path.lexists(name):
             found += [Path(match) for match in sorted(glob.glob(name, recursive=True))]
         else:
@@ -54,7 +54,13 @@ def expand(pattern: str | Path) -> list[Path]:
     return found
 
 
-def _braces(text: str) -> Iterator[str]:
+def names_of(pattern: str | Path) -> Iterator[str]:
+    """What a pattern's braces stand for, in order; wildcards stay.
+
+    Raises:
+        BadInputError: these are more than `MOST`.
+    """
+    text = os.fspath(pattern)
     parts = _BRACES.split(text)
     choices = [_choices(part) if i % 2 else [part] for i, part in enumerate(parts)]
     count = 1
@@ -106,7 +112,7 @@ def shard_files(folder: Path) -> list[Path]:
             is_image_name(n) for _, _, files in os.walk(folder / entry) for n in files
         ):
             return []
-    kinds = sorted({suffix_of_shard(name) for name in shards})
+    kinds = sorted({".tar" if suffix_of_shard(n) in TAR_SUFFIXES else suffix_of_shard(n) for n in shards})
     if len(kinds) > 1:
         raise BadInputError(
             f"{folder} holds shards of several kinds ({', '.join(kinds)}); name those to read: '{folder}/*{kinds[0]}'"

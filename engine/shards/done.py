@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -71,10 +71,35 @@ def write_done(
         (out / RECORDS).mkdir(exist_ok=True)
     except OSError as e:
         raise cannot_write(out / RECORDS, e) from e
-    facts = {"run": run, "shard": shard.name, "images": len(records)}
+    facts = {"run": run, "shard": shard.name, "input_bytes": shard.size}
     write_records(records_file(out, shard), records, facts)
     shape = (len(images), *samples.shape[1:])
     write_samples(out / shard.name, shape, iter([images]), labels=labels, source=samples, lossy=lossy)
+
+
+def check_inputs(out: Path, sizes: Mapping[str, int], done: Sequence[Shard]) -> None:
+    """Check that the inputs of finished shards have the sizes that they had.
+
+    Args:
+        out: the run's folder.
+        sizes: the inputs' bytes when the run began, by shard.
+        done: finished shards, as the inputs are now.
+
+    Raises:
+        BadInputError: an input has another size, and not because it was mended before its shard was made.
+    """
+    for shard in done:
+        if shard.size == sizes.get(shard.name):
+            continue
+        try:
+            made_from = read_records(records_file(out, shard))[0].get("input_bytes")
+        except BadInputError:
+            continue  # `read_done` says so
+        if made_from != shard.size:
+            raise BadInputError(
+                f"{shard.path} has {shard.size:,} bytes, but {out / shard.name} was made when it had {made_from!r:.20}; put the "
+                f"old file back, or have the shard made again: rm {in_shell(out / shard.name)}"
+            )
 
 
 def read_done(out: Path, shard: Shard, run: str) -> Records:

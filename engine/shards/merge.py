@@ -11,7 +11,7 @@ from jboost.engine.errors import BadInputError, FailureError
 from jboost.engine.results.run_file import read_reading, typed_summary, write_run
 from jboost.engine.results.summary import Summary, image_means
 from jboost.engine.samples.patterns import RUN
-from jboost.engine.system.typed import as_bool, as_list, as_mapping, as_text, or_none
+from jboost.engine.system.typed import as_bool, as_list, as_mapping, as_text
 
 from .done import Records, clear, is_done, read_done
 from .plan import Shard
@@ -67,10 +67,11 @@ def merged(out: Path, record: RunRecord, run_file: Path | None = None) -> Summar
         template = typed_summary(as_mapping(facts["summary"], "summary"))
         labelled = as_bool(facts["labelled"], "labelled")
         reading = read_reading(facts["reading"])
-        names = or_none(
-            facts["class_names"], lambda v: [as_text(n, "a class name") for n in as_list(v, "class_names", most=10**6)]
-        )
         model = {key: as_text(value, key) for key, value in as_mapping(facts["model"], "model").items()}
+        shown = facts["class_names"]
+        class_names = (
+            None if shown is None else [as_text(n, "a class name") for n in as_list(shown, "class_names", most=10**6)]
+        )
     except (BadInputError, KeyError) as e:
         raise BadInputError(f"{out / RUN} is damaged ({e}); begin the run again in another folder") from e
     records: Records = np.concatenate([read_done(out, shard, record.digest) for shard in record.plan.shards])
@@ -80,7 +81,7 @@ def merged(out: Path, record: RunRecord, run_file: Path | None = None) -> Summar
     summary = Summary.of_dict(values)
     if run_file is not None:
         write_run(
-            run_file, records, summary.to_dict(), samples=record.plan.source, boosted=out, class_names=names, model=model,
+            run_file, records, summary.to_dict(), samples=record.plan.source, boosted=out, class_names=class_names, model=model,
             reading=reading,
         )  # fmt: skip
     return summary

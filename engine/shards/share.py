@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from jboost.engine.errors import BadInputError, printable
 
@@ -12,7 +12,8 @@ _SLURM = "SLURM_ARRAY_TASK_"
 _FORMS = "i/n (such as 0/8), slurm, torchrun or kubernetes/n"
 
 
-class Share(NamedTuple):
+@dataclass(frozen=True)
+class Share:
     """Worker `index` of `count`: it takes the shards index, index + count, index + 2 count, ..."""
 
     index: int

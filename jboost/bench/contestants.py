@@ -14,6 +14,8 @@ from jboost.engine.backends.request import RunRequest
 from jboost.engine.backends.trial import endless_flight
 from jboost.engine.bundle import Bundle, BundleConfig
 from jboost.engine.errors import BadInputError
+from jboost.engine.loop.flight import Flight
+from jboost.engine.loop.pace import best_distance, measure_costs, relative_time
 from jboost.engine.loop.runner import Runner
 from jboost.engine.system.devices import device_kind
 from jboost.engine.system.dtypes import DTYPES
@@ -232,9 +234,12 @@ class Entrant:
         x, y = work.inputs(bundle.config)
         self._inputs = self._runner.put(x), self._runner.put(y)
         self.step: Callable[[], object] = self._gradient
+        self._flight: Flight | None = None
         if engine is not None and device_kind(work.device) == "cuda":
             # On CUDA, an engine's step with its update is one graph.
-            self.step = endless_flight(engine, to_uint8(x), y).step
+            self._images = to_uint8(x), y
+            self._flight = endless_flight(engine, *self._images)
+            self.step = self._flight.step
 
     def _gradient(self) -> Any:
         result = self._runner.gradient(*self._inputs)
@@ -249,6 +254,28 @@ class Entrant:
         # The timed steps are plain autograd, wrong or not; what others are compared with must be right.
         x, y = map(at_least_two, self._inputs)
         return np.array(self._runner.get(self._runner.gradient(x, y)))[: len(self._inputs[0])]
+
+    def early_stopping(self, steps: int) -> dict[str, Any] | None:
+        """What early stopping costs beside its steps: the row status and the exchange of images, where they are measured.
+
+        Args:
+            steps: the most steps of an image; images are taken to need 0.3 of them on average.
+
+        Returns:
+            The result's entry of that name; None without a flight on a GPU.
+        """
+        if self._flight is None:
+            return None
+        images, y = self._images
+        mean = max(0.3 * steps, 1.0)
+        costs = measure_costs(self._flight, images, y, leaving=max(1, round(len(y) / mean)))
+        best = best_distance(costs, mean)
+        return {
+            "mean_steps": mean,
+            "status_every": best.steps,
+            "waits": best.fresh,
+            "relative_time": relative_time(costs, mean, best),
+        }
 
     def close(self) -> None:
         """Free the backend's memory."""

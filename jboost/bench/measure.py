@@ -142,7 +142,7 @@ def run_plan(plan: Plan, say: Say = lambda stage: None) -> dict[str, Any]:
         firsts = _first_batches(plan, Path(scratch), say) if plan.first_batches else {}
         say("counting floating-point operations")
         flops = _count_flops(work)
-        entrants, gradients, failed = _open(plan, stack, Path(scratch), say)
+        entrants, gradients, stopping, failed = _open(plan, stack, Path(scratch), say)
         say("measuring the machine's peaks")
         peaks = measure_peaks(device, _peak_dtypes(plan), wait)
         say(f"timing {plan.rounds} rounds of {len(entrants)} contestants")
@@ -161,6 +161,7 @@ def run_plan(plan: Plan, say: Say = lambda stage: None) -> dict[str, Any]:
             [taken / work.batch_size * 1e3 for taken in seconds[contestant.label]],
             gradient_difference(gradients[contestant], gradients[YARDSTICK]),
             firsts.get(contestant),
+            stopping[contestant],
         )
         for contestant in entrants
     ]
@@ -232,10 +233,16 @@ def _count_flops(work: Work) -> float:
 
 def _open(
     plan: Plan, stack: ExitStack, scratch: Path, say: Say
-) -> tuple[dict[Contestant, Entrant], dict[Contestant, np.ndarray[Any, Any]], list[Skipped]]:
-    """Open and warm up every contestant; return them with one gradient each, and those that failed."""
+) -> tuple[
+    dict[Contestant, Entrant],
+    dict[Contestant, np.ndarray[Any, Any]],
+    dict[Contestant, dict[str, Any] | None],
+    list[Skipped],
+]:
+    """Open and warm up every contestant; return a gradient and the cost of early stopping of each, and those that failed."""
     entrants: dict[Contestant, Entrant] = {}
     gradients: dict[Contestant, np.ndarray[Any, Any]] = {}
+    stopping: dict[Contestant, dict[str, Any] | None] = {}
     failed: list[Skipped] = []
     logging.getLogger("torch").setLevel(logging.ERROR)  # hides torch's messages about compiling
     for contestant in plan.contestants:
@@ -248,6 +255,7 @@ def _open(
                 for _ in range(WARM_UP):
                     entrant.step()
             gradients[contestant] = entrant.gradient()
+            stopping[contestant] = entrant.early_stopping(plan.steps)
         except Exception as e:  # compilers, runtimes and drivers can raise anything; the others still compete
             if contestant == YARDSTICK:
                 raise
@@ -258,7 +266,7 @@ def _open(
             failed.append(Skipped(contestant.name, contestant.dtype, why))
         else:
             entrants[contestant] = entrant
-    return entrants, gradients, failed
+    return entrants, gradients, stopping, failed
 
 
 def _peak_dtypes(plan: Plan) -> tuple[str, ...]:

@@ -19,6 +19,9 @@ The JSON's keys are stable; `schema` is incremented when a key changes its meani
       gradient_difference   difference from the eager float32 gradient on the same inputs: relative, L2, median over the
                             images
       first_batch           null if not requested; else {cached, cold, why}, see below
+      early_stopping        null except for engines on a GPU; else what a run would choose if images needed mean_steps of the
+                            steps: {mean_steps, status_every: steps between two readings of the row status, waits: for the
+                            newest one, relative_time: a run's time over that of its steps alone}
     skipped[]               name, dtype (null: all), why: engines and dtypes that the bundle or the machine does not
                             support, and contestants that failed
 
@@ -51,12 +54,14 @@ class Measured:
         ms: milliseconds per image-step, one per round.
         gradient_difference: relative difference from the yardstick's gradient.
         first_batch: the result's entry of that name; None if not measured.
+        early_stopping: the result's entry of that name; None if not measured.
     """
 
     contestant: Contestant
     ms: Sequence[float]
     gradient_difference: float
     first_batch: dict[str, Any] | None
+    early_stopping: dict[str, Any] | None = None
 
 
 def assemble(
@@ -96,6 +101,7 @@ def _entry(measured: Measured, yardstick: float, work: Mapping[str, Any], peak: 
         "peak_fraction": None if peak is None else rate / peak.conv_gflops,
         "gradient_difference": measured.gradient_difference,
         "first_batch": measured.first_batch,
+        "early_stopping": measured.early_stopping,
     }
 
 
@@ -165,7 +171,17 @@ def _first_cells(first: Mapping[str, Any] | None) -> tuple[str, str]:
 
 
 def notes(result: Mapping[str, Any]) -> list[str]:
-    """Return notes on the table: contestants that did not run, and first batches that failed."""
+    """Return notes on the table: the cost of early stopping, contestants that did not run, and first batches that failed."""
     said = [f"not run: {s['name']}{' ' + s['dtype'] if s['dtype'] else ''}: {s['why']}" for s in result["skipped"]]
+    said += [_stopping_text(c, result["work"]["steps"]) for c in result["contestants"] if c["early_stopping"]]
     said += [c["first_batch"]["why"] for c in result["contestants"] if c["first_batch"] and c["first_batch"]["why"]]
     return said
+
+
+def _stopping_text(contestant: Mapping[str, Any], steps: int) -> str:
+    found = contestant["early_stopping"]
+    every = "every step" if found["status_every"] == 1 else f"every {found['status_every']} steps"
+    return (
+        f"{contestant['name']} {contestant['dtype']}: images that stop after {found['mean_steps']:g} of {steps} steps take "
+        f"{found['relative_time']:.2f} times the time of their steps, with the row status read {every}"
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +15,7 @@ from jboost.engine.system.replacing import replacing
 
 from . import options, read_options
 from .json_output import STDOUT, write_json
+from .notes import log_to
 from .on_ray import RayCommand, check_on
 from .options import Debug, split_numbers
 from .paths import check_paths
@@ -25,8 +25,6 @@ from .terminal import console, is_terminal
 from .update_options import with_update_options
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from jboost.booster import Booster
     from jboost.engine.loop.run import Progress
     from jboost.engine.method.settings import Settings
@@ -263,18 +261,6 @@ def boost_command() -> Callable[..., None]:
     return with_update_options(boost, after="objective", panel=_METHOD)
 
 
-class _ToConsole(logging.Handler):
-    """Prints log messages above the progress bar."""
-
-    def __init__(self, notes: Console):
-        super().__init__()
-        self._notes = notes
-
-    def emit(self, record: logging.LogRecord) -> None:
-        for line in record.getMessage().split("\n"):
-            self._notes.print(line, style="dim")
-
-
 def _run(
     booster: Booster,
     images: SampleSet,
@@ -295,9 +281,7 @@ def _run(
     from jboost.engine.samples.outputs import written_as
 
     notes = console(stderr=True)
-    logger = logging.getLogger("jboost")
-    logger.setLevel(logging.INFO)
-    logger.addHandler(_ToConsole(notes))
+    log_to(notes)
     if images.labels is None and not ignores_labels(settings.objective):
         notes.print(
             f"{images.path} has no labels: each image's class is the model's prediction (algorithm 1)", style="dim"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from .devices import boost_on_devices, find_devices
 from .json_output import STDOUT, write_json
+from .notes import log_to
 from .on_ray import RayCommand, boost_shards_on_ray
 from .paths import check_paths
 from .terminal import console, is_terminal, print_line
@@ -142,6 +143,7 @@ def boost_share(
     if not total:
         console(stderr=True).print(f"share {run.share} has none of the {len(run.plan.shards):,} shards", style="dim")
     with shard_progress(total) as progress:
+        log_to(progress.notes)
         outcome = boost_shards(run, open_booster, settings_of, on_shard=progress.on_shard)
         progress.say_before(outcome.before)
     return outcome
@@ -153,11 +155,11 @@ class ShardProgress:
     def __init__(self, total: int):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._notes, self._total = console(stderr=True), total
+        self.notes, self._total = console(stderr=True), total
         columns = (
             TextColumn("shards"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
         )  # fmt: skip
-        self.bar = Progress(*columns, console=self._notes, transient=True, disable=not is_terminal(sys.stderr))
+        self.bar = Progress(*columns, console=self.notes, transient=True, disable=not is_terminal(sys.stderr))
         self._task = self.bar.add_task("shards", total=total, rate="")
         self._start, self._shards, self._images = perf_counter(), 0, 0
 
@@ -169,11 +171,11 @@ class ShardProgress:
     def say_before(self, before: int) -> None:
         """Say how many shards were done before."""
         if before:
-            self._notes.print(f"{before:,} of {self._total:,} shards were done before", style="dim")
+            self.notes.print(f"{before:,} of {self._total:,} shards were done before", style="dim")
 
     def say(self, text: str) -> None:
         """Print a remark above the bar."""
-        self._notes.print(text, style="dim")
+        self.notes.print(text, style="dim")
 
     def on_shard(self, shard: Shard, images: int, error: str | None) -> None:
         """Count a shard and print its line."""
@@ -183,7 +185,7 @@ class ShardProgress:
         if error is None:
             self.say(f"{shard.name}: {images:,} images, {rate} ({self._shards:,} of {self._total:,})")
         else:
-            self._notes.print(f"{shard.name}: {error}")
+            self.notes.print(f"{shard.name}: {error}")
         self.bar.update(self._task, advance=1, rate=rate)
 
 

@@ -15,6 +15,7 @@ from jboost.engine.results.run_file import RunFile, read_run
 from jboost.engine.samples import ReadOptions, SampleSet, open_samples
 from jboost.engine.samples.files import reading_of
 from jboost.engine.samples.options import AS_IT_IS
+from jboost.engine.samples.patterns import expand, is_pattern, names_of, shard_files
 
 Images = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -106,7 +107,7 @@ def _own(run: RunFile, path: Path, option: str) -> Path:
 
     A file from a stranger could name any set of this machine, and the page would carry its images to whoever gets it.
     """
-    if not _below(path, run.path.resolve().parent):
+    if not _all_below(path, run.path.resolve().parent):
         raise BadInputError(
             f"{run.path} names a set outside its own folder, {shown(path)}; if it is the set of this run, say so with "
             f"{option} {shlex.quote(shown(path))}"
@@ -114,12 +115,19 @@ def _own(run: RunFile, path: Path, option: str) -> Path:
     return path
 
 
+def _all_below(path: Path, folder: Path) -> bool:
+    """Whether a set lies below a folder: each of its files, if it is a pattern or a folder of shards."""
+    if not is_pattern(path):
+        return all(_below(file, folder) for file in (path, *shard_files(path)))
+    return all(_below(Path(name), folder) for name in names_of(path)) and all(_below(f, folder) for f in expand(path))
+
+
 def _below(path: Path, folder: Path) -> bool:
     return Path(os.path.realpath(folder)) in Path(os.path.realpath(path)).parents
 
 
 def _open(run: RunFile, path: Path, option: str, reading: ReadOptions = AS_IT_IS) -> SampleSet:
-    if not path.exists():
+    if not path.exists() and not is_pattern(path):
         raise BadInputError(
             f"{shown(path)}, which {run.path} names, is not there; give its new place with {option} FILE"
         )

@@ -31,7 +31,7 @@ from jboost.engine.system.machine import cpu_model
 
 KEYS = {
     "name", "kind", "dtype", "about", "ms_per_image_step", "q1_ms", "q3_ms", "ratio", "images_per_second", "gflops",
-    "peak_fraction", "gradient_difference", "first_batch",
+    "peak_fraction", "gradient_difference", "first_batch", "early_stopping",
 }  # fmt: skip
 
 
@@ -299,3 +299,26 @@ def test_a_picture_needs_matplotlib(monkeypatch) -> None:
     monkeypatch.setattr(plot, "find_spec", lambda name: None)
     with pytest.raises(package.BadInputError, match="pip install matplotlib"):
         plot.check_matplotlib()
+
+
+def test_the_cost_of_early_stopping_is_measured_where_a_status_costs_time(bundle, monkeypatch) -> None:
+    work = Work(str(bundle), "bce", None, 16, 4, "cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr("jboost.bench.contestants.device_kind", lambda device: "cuda")  # with a flight, on this machine
+        entrant = Entrant(Contestant("eager", "fp32"), work)
+    found = entrant.early_stopping(35)
+    entrant.close()
+    assert (set(found), found["mean_steps"]) == ({"mean_steps", "status_every", "waits", "relative_time"}, 10.5)
+    assert found["relative_time"] >= 1
+    result = result_of()
+    assert notes(result) == ["not run: trt: absent"]  # a CPU's status costs nothing
+    result["contestants"][1]["early_stopping"] = {
+        "mean_steps": 4.5,
+        "status_every": 1,
+        "waits": True,
+        "relative_time": 1.034,
+    }
+    assert notes(result)[1] == (
+        "onnx fp32: images that stop after 4.5 of 15 steps take 1.03 times the time of their steps, with the row status read "
+        "every step"
+    )

@@ -1,6 +1,6 @@
 """Kills a command at random moments, again and again, and checks what each kill leaves.
 
-    python kills.py boost|export|train FOLDER COUNT INPUTS...
+    python kills.py boost|export|train|shards FOLDER COUNT INPUTS...
 
 The commands run in forks of this process, which imports everything and computes nothing, so that a kill costs no start.
 """
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from shard_cases import digests, stamps
 from train_cases import configuration, fork, run, wait
 
 from jboost.cli import main
@@ -97,6 +98,39 @@ def boost(folder: Path, count: int, bundle: Path, samples: Path) -> None:
     assert litter(folder) == ["out.npz", "out.step7.npz", "whole.npz", "whole.step7.npz"]
 
 
+def shards(folder: Path, count: int, bundle: Path, source: Path) -> None:
+    """Workers of three shares, one after another, each killed at some moment."""
+
+    def work(out: str, share: str) -> Callable[[], None]:
+        options = ("--engine", "onnx", "--device", "cpu", "--steps", "12", "--no-early-stop", "-b", "4", "--resume")
+        return lambda: command("boost", source, "--bundle", bundle, *options, "-o", folder / out, "--shard", share)
+
+    seconds = timed(work("whole", "0/1"))
+    want, out = digests(folder / "whole"), folder / "out"
+    chance, kills, tries, seen = random.Random(0), 0, 0, {}
+    while kills < count:
+        child = fork(work("out", f"{tries % 3}/3"))
+        time.sleep(chance.uniform(0, seconds))
+        os.kill(child, signal.SIGKILL)
+        code = wait(child)
+        kills, tries = kills + (code == -signal.SIGKILL), tries + 1
+        assert code in (0, -signal.SIGKILL), code
+        now = stamps(out) if out.exists() else {}
+        assert now.items() >= seen.items(), "a finished shard was touched"
+        seen = now
+        assert {name: digest for name, digest in want.items() if name in now} == {
+            name: digest for name, digest in digests(out).items() if name in now and name in want
+        }
+        if now.keys() - {"run.json"} == want.keys() - {n for n in want if "/" in n} and kills < count:
+            shutil.rmtree(out)  # all done: once more
+            seen = {}
+    for share in ("0/3", "1/3", "2/3"):
+        assert timed(work("out", share)) >= 0
+    assert stamps(out).items() >= seen.items()
+    assert digests(out) == want  # hidden files too: there is none
+    print(f"{kills} kills in {tries} tries")
+
+
 def export(folder: Path, count: int, checkpoint: Path) -> None:
     def work() -> None:
         command("export", "--ckpt", checkpoint, "--format", "none", "-o", folder / "bundle")
@@ -141,4 +175,6 @@ def train(folder: Path, count: int) -> None:
 
 if __name__ == "__main__":
     what, place, number, *inputs = sys.argv[1:]
-    {"boost": boost, "export": export, "train": train}[what](Path(place), int(number), *map(Path, inputs))
+    {"boost": boost, "export": export, "train": train, "shards": shards}[what](
+        Path(place), int(number), *map(Path, inputs)
+    )

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+import jboost
 from jboost.engine.errors import BadInputError
 from jboost.engine.loop.run import run_set
 from jboost.engine.loop.sets import SetWork, run_sets
@@ -317,3 +318,18 @@ def test_leaving_early_ends_the_threads_and_an_error_of_computing_is_raised() ->
         list(run_sets(broken, endless(), STOPPING, batch_size=4))
     assert threading.active_count() == before
     assert list(run_sets(runner(), iter([]), STOPPING, batch_size=4)) == []
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_real_bundle_gives_each_set_its_part_of_the_whole(bundle, images, labels, labelled) -> None:
+    how, numbers, work = SGLD(3, 0.01, noise=0.05), np.arange(len(images)) + 2**40, []
+    with jboost.load(bundle, engine="eager", device="cpu", batch_size=4) as booster:
+        want = booster.boost(images, labels if labelled else None, how, objective="bce", seed=3, numbers=numbers)
+        for part in (slice(0, 5), slice(5, 6), slice(6, 17), slice(17, 23)):
+            mine, y = images[part], labels[part] if labelled else None
+            work.append(SetWork(part, mine.__getitem__, y, numbers[part], MemoryStore(mine.shape), mine.shape[1:]))
+        settings = booster.settings(how, objective="bce", seed=3)
+        for done in run_sets(booster._runner, iter(work), settings, batch_size=4):
+            off = np.abs(done.store.images.astype(int) - want.images[done.key])
+            assert off.max() <= 1  # a convolution may sum in another order in other company
+            np.testing.assert_array_equal(done.store.records["steps"], want.records["steps"][done.key])

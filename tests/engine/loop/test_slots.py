@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from loop_cases import expected, run_slots
+from simulated_gpu import fixed_pace
 
 from jboost.engine.backends.array_runner import ArrayFlight, to_float, to_uint8
 from jboost.engine.loop.run import run_set
@@ -26,6 +27,13 @@ from jboost.engine.results.summary import image_means
 
 SHAPE = (1, 4, 4)
 TARGET = np.linspace(0.2, 0.8, 16, dtype=np.float32).reshape(SHAPE)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def late():
+    """Statuses as late as they can be; `test_pace.py` is about how often they are read."""
+    with fixed_pace(None):
+        yield
 
 
 class BowlRunner(NumpyRunner):

@@ -7,12 +7,24 @@ import pytest
 import torch
 from bowl import Bowl, NumpyRunner
 from loop_cases import expected, run_slots
+from simulated_gpu import fixed_pace
 
 from jboost.engine.backends.compiled.captured import CapturedFlight
+from jboost.engine.loop import slots
+from jboost.engine.loop.pace import Distance, Pace
+from jboost.engine.loop.sets import SetWork, run_sets
 from jboost.engine.method.settings import Settings
 from jboost.engine.method.updates import PGD, SGLD
+from jboost.engine.results.store import MemoryStore
 
 SHAPE = (2, 3, 5)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def late():
+    """Statuses as late as they can be; `test_pace.py` is about how often they are read."""
+    with fixed_pace(None):
+        yield
 
 
 class Plain(NumpyRunner):
@@ -57,3 +69,25 @@ def test_fixed_addresses_change_nothing(update, early_stop) -> None:
     for store in captured:
         np.testing.assert_array_equal(store.images, plain.images)
         np.testing.assert_array_equal(store.records, plain.records)
+
+
+@pytest.mark.parametrize("distance", [None, Distance(1, True), Distance(3, True), Distance(2, False)])
+def test_sets_share_a_flight_however_often_its_status_is_read(distance, monkeypatch) -> None:
+    """None: as often as is measured to be best."""
+    rng = np.random.default_rng(0)
+    how = Settings(update=SGLD(9, 0.01, noise=0.05), objective="logit", l0=5.0, early_stop=True, seed=1)
+
+    def made(key):
+        rng = np.random.default_rng(key)
+        images = rng.integers(0, 256, (11, *SHAPE[1:], SHAPE[0]), dtype=np.uint8)
+        y, numbers = np.zeros(11, np.int64), rng.integers(0, 2**63, 11)
+        return SetWork(key, lambda at: images[at], y, numbers, MemoryStore(images.shape), images.shape[1:])
+
+    with fixed_pace(distance):
+        if distance is None:
+            monkeypatch.setattr(slots, "Pace", Pace)
+        got = {work.key: work.store for work in run_sets(Captured(), map(made, range(4)), how, batch_size=4)}
+    for key in range(4):
+        (want,) = run_sets(Plain(), iter([made(key)]), how, batch_size=int(rng.integers(1, 12)))
+        np.testing.assert_array_equal(got[key].images, want.store.images)
+        np.testing.assert_array_equal(got[key].records, want.store.records)

@@ -13,8 +13,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from loop_cases import expected, run_slots
+from simulated_gpu import fixed_pace
 
 from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.loop import slots
+from jboost.engine.loop.pace import Distance, Pace
 from jboost.engine.loop.run import run_set
 from jboost.engine.loop.slots import Slots
 from jboost.engine.method.settings import Settings
@@ -23,6 +26,13 @@ from jboost.engine.results.store import MemoryStore
 
 COUNT = 11
 LIMITS = np.array([3, 7, 0, 12, 5, 1, 9, 6, 2, 7, 4])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def late():
+    """Statuses as late as they can be; `test_pace.py` is about how often they are read."""
+    with fixed_pace(None):
+        yield
 
 
 def starts(count=COUNT, seed=0) -> np.ndarray:
@@ -166,6 +176,19 @@ def test_arrivals_in_quick_succession_do_not_overwrite_each_other(emulator, sche
     np.testing.assert_array_equal(got.images, images[::-1])
     assert got.y.tolist() == list(range(9, 0, -1))
     assert got.index.tolist() == list(range(108, 99, -1))
+
+
+@pytest.mark.parametrize("distance", [None, Distance(1, True), Distance(2, False), Distance(16, True)])
+def test_a_run_does_not_depend_on_how_often_the_status_is_read(emulator, distance, monkeypatch) -> None:
+    """None: as often as is measured to be best."""
+    images, how = starts(), settings(UPDATES["sgld"], l0=5.0)
+    bowl = Bowl(overflow=level(images[4]))
+    want = on_host(emulator, bowl, images, how, batch_size=COUNT)
+    with fixed_pace(distance):
+        if distance is None:
+            monkeypatch.setattr(slots, "Pace", Pace)
+        for schedule in SCHEDULES:
+            assert_equal(on_host(emulator, bowl, images, how, batch_size=3, schedule=schedule), want)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
