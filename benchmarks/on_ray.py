@@ -156,7 +156,7 @@ def kills(bundle: Path, folder: Path, count: int, images: int, steps: int, seed:
             time.sleep(0.1)
         now = state(out) if out.exists() else {}
         assert all(now.get(name) == facts for name, facts in before.items()), "a finished shard was touched"
-        print(f"kill {struck}: {what}, exit code {code}, {len(now)} of 6 shards done", flush=True)
+        print(f"{struck} kills, {what} last: exit code {code}, {len(now)} of 6 shards done", flush=True)
         before = now
         if code == 0:
             check_whole(out, want)

@@ -7,13 +7,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .shard_progress import shard_progress
 
 if TYPE_CHECKING:
     from jboost.on_ray.run import Layout
     from jboost.sharded import Outcome, ShardRun
-
-    from .shards import ManyOptions
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def check_on(on: str | None, given: Mapping[str, object], others: Mapping[str, o
     return True
 
 
-def boost_shards_on_ray(run: ShardRun, options: ManyOptions, ray: RayCommand) -> Outcome:
+def boost_shards_on_ray(run: ShardRun, ray: RayCommand, *, bundle: Path, device: str, trust_code: bool) -> Outcome:
     """Make all shards of a run on Ray; a line for each on stderr.
 
     Raises:
@@ -67,11 +68,8 @@ def boost_shards_on_ray(run: ShardRun, options: ManyOptions, ray: RayCommand) ->
     from jboost.on_ray.job import Job
     from jboost.on_ray.run import RayOptions, boost_on_ray
 
-    from .shards import shard_progress
-
     job = Job(
-        run, os.fspath(options.bundle), options.device, options.dtype, options.trust_code, ray.update, ray.values, ray.method,
-        ray.preset,
+        run, os.fspath(bundle), device, run.dtype, trust_code, ray.update, ray.values, ray.method, ray.preset
     )  # fmt: skip
     where = RayOptions(ray.address, ray.workers, ray.gpus_per_worker, ray.allow_mixed)
     total = len(run.plan.shards)

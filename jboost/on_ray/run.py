@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from time import monotonic, sleep
@@ -231,7 +231,7 @@ def _rows(
     todo: list[Shard],
     layout: Layout,
     remote: Any,
-) -> Iterator[tuple[str, int, str]]:
+) -> Generator[tuple[str, int, str], None, None]:
     """What became of each shard, as it becomes known: name, images, error."""
     count = min(layout.workers, len(todo))
     rows = ray.data.from_items([{"shard": shard.name} for shard in todo], override_num_blocks=len(todo))

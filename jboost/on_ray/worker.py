@@ -122,7 +122,7 @@ class ShardWorker:
         except BaseException as e:
             with self._lock:
                 self._ended = e
-                waiting = [*self._waiting.values()]
-            for future in (self._opened, *waiting):
+                waiting: list[Future[Any]] = [self._opened, *self._waiting.values()]
+            for future in waiting:
                 if not future.done():
                     future.set_exception(e)
