@@ -55,11 +55,18 @@ def create_app(
     parser = ThreadPoolExecutor(1)
     app = FastAPI(title="jboost")
 
+    unanswered: set[Any] = set()  # futures
+
     def loop() -> None:
-        for work in run_sets(runner, iter(waiting.get, None), settings, batch_size=batch_size):
-            counted["images"] += 0 if work.error else len(work.store.records)
-            done: Future[None] = work.key  # type: ignore[assignment]
-            done.set_exception(work.error) if work.error else done.set_result(None)
+        try:
+            for work in run_sets(runner, iter(waiting.get, None), settings, batch_size=batch_size):
+                counted["images"] += 0 if work.error else len(work.store.records)
+                done: Future[None] = work.key  # type: ignore[assignment]
+                unanswered.discard(done)
+                done.set_exception(work.error) if work.error else done.set_result(None)
+        finally:  # an error of the engine
+            for done in unanswered:
+                done.set_exception(RuntimeError("the loop has ended"))
 
     loop_thread = threading.Thread(target=loop, daemon=True)
     loop_thread.start()
@@ -68,18 +75,16 @@ def create_app(
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "request.npz")
             file.write_bytes(body)
-            samples = open_samples(file)
-            if samples.shape[0] > most_images:
-                raise HTTPException(413, f"at most {most_images} images a request")
-            labels = labels_of(samples, class_names=config.class_names, num_classes=config.num_classes)
-            check_fit(
-                labels,
-                samples.shape,
-                num_classes=config.num_classes,
-                in_channels=config.in_channels,
-                resolutions=[resolution],
-            )
-            images, numbers = samples.read(np.arange(samples.shape[0])), sample_numbers(samples)
+            try:
+                samples = open_samples(file)
+                if samples.shape[0] > most_images:
+                    raise HTTPException(413, f"at most {most_images} images a request")
+                labels = labels_of(samples, class_names=config.class_names, num_classes=config.num_classes)
+                sizes = {"num_classes": config.num_classes, "in_channels": config.in_channels}
+                check_fit(labels, samples.shape, **sizes, resolutions=[resolution])
+                images, numbers = samples.read(np.arange(samples.shape[0])), sample_numbers(samples)
+            except jboost.BadInputError as e:
+                raise HTTPException(422, str(e).replace(str(file), "the body")) from e
         store = MemoryStore(images.shape)
         return SetWork(Future(), lambda positions: images[positions], labels, numbers, store, images.shape[1:])
 
@@ -94,6 +99,8 @@ def create_app(
         given = request.headers.get("authorization", "").encode()
         if not hmac.compare_digest(given, f"Bearer {token}".encode()):
             raise HTTPException(401, "say Authorization: Bearer and the token")
+        if not loop_thread.is_alive():
+            raise HTTPException(503, "the loop has ended; restart the server")
         if waiting.full():
             counted["refused"] += 1
             raise HTTPException(429, "too many requests wait; try again later", {"Retry-After": "5"})
@@ -106,8 +113,7 @@ def create_app(
         try:
             work = await in_thread(parser, parse, bytes(body))
             waiting.put_nowait(work)
-        except jboost.BadInputError as e:
-            raise HTTPException(422, str(e).replace(str(tempfile.gettempdir()), "")) from e
+            unanswered.add(work.key)
         except queue.Full as e:
             counted["refused"] += 1
             raise HTTPException(429, "too many requests wait; try again later", {"Retry-After": "5"}) from e
