@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -101,6 +101,7 @@ def boost_shards(
     settings_of: Callable[[Booster], Settings],
     *,
     on_shard: Callable[[Shard, int, str | None], None] = lambda shard, images, error: None,
+    make: bool = True,
 ) -> Outcome:
     """Make a worker's shards.
 
@@ -109,6 +110,7 @@ def boost_shards(
         open_booster: opens the bundle.
         settings_of: the run's settings.
         on_shard: called after each shard with its number of images, and the error if it could not be made.
+        make: False: settle the run and make nothing, for a driver that tells workers their shards (`make_shards`).
 
     Raises:
         BadInputError: the folder, the settings or the engine cannot be used, or the folder holds another run.
@@ -138,9 +140,39 @@ def boost_shards(
             finished = {shard.name for shard in done}
             if worker.settle(old, [shard for shard in mine if shard.name not in finished]):
                 clear(run.out, done)
-                worker.work([shard for shard in mine if shard.name not in {*finished, *worker.outcome.failed}])
+                if make:
+                    worker.work([shard for shard in mine if shard.name not in {*finished, *worker.outcome.failed}])
                 return worker.outcome
     raise FailureError(f"{run.out}: other workers settle the run again and again; start them one after another")
+
+
+def make_shards(
+    run: ShardRun,
+    record: RunRecord,
+    open_booster: OpenBooster,
+    settings_of: Callable[[Booster], Settings],
+    shards: Iterable[Shard],
+    *,
+    on_shard: Callable[[Shard, int, str | None], None],
+) -> None:
+    """Make shards of a settled run as they come, for a worker that is told which.
+
+    Args:
+        run, open_booster, settings_of, on_shard: as for `boost_shards`.
+        record: what was settled.
+        shards: of the run. They may come slowly: the images of one shard move while the next is waited for. The first is asked
+            for once the engine is open. `on_shard` is called for each, also for one that was done before, with no images.
+
+    Raises:
+        BadInputError: as for `boost_shards`.
+        FailureError: computing failed.
+    """
+    if not thread_count():
+        _set_threads(record)
+    with open_booster(str(record.identity["engine"]), record.identity["batch_size"]) as booster:
+        worker = _Worker(run, booster, settings_of(booster), on_shard, Outcome(record))
+        worker.settle(record, list(run.plan.shards[:1]))
+        worker.work(shards, told=True)
 
 
 def _set_threads(old: RunRecord | None) -> None:
@@ -289,10 +321,13 @@ class _Worker:
         numbers = sample_numbers(opened.samples)
         return SetWork(opened, opened.samples.read, opened.labels, numbers, MemoryStore(shape), shape[1:])
 
-    def _sets(self, todo: list[Shard]) -> Iterator[SetWork]:
-        """The shards one after another; those that another process writes come last, unless it has made them by then."""
+    def _sets(self, todo: Iterable[Shard], told: bool) -> Iterator[SetWork]:
+        """The shards one after another; those that another process writes come last, unless it has made them by then.
+
+        A worker that is told its shards waits for that process instead, because its shards may never end.
+        """
         later: list[Shard] = []
-        for shard, waits in chain(((shard, False) for shard in todo), ((shard, True) for shard in later)):
+        for shard, waits in chain(((shard, told) for shard in todo), ((shard, True) for shard in later)):
             held = ExitStack()
             try:
                 held.enter_context(only_writer(self.run.out / shard.name, on_wait=_log.info if waits else None))
@@ -303,6 +338,8 @@ class _Worker:
             if is_done(self.run.out, shard):
                 held.close()
                 self.outcome.before += 1
+                if told:
+                    self._tell(shard, 0, None)
                 continue
             try:
                 work = self._set(shard, held)
@@ -312,8 +349,8 @@ class _Worker:
                 continue
             yield work
 
-    def work(self, todo: list[Shard]) -> None:
-        """Boost the shards, and write each while the next ones move."""
+    def work(self, todo: Iterable[Shard], *, told: bool = False) -> None:
+        """Boost the shards, and write each while the next ones move; `told`: see `make_shards`."""
         if not todo:
             return
         assert self.outcome.record is not None
@@ -331,7 +368,9 @@ class _Worker:
 
         with ExitStack() as at_the_end:
             at_the_end.callback(self._release_all)
-            for work in run_sets(self.runner, self._sets(todo), self.settings, batch_size=self.batch_size, write=write):
+            for work in run_sets(
+                self.runner, self._sets(todo, told), self.settings, batch_size=self.batch_size, write=write
+            ):
                 opened = work.key
                 assert isinstance(opened, _Opened)
                 opened.held.close()

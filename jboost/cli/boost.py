@@ -16,6 +16,7 @@ from jboost.engine.system.replacing import replacing
 from . import options, read_options
 from .json_output import STDOUT, write_json
 from .notes import log_to
+from .on_ray import RayCommand, check_on
 from .options import Debug, split_numbers
 from .paths import check_paths
 from .shards import ManyOptions, boost_many
@@ -135,6 +136,38 @@ def boost(
             help="Use several devices, a process each: all (every GPU), 0,1 or cpu,cpu.", rich_help_panel=_SHARDS
         ),
     ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            help="Make the shards on a Ray cluster: ray.", show_default="this process", rich_help_panel=_SHARDS
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="The Ray cluster: auto (that of this machine) or HOST:PORT.",
+            show_default="one of this machine, for this run",
+            rich_help_panel=_SHARDS,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Workers on Ray.", show_default="as many as there is room for", rich_help_panel=_SHARDS),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            help="GPUs of a worker on Ray, 0 for none.", show_default="1 if there are any", rich_help_panel=_SHARDS
+        ),
+    ] = None,
+    allow_mixed: Annotated[
+        bool,
+        typer.Option(
+            "--allow-mixed",
+            help="Let Ray's machines be of several kinds; results may then differ by a grey level.",
+            rich_help_panel=_SHARDS,
+        ),
+    ] = False,
     images_key: Annotated[str | None, read_options.images_key(read_options.PANEL)] = None,
     labels_key: Annotated[str | None, read_options.labels_key(read_options.PANEL)] = None,
     resize: Annotated[int | None, read_options.resize(read_options.PANEL)] = None,
@@ -167,15 +200,22 @@ def boost(
     samples = sources[0]
     inputs = {"SAMPLES": samples, "--bundle": bundle}
     check_paths(inputs=inputs)
+    only_ray = {
+        "--address": address, "--workers": workers, "--gpus-per-worker": gpus_per_worker, "--allow-mixed": allow_mixed or None,
+    }  # fmt: skip
+    ray = None
+    if check_on(on, only_ray, {"--shard": shard, "--devices": devices}):
+        method = {"objective": objective, "l0": l0, "early_stop": early_stop, "seed": seed}
+        ray = RayCommand(address, workers, gpus_per_worker, allow_mixed, update, preset, values, method)
     chosen = find_preset(preset)
     if update is not None:
         update = find_update_name(update, trust_code=trust_code)
     how = make_update(chosen, update=update, **values)
-    if shard is not None or ranges is not None or devices is not None or is_many(sources):
+    if shard is not None or ranges is not None or devices is not None or ray is not None or is_many(sources):
         boost_many(
             ManyOptions(
                 sources, output, bundle, engine, dtype, device, batch_size, trust_code, shard, ranges, devices, resume, lossy,
-                grid, snapshots, run_file, json_file, reading,
+                grid, snapshots, run_file, json_file, reading, ray,
             ),
             lambda booster: booster.settings(
                 how, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=chosen

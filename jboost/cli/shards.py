@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 from .devices import boost_on_devices, find_devices
 from .json_output import STDOUT, write_json
 from .notes import log_to
+from .on_ray import RayCommand, boost_shards_on_ray
 from .paths import check_paths
-from .terminal import console, is_terminal, print_line
+from .shard_progress import shard_progress
+from .terminal import console, print_line
 
 if TYPE_CHECKING:
     from jboost.booster import Booster
     from jboost.engine.method.settings import Settings
     from jboost.engine.samples import ReadOptions
-    from jboost.engine.shards.plan import Shard
     from jboost.engine.shards.share import Share
     from jboost.sharded import Outcome, ShardRun
 
@@ -53,6 +52,7 @@ class ManyOptions:
     run_file: Path | None
     json_file: str | None
     reading: ReadOptions
+    ray: RayCommand | None = None
 
     def check(self) -> Path:
         """Refuse what shards have no use for; returns the folder of the outputs.
@@ -98,18 +98,20 @@ def boost_many(options: ManyOptions, settings_of: Callable[[Booster], Settings],
     out = o.check()
     share = WHOLE if o.shard is None else parse_share(o.shard, os.environ)
     places = find_devices(o.devices)
-    workers = share.count * max(len(places), 1)
+    workers = share.count * max(len(places), 1) if o.ray is None else o.ray.workers or 1
     ranges = o.ranges
     if ranges is None and workers > 1 and len(o.sources) == 1 and o.sources[0].is_file():
         ranges = workers if o.sources[0].suffix.lower() == ".npz" else None
     plan = make_plan(o.sources, ranges, o.reading)
     check_paths(outputs={"--run": o.run_file}, folders={"-o": out}, json_file=o.json_file, replaced=False)
     check_folder(out, plan)
+    run = ShardRun(plan, out, share, o.resume, o.reading, o.lossy, o.engine, o.batch_size, o.dtype)
     if places:
         boost_on_devices(places, share, out, plan)
         outcome = None
+    elif o.ray is not None:
+        outcome = boost_shards_on_ray(run, o.ray, bundle=o.bundle, device=o.device, trust_code=o.trust_code)
     else:
-        run = ShardRun(plan, out, share, o.resume, o.reading, o.lossy, o.engine, o.batch_size, o.dtype)
         outcome = boost_share(
             run,
             lambda engine, batch_size: Booster(
@@ -132,36 +134,15 @@ def boost_share(
     Raises:
         JboostError: see `jboost.sharded.boost_shards`.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from jboost.sharded import boost_shards
 
-    notes = console(stderr=True)
-    log_to(notes)
     total = len(run.plan.shards[run.share.index :: run.share.count])
     if not total:
-        notes.print(f"share {run.share} has none of the {len(run.plan.shards):,} shards", style="dim")
-    start, counted = perf_counter(), [0, 0]
-    columns = (TextColumn("shards"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=notes, transient=True, disable=not is_terminal(sys.stderr)) as bar:
-        task = bar.add_task("shards", total=total)
-
-        def on_shard(shard: Shard, images: int, error: str | None) -> None:
-            counted[0] += 1
-            counted[1] += images
-            speed = counted[1] / max(perf_counter() - start, 1e-9)
-            line = (
-                f"{shard.name}: {images:,} images, {speed:.1f} images/s" if error is None else f"{shard.name}: {error}"
-            )
-            notes.print(
-                f"{line} ({counted[0]:,} of {total:,})" if error is None else line,
-                style="dim" if error is None else None,
-            )
-            bar.update(task, advance=1)
-
-        outcome = boost_shards(run, open_booster, settings_of, on_shard=on_shard)
-        if outcome.before:
-            notes.print(f"{outcome.before:,} of {total:,} shards were done before", style="dim")
+        console(stderr=True).print(f"share {run.share} has none of the {len(run.plan.shards):,} shards", style="dim")
+    with shard_progress(total) as progress:
+        log_to(progress.notes)
+        outcome = boost_shards(run, open_booster, settings_of, on_shard=progress.on_shard)
+        progress.say_before(outcome.before)
     return outcome
 
 
