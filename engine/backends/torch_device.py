@@ -22,7 +22,17 @@ def find_device(name: str) -> str:
     """
     found = _find_device(name)
     check_environment(TORCH, *((CUDA,) if found != "cpu" else ()))
+    _make_products_independent()
     return found
+
+
+def _make_products_independent() -> None:
+    """Let MKL, which computes torch's products on x86 CPUs, add numbers in the same order wherever a row lies in memory.
+
+    Otherwise a row of a product whose inner size is no multiple of 4 depends on its position in the batch. Measured at torch 2.13:
+    no product of 0.1 ms or more takes longer. MKL reads the variable at the process's first product; a value of the user's stays.
+    """
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 
 def _find_device(name: str) -> str:

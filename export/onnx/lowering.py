@@ -21,6 +21,8 @@ from jboost.export.graph.operators import relu_mask  # noqa: F401  (registers th
 from jboost.export.graph.program import export_program
 from jboost.export.graph.trace import OUTPUTS
 
+from .rows import make_rows_independent
+
 #: Default opset: TensorRT 10 and later and ONNX Runtime 1.17 and later read it in full.
 DEFAULT_OPSET = 20
 
@@ -115,6 +117,7 @@ def to_onnx(
         ) from e
     assert exported is not None
     model = exported.model
+    make_rows_independent(model)
     _clean(model, dict(metadata or {}))
     data = path.with_name(path.name + ".data")
     data.unlink(missing_ok=True)  # the writer appends to an existing file

@@ -1,0 +1,80 @@
+"""Whatever company and order an image meets, and however often its run is killed: the same bytes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+COUNT = 160
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory, images) -> tuple[Path, np.ndarray]:
+    """The images in a random order, mixed with each other, and a second order of them."""
+    rng = np.random.default_rng(2)
+    mixed = images[rng.integers(0, len(images), (2, COUNT))].astype(np.uint16)
+    pixels = (mixed.sum(0) // 2).astype(np.uint8)
+    labels = rng.integers(0, 5, COUNT)
+    folder = tmp_path_factory.mktemp("many")
+    order = rng.permutation(COUNT)
+    np.savez(folder / "samples.npz", pixels, labels)
+    np.savez(folder / "shuffled.npz", pixels[order], labels[order])
+    return folder, order
+
+
+def boosted(path: Path) -> np.ndarray:
+    with np.load(path) as arrays:
+        return arrays["arr_0"]
+
+
+def records(path: Path, order: np.ndarray | slice = slice(None)) -> dict[str, bytes]:
+    """What a run file says of each image, in an order."""
+    with np.load(path) as arrays:
+        return {name: array[order].tobytes() for name, array in arrays.items() if array.shape == (COUNT,)}
+
+
+# No multiples of 4, so some rows stand at the edge of a vector. Other tests compile packages of 3 from the same bundle.
+@pytest.mark.parametrize(("engine", "batch", "steps"), [("onnx", 7, 60), ("eager", 7, 20), ("compile", 3, 20)])
+def test_killed_resumed_and_shuffled_runs_give_the_same_bytes(
+    engine, batch, steps, bundle, many, tmp_path, jboost
+) -> None:
+    folder, order = many
+    options = ("--bundle", bundle, "--engine", engine, "-b", batch, "--steps", steps, "--device", "cpu")
+
+    def run(name: str, out: str, *more: str) -> list[str]:
+        return ["boost", str(folder / name), *map(str, options), "-o", out, "--run", f"{out}.run.npz", *more]
+
+    for name, out in (("samples.npz", "whole.npz"), ("shuffled.npz", "shuffled.npz")):
+        done = jboost(*run(name, out), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+    command = [str(Path(sys.executable).with_name("jboost")), *run("samples.npz", "killed.npz")]
+    running = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    kept = tmp_path / "killed.npz.partial" / "records.bin"
+    while running.poll() is None and not (kept.exists() and any(kept.read_bytes())):
+        time.sleep(0.01)
+    running.send_signal(signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL, "it ended before it could be killed"
+    done = jboost(*run("samples.npz", "killed.npz", "--resume"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+    whole = tmp_path / "whole.npz"
+    assert (boosted(whole) != boosted(folder / "samples.npz")).any((1, 2, 3)).sum() > COUNT / 2
+    assert (tmp_path / "killed.npz").read_bytes() == whole.read_bytes()
+    assert boosted(tmp_path / "shuffled.npz").tobytes() == boosted(whole)[order].tobytes()
+    assert len(records(tmp_path / "whole.npz.run.npz")) > 5
+    assert records(tmp_path / "killed.npz.run.npz") == records(tmp_path / "whole.npz.run.npz")
+    assert records(tmp_path / "shuffled.npz.run.npz") == records(tmp_path / "whole.npz.run.npz", order)
