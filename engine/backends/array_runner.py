@@ -113,7 +113,7 @@ class ArrayFlight:
         facts = {f.name: getattr(s, f.name) for f in fields(Finished) if f.name in State._fields}
         steps = xp.where(s.failed, xp.zeros_like(s.steps), s.steps)
         return Finished(
-            **self._get(facts | {"images": images, "steps": steps, "moved": l2_norm(to_float(images) - s.x0)})
+            **self._get(facts | {"images": images, "steps": steps, "moved": distances(to_float(images) - s.x0)})
         )
 
     def _put(self, array: Numpy) -> Array:
@@ -121,6 +121,14 @@ class ArrayFlight:
 
     def _get(self, arrays: dict[str, Array]) -> dict[str, Numpy]:
         return {name: self._runner.get(array) for name, array in arrays.items()}
+
+
+def distances(moved: Array) -> Array:
+    """L2 norm per image, [N, ...] -> [N], the same whether an image comes alone or with others.
+
+    torch splits the sum of one long row among its threads, but gives each of several rows to one thread.
+    """
+    return l2_norm(namespace(moved).concat([moved, moved]))[:1] if len(moved) == 1 else l2_norm(moved)
 
 
 def empty_state(count: int, shape: tuple[int, int, int]) -> State:

@@ -83,13 +83,10 @@ def _sum(tape: Tape, node: ir.Node, x: ir.Value) -> ir.Value | None:
     kept = [i for i in range(len(sizes)) if i not in axes and sizes[i] != 1]
     if kept and max(kept) > min((i for i in axes if sizes[i] != 1), default=len(sizes)):
         return None  # other axes follow: whole rows are added to each other
-    lengths = [sizes[i] for i in axes]
-    if not all(isinstance(length, int) for length in lengths):
-        return None
-    length = math.prod(int(length) for length in lengths)
-    images = sizes[1:] if sizes and not isinstance(sizes[0], int) else lengths
-    aligned = all(isinstance(size, int) for size in images) and math.prod(map(int, images)) % _VECTOR == 0
-    if length % _VECTOR == 0 or length == 1 or aligned:
+    length = _count([sizes[i] for i in axes])
+    # With an open batch, every image begins at a vector if an image's numbers fill whole ones.
+    image = None if isinstance(sizes[0], int) else _count(sizes[1:])
+    if length in (None, 1) or any(count is not None and count % _VECTOR == 0 for count in (length, image)):
         return None
     out = _open_shape(node.outputs[0])
     if out is None:
@@ -100,6 +97,11 @@ def _sum(tape: Tape, node: ir.Node, x: ir.Value) -> ir.Value | None:
     if node.op_type == "ReduceMean":
         total = tape.op("Div", [total, _constant(tape, "count", length, dtype)])
     return tape.op("Reshape", [total, _whole(tape, "shape", out)])
+
+
+def _count(sizes: list[Any]) -> int | None:
+    """The product of sizes; None if one is open."""
+    return math.prod(sizes) if all(isinstance(size, int) for size in sizes) else None
 
 
 def _axes(node: ir.Node, x: ir.Value) -> set[int] | None:
@@ -138,11 +140,8 @@ def _elu(tape: Tape, node: ir.Node, x: ir.Value) -> ir.Value:
 
 def _in_whole_vectors(tape: Tape, node: ir.Node, x: ir.Value) -> ir.Value | None:
     """The operator on rows that are filled up to whole vectors."""
-    sizes, out = list(x.shape or ())[1:], _open_shape(x)
-    if out is None or not all(isinstance(size, int) for size in sizes):
-        return None
-    length = math.prod(map(int, sizes))
-    if length % _VECTOR == 0:
+    length, out = _count(list(x.shape or ())[1:]), _open_shape(x)
+    if out is None or length is None or length % _VECTOR == 0:
         return None
     rows = tape.op("Reshape", [x, _whole(tape, "rows", [-1, length])])
     rows = tape.op("Pad", [rows, _whole(tape, "fill", [0, 0, 0, -length % _VECTOR])])
