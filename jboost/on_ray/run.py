@@ -288,6 +288,10 @@ def _explained(error: Exception) -> Exception:
             return at if type(at).__module__.startswith("jboost.") else _copied(at)
         innermost = at
         at = getattr(at, "cause", None) or at.__cause__ or at.__context__
+    if "No module named 'jboost" in str(error):
+        return FailureError(
+            "a machine of the cluster has no jboost, or another version; install the same on all of them"
+        )
     name = type(error).__name__
     if "Died" in name or "Unavailable" in name or "Crashed" in name or "OutOfMemory" in name:
         return FailureError(
