@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from jboost.engine.method.settings import Settings
     from jboost.engine.samples import ReadOptions
     from jboost.engine.shards.share import Share
-    from jboost.sharded import Outcome, ShardRun
+    from jboost.shard_work import Outcome, ShardRun
 
 #: Options that speak of one output file, and what to do about them.
 _OF_ONE_FILE = {
@@ -92,7 +92,7 @@ def boost_many(options: ManyOptions, settings_of: Callable[[Booster], Settings],
     from jboost.engine.shards.plan import make_plan
     from jboost.engine.shards.record import check_folder
     from jboost.engine.shards.share import WHOLE, parse_share
-    from jboost.sharded import ShardRun
+    from jboost.shard_work import ShardRun
 
     o = options
     out = o.check()

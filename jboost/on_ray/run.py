@@ -16,7 +16,7 @@ from jboost.engine.shards.record import RunRecord, read_record
 from jboost.engine.system.devices import DeviceName
 from jboost.engine.system.environment import thread_count
 from jboost.engine.system.machine import usable_cores
-from jboost.sharded import Outcome
+from jboost.shard_work import Outcome
 
 from .cluster import cluster, load_ray
 from .job import Job

@@ -236,7 +236,7 @@ def test_an_error_of_the_source_comes_after_the_sets_before_it() -> None:
 
 def test_writing_overlaps_with_boosting_and_holds_reading_up() -> None:
     """Sets are boosted while the first one is written; with two sets unwritten, no further one is opened."""
-    opened, wrote, boosted, begun = [0], [], [0.0], []
+    opened, wrote, boosted, begun, enough = [0], [], [0.0], [], threading.Event()
 
     def sets():
         for key in range(9):
@@ -245,7 +245,8 @@ def test_writing_overlaps_with_boosting_and_holds_reading_up() -> None:
 
     def write(work):
         if not begun:
-            sleep(0.3)  # the others could be boosted meanwhile
+            assert enough.wait(WAIT)
+            sleep(0.3)  # all the others could be opened meanwhile
             begun.extend((boosted[0], opened[0]))
         if work.key == 3:
             raise OSError("disk full")
@@ -253,6 +254,8 @@ def test_writing_overlaps_with_boosting_and_holds_reading_up() -> None:
 
     def on_progress(progress):
         boosted[0] = progress.finished
+        if progress.finished >= 8:
+            enough.set()
 
     got = list(run_sets(runner(), sets(), STOPPING, batch_size=4, write=write, on_progress=on_progress))
     assert sorted(work.key for work in got) == list(range(9))
