@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -157,10 +157,13 @@ class ShardWorker:
         numbers = sample_numbers(opened.samples)
         return SetWork(opened, opened.samples.read, opened.labels, numbers, MemoryStore(shape), shape[1:])
 
-    def _sets(self, todo: list[Shard]) -> Iterator[SetWork]:
-        """The shards one after another; those that another process writes come last, unless it has made them by then."""
+    def _sets(self, todo: Iterable[Shard], told: bool) -> Iterator[SetWork]:
+        """The shards one after another; those that another process writes come last, unless it has made them by then.
+
+        A worker that is told its shards waits for that process instead, because its shards may never end.
+        """
         later: list[Shard] = []
-        for shard, waits in chain(((shard, False) for shard in todo), ((shard, True) for shard in later)):
+        for shard, waits in chain(((shard, told) for shard in todo), ((shard, True) for shard in later)):
             held = ExitStack()
             try:
                 held.enter_context(only_writer(self.run.out / shard.name, on_wait=_log.info if waits else None))
@@ -171,6 +174,8 @@ class ShardWorker:
             if is_done(self.run.out, shard):
                 held.close()
                 self.outcome.before += 1
+                if told:
+                    self._tell(shard, 0, None)
                 continue
             try:
                 work = self._set(shard, held)
@@ -180,7 +185,7 @@ class ShardWorker:
                 continue
             yield work
 
-    def work(self, todo: list[Shard]) -> None:
+    def work(self, todo: Iterable[Shard], *, told: bool = False) -> None:
         """Boost the shards, and write each while the next ones move."""
         if not todo:
             return
@@ -199,7 +204,7 @@ class ShardWorker:
 
         with ExitStack() as at_the_end:
             at_the_end.callback(self._release_all)
-            for work in self._boosted(todo, write):
+            for work in self._boosted(todo, write, told):
                 opened = work.key
                 assert isinstance(opened, Opened)
                 opened.held.close()
@@ -212,14 +217,16 @@ class ShardWorker:
                 else:
                     raise work.error
 
-    def _boosted(self, todo: list[Shard], write: Callable[[SetWork], None]) -> Iterator[SetWork]:
+    def _boosted(self, todo: Iterable[Shard], write: Callable[[SetWork], None], told: bool) -> Iterator[SetWork]:
         """The shards as they are boosted and written.
 
         Raises:
             FailureError: the GPU's memory does not suffice.
         """
         try:
-            yield from run_sets(self.runner, self._sets(todo), self.settings, batch_size=self.batch_size, write=write)
+            yield from run_sets(
+                self.runner, self._sets(todo, told), self.settings, batch_size=self.batch_size, write=write
+            )
         except Exception as e:
             # Match torch's class by name: an engine without torch must not import it for this check.
             if type(e).__name__ != "OutOfMemoryError":

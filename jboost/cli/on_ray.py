@@ -14,7 +14,7 @@ from .shard_progress import shard_progress
 
 if TYPE_CHECKING:
     from jboost.on_ray.run import Layout
-    from jboost.sharded import Outcome, ShardRun
+    from jboost.shard_work import Outcome, ShardRun
 
 
 @dataclass(frozen=True)

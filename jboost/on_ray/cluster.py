@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -34,10 +35,11 @@ def load_ray(*, local: bool) -> Any:
     Raises:
         BadInputError: it is not installed.
     """
-    # Ray reads these when it is imported. A node may take longer to start than the 30 s it allows.
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
+    # Ray reads these when it is imported.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if local:
+        # This machine may be busy, and take longer to start a node than the 30 s that Ray allows.
+        os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
         # Else Ray writes a token to the user's home, which clusters that were started without one refuse.
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     try:
@@ -82,6 +84,8 @@ def cluster(ray: Any, address: str | None, *, cpus: int) -> Iterator[None]:
 
 
 def _connect(ray: Any, address: str | None, temporary: Path | None, cpus: int) -> None:
+    if address is not None:
+        _check_reachable(address)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address is None:
         options |= {
@@ -102,6 +106,24 @@ def _connect(ray: Any, address: str | None, temporary: Path | None, cpus: int) -
         )
         raise FailureError(
             f"--address {address}: no connection to a Ray cluster ({one_line(e)}){hint}; start one with: ray start --head"
+        ) from e
+
+
+def _check_reachable(address: str) -> None:
+    """Notice in seconds what Ray would try for minutes.
+
+    Raises:
+        FailureError: nothing listens at ``HOST:PORT``.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        return  # auto, which Ray finds
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+    except (OSError, OverflowError) as e:
+        raise FailureError(
+            f"--address {address}: nothing answers there ({one_line(e)}); give the address that `ray start --head` printed, "
+            "or start a cluster"
         ) from e
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from jboost.booster import Booster
 from jboost.engine.errors import FailureError
 from jboost.engine.method.settings import Settings
-from jboost.sharded import ShardRun
+from jboost.shard_work import ShardRun
 
 
 @dataclass(frozen=True)

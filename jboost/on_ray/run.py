@@ -16,7 +16,7 @@ from jboost.engine.shards.record import RunRecord, read_record
 from jboost.engine.system.devices import DeviceName
 from jboost.engine.system.environment import thread_count
 from jboost.engine.system.machine import usable_cores
-from jboost.sharded import Outcome
+from jboost.shard_work import Outcome
 
 from .cluster import cluster, load_ray
 from .job import Job
@@ -288,6 +288,10 @@ def _explained(error: Exception) -> Exception:
             return at if type(at).__module__.startswith("jboost.") else _copied(at)
         innermost = at
         at = getattr(at, "cause", None) or at.__cause__ or at.__context__
+    if "No module named 'jboost" in str(error):
+        return FailureError(
+            "a machine of the cluster has no jboost, or another version; install the same on all of them"
+        )
     name = type(error).__name__
     if "Died" in name or "Unavailable" in name or "Crashed" in name or "OutOfMemory" in name:
         return FailureError(

@@ -14,7 +14,8 @@ import numpy as np
 from jboost.engine.shards.plan import Shard
 from jboost.engine.shards.record import RunRecord
 from jboost.engine.system.devices import device_kind
-from jboost.sharded import Outcome, boost_shards, make_shards
+from jboost.shard_work import Outcome
+from jboost.sharded import boost_shards, make_shards
 
 from .job import Job
 from .machines import check_kinds, machine_kind

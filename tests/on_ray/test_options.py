@@ -16,7 +16,7 @@ from jboost.on_ray.job import Job
 from jboost.on_ray.machines import check_kinds, cpu_kind
 from jboost.on_ray.run import RayOptions, check_options, plan_layout
 from jboost.on_ray.tries import count_try, forget_tries, forget_try
-from jboost.sharded import ShardRun
+from jboost.shard_work import ShardRun
 
 GPU_NODE, CPU_NODE = {"CPU": 32.0, "GPU": 8.0}, {"CPU": 16.0}
 #: A `ray` that cannot be imported, for processes whose path begins with its folder.

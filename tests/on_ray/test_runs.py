@@ -23,23 +23,6 @@ from jboost.on_ray.cluster import descendants  # noqa: E402
 ROOT = Path(__file__).parent.parent.parent
 MAKERS = {"npz": format_cases.npz, "tar": format_cases.shard, "parquet": format_cases.parquet}
 METHODS = {"pgd": ("--steps", 12), "sgld": ("--update", "sgld", "--steps", 5, "--noise", 0.02)}
-#: An update that ends the process at a white image.
-DEADLY = """
-import os
-from dataclasses import dataclass
-from typing import ClassVar
-from jboost.engine.method.arrays import namespace
-from jboost.engine.method.updates import Update
-
-def _move(x, x0, grad, index, step, how):
-    if bool((x.reshape(x.shape[0], -1) >= 1).all(1).any()):
-        os._exit(1)
-    return x - 0.1 * namespace(x, grad).sign(grad)
-
-@dataclass(frozen=True)
-class Deadly(Update):
-    moves: ClassVar = {"deadly": _move}
-"""
 
 
 def make_shards(folder: Path, kind: str, images: np.ndarray, labels: np.ndarray, count: int = 5) -> Path:
@@ -92,28 +75,6 @@ def test_a_cut_off_shard_is_one_line_and_the_others_are_made(jboost, options, im
     assert len([line for line in done.stderr.splitlines() if line.startswith("04.tar: ")]) == 1
     assert "1 of 10 shards could not be made" in done.stderr.splitlines()[-1]
     assert len(list((tmp_path / "out").glob("0?.tar"))) == 9
-    assert list((tmp_path / "out").rglob(".*")) == []
-
-
-def test_a_shard_that_kills_its_workers_is_given_up(jboost, options, images, labels, tmp_path) -> None:
-    white = images.copy()
-    white[-1] = 255
-    shards = make_shards(tmp_path / "in", "npz", white, labels, 2)
-    (tmp_path / "deadly.py").write_text(DEADLY)
-    more = (
-        "--engine",
-        "eager",
-        "--update",
-        f"{tmp_path / 'deadly.py'}:Deadly",
-        "--trust-code",
-        "--on",
-        "ray",
-        "--workers",
-        1,
-    )
-    done = jboost("boost", shards, "-o", tmp_path / "out", *options, *more)
-    assert done.returncode == 1, done.stderr
-    assert re.search(r"(?m)^01\.npz: the worker that makes it died 10 times", done.stderr), done.stderr
     assert list((tmp_path / "out").rglob(".*")) == []
 
 
