@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 FOREIGN = {
     "--extra-index-url": "pip", "--multi-gpu": "accelerate", "--fmad": "nvcc", "--std": "nvcc", "--gpu-architecture": "nvcc",
     "--field-name": "an example", "--dereference": "tar", "--hard-dereference": "tar", "--sort": "tar", "--index-url": "pip",
-    "--force-reinstall": "pip", "--array": "sbatch",
+    "--force-reinstall": "pip", "--array": "sbatch", "--head": "ray", "--num-cpus": "ray",
 }  # fmt: skip
 #: Where the messages of a folder may appear: the commands that run its code.
 COMMANDS = {
