@@ -106,6 +106,7 @@ RESERVED = frozenset({
     "samples", "output", "bundle", "engine", "dtype", "device", "batch_size", "preset", "update", "objective", "early_stop",
     "no_early_stop", "l0", "seed", "resume", "grid", "snapshots", "run_file", "run", "json_file", "json", "debug", "trust_code",
     "help", "images_key", "labels_key", "resize", "background", "class_folders", "sources", "shard", "shards", "ranges", "devices",
+    "on", "address", "workers", "gpus_per_worker", "allow_mixed",
     "images", "steps_used", "stopped_early", "seconds", "images_per_second", "realness_before", "realness_after",
     "accuracy_before", "accuracy_after", "l2_moved", "fallbacks", "unchanged_after_failure", "labels", "peak_memory",
     "redone", "lossy", "engines_failed", "not_finite", "not_finite_at", "unmoved",
