@@ -12,7 +12,7 @@ from typing import Any
 
 from jboost.engine.errors import BadInputError
 from jboost.engine.results.identity import differences, digest, remove_it
-from jboost.engine.samples.files import cannot_write
+from jboost.engine.samples.files import KINDS, cannot_write
 from jboost.engine.samples.patterns import MOST, RUN
 from jboost.engine.system.replacing import create_once
 from jboost.engine.system.typed import as_int, as_list, as_mapping, as_text, check_keys, dump_json, load_json, or_none
@@ -140,9 +140,11 @@ def check_folder(out: Path, plan: Plan) -> None:
         BadInputError: it is a file; its parent is missing; it holds the input; or it holds files that are no run's.
     """
     parent = Path(os.path.realpath(out)).parent
-    if out.exists() and not out.is_dir():
+    named_as_file = not out.exists() and out.name.lower().endswith(tuple(filter(None, KINDS)))
+    if named_as_file or (out.exists() and not out.is_dir()):
+        what = "a file's name" if named_as_file else "a file"
         raise BadInputError(
-            f"-o {out} is a file, but {len(plan.shards):,} shard(s) need a folder: name one, such as -o out/"
+            f"-o {out} is {what}, but {len(plan.shards):,} shard(s) need a folder: name one, such as -o out/"
         )
     if not parent.is_dir():
         from jboost.engine.system.commands import make_folder

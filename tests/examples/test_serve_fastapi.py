@@ -93,3 +93,24 @@ def test_a_full_queue_is_429(serve, bundle, images, monkeypatch) -> None:
         assert refused.status_code == 429
         assert refused.headers["Retry-After"] == "5"
         assert first.result(60).status_code == 200
+
+
+def test_a_client_that_goes_away_takes_nobody_along(serve, bundle, images, monkeypatch) -> None:
+    entered = []
+
+    def watched(runner, sets, settings, *, batch_size):
+        for work in original(runner, sets, settings, batch_size=batch_size):
+            entered.append(work.key.cancel())
+            yield work
+
+    original = serve.run_sets
+    monkeypatch.setattr(serve, "run_sets", watched)
+    with jboost.load(bundle, engine="eager", device="cpu", batch_size=4) as booster:
+        with TestClient(serve.create_app(booster, token="secret")) as client:
+            for _ in range(2):
+                assert client.post("/boost", content=body(images[:1]), headers=TOKEN).status_code == 200
+            assert entered == [False, False]
+        # The server has ended: the loop too.
+        assert client.get("/health").status_code == 503
+        with pytest.raises(ValueError, match="JBOOST_TOKEN"):
+            serve.create_app(booster, token="")
