@@ -343,7 +343,7 @@ def show_summary(summary: Summary, out: Path, *, stderr: bool) -> None:
         ("steps used", f"{s.steps_used:.2f} of {s.steps} on average"),
         ("stopped early", f"{s.stopped_early:,}" if s.early_stop else "off"),
         ("time", f"{s.seconds:.1f} s, {s.images_per_second:.1f} images/s"),
-        ("peak memory", "unknown" if s.peak_memory is None else f"{s.peak_memory / 2**20:,.0f} MiB"),
+        *([] if s.peak_memory is None else [("peak memory", f"{s.peak_memory / 2**20:,.0f} MiB")]),
         ("realness", f"{_figure(s.realness_before)} -> {_figure(s.realness_after)}"),
     ]
     if s.accuracy_before is not None and s.accuracy_after is not None:
