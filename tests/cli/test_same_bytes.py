@@ -41,7 +41,10 @@ def records(path: Path, order: np.ndarray | slice = slice(None)) -> dict[str, by
 
 
 # No multiples of 4, so some rows stand at the edge of a vector. Other tests compile packages of 3 from the same bundle.
-@pytest.mark.parametrize(("engine", "batch", "steps"), [("onnx", 7, 60), ("eager", 7, 20), ("compile", 3, 20)])
+@pytest.mark.parametrize(
+    ("engine", "batch", "steps"),
+    [("onnx", 7, 60), ("eager", 7, 20), pytest.param("compile", 3, 20, marks=pytest.mark.slow)],
+)
 def test_killed_resumed_and_shuffled_runs_give_the_same_bytes(
     engine, batch, steps, bundle, many, tmp_path, jboost
 ) -> None:
