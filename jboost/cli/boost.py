@@ -91,7 +91,9 @@ def boost(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of sgld's noise.", rich_help_panel=_METHOD)] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume a killed run.", rich_help_panel=_OUTPUT)] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume a killed run; for shards, also begin one.", rich_help_panel=_OUTPUT)
+    ] = False,
     lossy: Annotated[
         bool,
         typer.Option(
