@@ -99,10 +99,7 @@ def run_set(
         slots = Slots(runner, settings, batch_size, (channels, height, width), tuple(store.snapshots))
         scorer = Scorer(runner, batch_size, behind)
         for finished in turns(slots, waiting):
-            for step, taken in slots.snapshots():
-                scorer.add(taken, step)
-            if finished is not None:
-                scorer.add(finished)
+            scorer.take(slots.snapshots(), finished)
             if on_progress is not None:
                 done, mean_realness = slots.under_way()
                 on_progress(Progress(total, before, scorer.count + done, mean_realness))

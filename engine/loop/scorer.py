@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import numpy as np
@@ -60,6 +61,13 @@ class Scorer:
             self._waiting.append((f.images, f.y, f.index, records[unknown], steps))
         while sum(len(w[0]) for w in self._waiting) >= self._size:
             self._score()
+
+    def take(self, snapshots: Iterable[tuple[int, Finished]], finished: Finished | None) -> None:
+        """Take what a turn of the loop gave: (number of steps, images) of snapshots, and the images that have finished, if any."""
+        for step, taken in snapshots:
+            self.add(taken, step)
+        if finished is not None:
+            self.add(finished)
 
     def flush(self) -> None:
         """Score the remaining images."""

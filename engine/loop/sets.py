@@ -74,10 +74,7 @@ def run_sets(
             slots = slots or _slots(runner, settings, batch_size, feed.peek())
             for finished in turns(slots, waiting) if slots is not None else ():
                 assert slots is not None
-                for step, taken in slots.snapshots():
-                    scorer.add(taken, step)
-                if finished is not None:
-                    scorer.add(finished)
+                scorer.take(slots.snapshots(), finished)
                 if on_progress is not None:
                     done, realness = slots.under_way()
                     on_progress(Progress(under_way.total, under_way.before, scorer.count + done, realness))

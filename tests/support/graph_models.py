@@ -158,6 +158,16 @@ MODELS: dict[str, type[nn.Module]] = {
     "odd": OddLayers,
 }
 
+#: A name, the channels and the size of an image for a network of each family, residual networks twice.
+ONE_OF_EACH = [
+    ("resnet", 3, 32),
+    ("resnet", 1, 45),
+    ("preactivation", 3, 19),
+    ("convnext", 3, 27),
+    ("vit", 3, 16),
+    ("odd", 1, 23),
+]
+
 
 def make(name: str, channels: int = 3, seed: int = 0, **kwargs: int) -> nn.Module:
     """A model in evaluation mode whose BatchNorm statistics are not the trivial ones."""

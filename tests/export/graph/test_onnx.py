@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from graph_models import make
+from graph_models import ONE_OF_EACH, make
 
 from jboost.engine.backends.torch_device import TORCH_DTYPES
 from jboost.engine.errors import BadInputError, FailureError
@@ -28,17 +28,7 @@ def export(
     return to_onnx(gradient, path, metadata={"objective": "joint", "l0": "1.5"})
 
 
-CASES = [
-    ("resnet", 3, 32),
-    ("resnet", 1, 45),
-    ("preactivation", 3, 19),
-    ("convnext", 3, 27),
-    ("vit", 3, 16),
-    ("odd", 1, 23),
-]
-
-
-@pytest.mark.parametrize(("name", "channels", "size"), CASES)
+@pytest.mark.parametrize(("name", "channels", "size"), ONE_OF_EACH)
 def test_onnx_runtime_agrees_with_autograd(name: str, channels: int, size: int, tmp_path: Path) -> None:
     model = make(name, channels)
     written = export(model, (3, channels, size, size), tmp_path / "g.onnx")

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from graph_models import make
+from graph_models import ONE_OF_EACH, make
 from moved_rows import Edges, Head, graph
 
 from jboost.engine.method.objectives import OBJECTIVES
@@ -59,17 +59,7 @@ def test_a_network_of_odd_sizes_does_not_depend_on_the_row(tmp_path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 10, 37, 1000, 1001])
-@pytest.mark.parametrize(
-    ("name", "channels", "size"),
-    [
-        ("resnet", 3, 32),
-        ("resnet", 1, 45),
-        ("preactivation", 3, 19),
-        ("convnext", 3, 27),
-        ("vit", 3, 16),
-        ("odd", 1, 23),
-    ],
-)
+@pytest.mark.parametrize(("name", "channels", "size"), ONE_OF_EACH)
 def test_networks_do_not_depend_on_the_row(name, channels, size, classes, tmp_path) -> None:
     shape = (channels, size, size)
     to_onnx(graph(make(name, channels, classes=classes), shape, "joint", None), tmp_path / "g.onnx")
