@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from plan import LARGE_SIDE, SIDE
-from variants import MODELS
+from tuning import TIE
+from variants import MODELS, PGD, SGLD
 
 
 def describe_method(values: Mapping[str, Any]) -> list[str]:
     """Data, generators, models, boosting, distance and seeds, as Markdown."""
     plan = values["plan"]
     accuracies = ", ".join(f"{value:.1%}" for value in values["yardsticks"].values()) or "not trained yet"
-    chosen = "; ".join(f"{name} {_brief(found['chosen'])}" for name, found in values["tuning"].items()) or "none yet"
     seeds = ", ".join(map(str, plan["seeds"]))
     used = sorted({row["engine"] for row in values["measurements"] if row.get("dtype") == "fp32"})
     engines = " or ".join(f"`{name}`" for name in used) or "not chosen yet"
@@ -29,13 +29,39 @@ def describe_method(values: Mapping[str, Any]) -> list[str]:
         f"{plan['training_samples']:,} one-step and as many two-step samples; those that are boosted come from other "
         "noise. Each adds to the flags that all share:",
         *(f"    - {model.what}: {_flags(model.flags)}" for model in MODELS.values()),
-        f"- **Boosting.** {plan['samples']:,} samples of each generator and seed, engine {engines}. The number of PGD steps "
-        "(of 0.2), and SGLD's step size, are chosen once for each line of a table, on "
-        f"{plan['tuning_samples']} other samples of seed {plan['seeds'][0]}, against training images.",
-        f"- **Steps chosen.** {chosen}.",
+        f"- **Boosting.** {plan['samples']:,} samples of each generator and seed, engine {engines}. Steps, step size and "
+        f"noise are chosen once for each line of a table, on {plan['tuning_samples']} other samples of seed "
+        f"{plan['seeds'][0]}, against training images: see table 5.",
         "- **Distance.** `jboost eval` in the 64 features of a plain classifier that is trained apart from everything "
         f"else (accuracy on the test images at {SIDE} and {LARGE_SIDE} pixels: {accuracies}).",
         f"- **Seeds.** {seeds}: generators, samples, models and noise anew; ± is the standard deviation over them.",
+    ]
+
+
+def describe_chosen(values: Mapping[str, Any]) -> list[str]:
+    """The settings that were chosen, from which grids, as Markdown."""
+    lines = ["| line | chosen: steps x size | noise | FID there | runs of the grid |", "|---|---|---|---|---|"]
+    for name, found in values["tuning"].items():
+        at = dict(zip(found["chosen"][::2], found["chosen"][1::2], strict=True))
+        runs = {(one["size"], one["noise"]) for one in found["tried"]}
+        grown = f", grown {found['growths']} times" if found["growths"] else ""
+        lines.append(
+            f"| {name} | {at['--steps']} x {at['--step-size']} | {at.get('--noise', '-')} | {found['fid']:.2f} | "
+            f"{len(runs)}{grown} |"
+        )
+    grids = (("PGD", PGD), ("SGLD", SGLD))
+    tried = "; ".join(
+        f"{rule} {', '.join(f'{size:g}' for size in grid.sizes)}"
+        + ("" if grid.noises == (None,) else f" with noise {', '.join(f'{noise:g}' for noise in grid.noises)}")
+        for rule, grid in grids
+    )
+    return [
+        *lines,
+        "",
+        f"Both rules choose in the same way. Step sizes at first: {tried}, each after {', '.join(map(str, PGD.steps))} "
+        f"steps. Settings within {TIE:.0%} of the lowest FID count as equal, and the lowest of them inside the grid is taken. "
+        "If none lies inside, the grid grows at that edge; a choice that still lies on the edge would have stopped the run. "
+        "The VAE and the larger images take the two-step flow's choice.",
     ]
 
 
@@ -97,11 +123,6 @@ def _kind(name: str) -> str:
     """``seed1/boost/flow1.joint`` -> ``boost``, ``seed1/model.wide`` -> ``model.wide``."""
     own = name.split("/", 1)[1] if name.startswith("seed") else name
     return own if own.startswith("model.") else own.split("/")[0].split(".")[0]
-
-
-def _brief(flags: list[str]) -> str:
-    at = dict(zip(flags[::2], flags[1::2], strict=True))
-    return f"{at['--steps']} x {at['--step-size']}"
 
 
 def _flags(flags: tuple[str, ...]) -> str:

@@ -6,8 +6,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from printed import UNBOOSTED, Printed
 from tables import METRICS, Results
-from variants import NONE, OBJECTIVES, SOURCES
+from variants import NONE, SOURCES
 
 #: A set: source and variant.
 Set = tuple[str, str]
@@ -37,7 +38,7 @@ class Verdict:
 
     Attributes:
         claim: what is claimed.
-        source: by whom, where.
+        source: the sentence or the table that it stands for, quoted; of this project's own claims, "this project".
         comparisons: with this run's numbers.
     """
 
@@ -86,47 +87,65 @@ def same(results: Results, one: Set, other: Set) -> Comparison:
     return Comparison(text, won, len(shared))
 
 
-def judge(results: Results) -> list[Verdict]:
-    """Every claim."""
+#: The paper's abstract, on its experiments.
+ABSTRACT = (
+    "“we refine synthesized images and achieve an improved FID scores on the ImageNet 64x64 dataset for both "
+    "Consistency-Training and Consistency-Distillation techniques” (abstract)"
+)
+
+
+def judge(results: Results, printed: Printed) -> list[Verdict]:
+    """Every claim. One of the paper's compares what its table compares, with its figures quoted."""
     flows = ("flow1", "flow2")
 
     def each(low: str, high: str, sources: Sequence[str] = flows) -> tuple[Comparison, ...]:
         return tuple(less(results, (source, low), (source, high)) for source in sources)
 
+    def objectives() -> str:
+        return "<br>".join(printed.quote(2, _OURS, row) for row in printed.rows(2) if row not in (_OURS, UNBOOSTED))
+
     return [
         Verdict(
-            "boosting with a robust joint model lowers the FID of one-step and two-step samples", "the paper's abstract",
-            each("joint", NONE),
-        ),
-        Verdict("a robust joint model does better than a robust classifier alone", "table 1", each("joint", "classifier")),
-        Verdict(
-            "a robust joint model does better than a joint model that was not trained adversarially", "table 1",
-            each("joint", "plain"),
-        ),
-        Verdict("a wider model does better", "table 1", each("wide", "joint")),
-        Verdict(
-            "the objective of eq. 12 (`joint`) does better than every other objective", "table 2",
-            tuple(less(results, ("flow2", "joint"), ("flow2", name)) for name in OBJECTIVES if name != "joint"),
-        ),
-        Verdict("both update rules lower FID", "table 3", each("joint", NONE) + each("sgld", NONE)),
-        Verdict(
-            "boosting also improves samples of a generator that the joint model never saw", "table 4",
-            each("joint", NONE, ["vae"]),
+            "boosting with a robust joint model lowers the FID of one-step and two-step samples", ABSTRACT, each("joint", NONE)
         ),
         Verdict(
-            "boosting also improves larger images", "table 4",
-            (less(results, ("large", "joint"), ("large", NONE)), less(results, ("large", "large"), ("large", NONE))),
+            "a robust joint model does better than a robust classifier alone",
+            printed.quote(1, "RN50 Robust Joint", "RN50 Robust Classifier"), each("joint", "classifier"),
         ),
         Verdict(
-            "early stopping saves steps", "the paper's method",
-            (less(results, ("flow2", "stop"), ("flow2", "no-stop"), "steps_used"),),
+            "a robust joint model does better than a joint model that was not trained adversarially",
+            printed.quote(1, "Wide-RN Robust Joint", "Wide-RN Non-Robust Joint"), each("joint", "plain"),
         ),
         Verdict(
-            "early stopping does not cost quality: FID is as low or lower", "this project",
-            (_no_worse(results, ("flow2", "stop"), ("flow2", "no-stop")),),
+            "a wider model does better", printed.quote(1, "Wide-RN Robust Joint", "RN50 Robust Joint"), each("wide", "joint")
+        ),
+        Verdict(
+            "the objective of eq. 12 (`joint`) does better than `ce`, `bce` and `ce-bce`", objectives(),
+            tuple(less(results, ("flow2", "joint"), ("flow2", name)) for name in ("ce", "bce", "ce-bce")),
+        ),
+        Verdict(
+            "SGLD surpasses PGD", printed.quote(3, "Wide-RN +SGLD", "Wide-RN +PGD"), each("sgld", "joint", tuple(SOURCES))
+        ),
+        Verdict(
+            "boosting also improves samples of a generator that the joint model never saw, and larger images",
+            printed.quote(4, "Wide-RN +SGLD", UNBOOSTED),
+            (
+                *each("joint", NONE, ("vae", "large")), *each("sgld", NONE, ("vae", "large")),
+                less(results, ("large", "large"), ("large", NONE)),
+            ),
+        ),
+        Verdict(
+            "early stopping saves steps and does not cost quality: FID is as low or lower", "this project",
+            (
+                less(results, ("flow2", "stop"), ("flow2", "no-stop"), "steps_used"),
+                _no_worse(results, ("flow2", "stop"), ("flow2", "no-stop")),
+            ),
         ),
         Verdict("bf16 arithmetic gives the same FID", "this project", (same(results, ("flow2", "bf16"), ("flow2", "joint")),)),
     ]  # fmt: skip
+
+
+_OURS = "RN50 joint model, Our loss (`joint`)"
 
 
 def _no_worse(results: Results, one: Set, other: Set) -> Comparison:
@@ -140,7 +159,7 @@ def _no_worse(results: Results, one: Set, other: Set) -> Comparison:
 
 def render(verdicts: Sequence[Verdict]) -> list[str]:
     """As Markdown."""
-    lines = ["| claim | source | here | numbers |", "|---|---|---|---|"]
+    lines = ["| claim | the paper | here | numbers |", "|---|---|---|---|"]
     for verdict in verdicts:
         numbers = "<br>".join(one.text for one in verdict.comparisons)
         lines.append(f"| {verdict.claim} | {verdict.source} | **{verdict.answer}** | {numbers} |")

@@ -10,7 +10,6 @@ import json
 import shutil
 import sys
 import textwrap
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,37 +17,24 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import claims
-from account import describe_method, describe_models, describe_pixels, describe_time
-from tables import TABLES, Results, render, render_intervals
+from account import describe_chosen, describe_method, describe_models, describe_pixels, describe_time
+from printed import Printed, read_printed, render_beside, render_printed
+from tables import TABLES, Results, Table, render, render_intervals
 
-PAPER = Path(__file__).with_name("paper.toml")
 _COLUMNS = 100
 
 
-def read_paper(path: Path = PAPER) -> dict[str, Any]:
-    """The paper's own figures.
-
-    Raises:
-        ValueError: a figure lacks a key; above all its source.
-    """
-    paper = tomllib.loads(path.read_text(encoding="utf-8"))
-    for figure in paper.get("figure", []):
-        if missing := {"table", "row", "column", "metric", "value", "source"} - figure.keys():
-            raise ValueError(f"{path}: the figure {figure} lacks {', '.join(sorted(missing))}")
-    return paper
-
-
-def write_page(values: Mapping[str, Any], paper: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
+def write_page(values: Mapping[str, Any], printed: Printed, pictures: Mapping[str, str]) -> str:
     """The page, as Markdown.
 
     Args:
         values: from `run.py`.
-        paper: from `read_paper`.
+        printed: from `read_printed`.
         pictures: names of files beside the page, by key (``models``, ``objectives``, ``steps``, ``samples``); those that are not
             there are left out.
     """
     results = Results(values)
-    parts = [_opening(values, paper), *_warnings(values), *_verdicts(results)]
+    parts = [_opening(values, printed), *_warnings(values), *_verdicts(results, printed)]
     shown = "The first image of each class, before and after boosting with the small joint model"
     parts += _picture(pictures, "samples", shown)
     for table in TABLES:
@@ -56,11 +42,13 @@ def write_page(values: Mapping[str, Any], paper: Mapping[str, Any], pictures: Ma
         parts += [f"## {number}{table.title}", "\n".join(render(table, results)), table.note]
         if table.key == "precision":
             parts.append("\n".join(describe_pixels(values)))
-        if table.paper is not None:
-            parts.append("\n".join(_figures(table.paper, paper)))
+        parts += _beside(table, results, printed)
         parts += _picture(pictures, table.key, table.title)
+    parts += ["## Table 5: Steps and step size", "\n".join(describe_chosen(values)), *_as_printed(5, printed)]
     parts += ["## How it was done", "\n".join(describe_method(values)), "\n".join(describe_models(values))]
-    parts += _picture(pictures, "steps", "FID by number of steps, on the tuning samples of the two-step flow")
+    parts += _picture(
+        pictures, "steps", "FID by number of steps at the chosen step size, on the tuning samples of the two-step flow"
+    )
     parts += [
         "## Every FID with its interval",
         "The brackets are 95% bootstrap intervals: how far a number would move with other samples of the same generator.",
@@ -83,10 +71,10 @@ def _wrapped(page: str) -> str:
     return "\n".join(lines)
 
 
-def _opening(values: Mapping[str, Any], paper: Mapping[str, Any]) -> str:
+def _opening(values: Mapping[str, Any], printed: Printed) -> str:
     return (
         "# Quality: the paper's tables at small scale\n\n"
-        f"{paper['authors']}: *{paper['title']}* ([arXiv]({paper['url']})). The paper works on {paper['data']}. This page "
+        f"{printed.authors}: *{printed.title}* ([arXiv]({printed.url})). The paper works on {printed.data}. This page "
         "makes the same comparisons on Fashion-MNIST, with models that two CPU cores can train. Its FIDs come from other "
         "images and other features, so you can compare their order with the paper's, but not their size.\n\n"
         "`benchmarks/paper/page.py` writes this page from a run of `benchmarks/paper/run.py` with seeds "
@@ -103,8 +91,8 @@ def _warnings(values: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def _verdicts(results: Results) -> list[str]:
-    verdicts = claims.judge(results)
+def _verdicts(results: Results, printed: Printed) -> list[str]:
+    verdicts = claims.judge(results, printed)
     agreed = sum(verdict.answer == "yes" for verdict in verdicts)
     return [
         f"Claims that hold in every seed and every comparison: {agreed} of {len(verdicts)}.",
@@ -119,21 +107,16 @@ def _picture(pictures: Mapping[str, str], key: str, title: str) -> list[str]:
     return [f"![{title}]({pictures[key]})"] if key in pictures else []
 
 
-def _figures(number: int, paper: Mapping[str, Any]) -> list[str]:
-    """The paper's figures of its table `number`."""
-    figures = [figure for figure in paper.get("figure", []) if figure["table"] == number]
-    if not figures:
-        return [
-            f"This page does not quote the paper's table {number}. Its figures belong in `benchmarks/paper/paper.toml`, each "
-            "with its source."
-        ]
-    return [
-        f"For comparison, on {paper['data']}:",
-        "",
-        "| | generator | | | source |",
-        "|---|---|---|---|---|",
-        *(f"| {f['row']} | {f['column']} | {f['metric']} | {f['value']} | {f['source']} |" for f in figures),
-    ]
+def _beside(table: Table, results: Results, printed: Printed) -> list[str]:
+    """This run's numbers beside the paper's, and the paper's table as printed."""
+    if table.paper is None:
+        return []
+    beside = render_beside(table, results, printed)
+    return (["\n".join(beside)] if beside else []) + _as_printed(table.paper, printed)
+
+
+def _as_printed(number: int, printed: Printed) -> list[str]:
+    return [f"As printed ({printed.sources[number]}):", "\n".join(render_printed(printed, number))]
 
 
 def draw(folder: Path, results: Results, samples: Path) -> dict[str, str]:
@@ -161,7 +144,7 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     pictures = draw(args.out, Results(values), args.results.parent / "picture" / "picture.png")
     page = args.out / "quality.md"
-    page.write_text(write_page(values, read_paper(), pictures), encoding="utf-8")
+    page.write_text(write_page(values, read_printed(), pictures), encoding="utf-8")
     print(f"{page} and {len(pictures)} pictures")
     return 0
 

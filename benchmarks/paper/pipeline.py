@@ -79,7 +79,7 @@ def _add_tuning(add: Callable[..., str], plan: Plan, out: Path, drawn: str) -> N
     seed = plan.seeds[0]
     for source, variants in VARIANTS.items():
         for variant in variants:
-            if variant.options is None:
+            if variant.grid is None:
                 continue
             model = f"seed{seed}/model.{variant.model}"
             add(
@@ -90,7 +90,7 @@ def _add_tuning(add: Callable[..., str], plan: Plan, out: Path, drawn: str) -> N
                     measure=out / f"yardstick.{SIDE}" / "yardstick.pt2",
                 ),
                 (model, drawn, "references", f"yardstick.{SIDE}"),
-                {"flags": variant.flags, "tried": variant.options.flags()},
+                {"flags": variant.flags, "grid": variant.grid.to_dict()},
             )  # fmt: skip
 
 
@@ -140,7 +140,7 @@ def _add_picture(add: Callable[..., str], out: Path, at: str, drawn: str) -> Non
 
 def _tuned(source: str, variant: Variant) -> str | None:
     """The step that chose this variant's number of steps."""
-    if variant.options is not None:
+    if variant.grid is not None:
         return f"tune/{source}.{variant.name}"
     return None if variant.steps_of is None else f"tune/{variant.steps_of}"
 

@@ -42,19 +42,27 @@ def plot_distances(path: Path, results: Results, key: str, sources: Sequence[str
 
 
 def plot_steps(path: Path, results: Results) -> bool:
-    """FID of the tuning samples over the number of PGD steps, by what is followed. False if nothing was tuned."""
+    """FID of the tuning samples over the number of steps, at each line's chosen step size. False if nothing was tuned."""
     figure, axes = plt.subplots(figsize=(8, 3.6))
     tuning: dict[str, Any] = results.values["tuning"]
     curves: dict[tuple[tuple[int, ...], tuple[float, ...]], list[str]] = {}
     for name, found in tuning.items():
         source, variant = name.split(".", 1)
-        if source == "flow2" and variant != "sgld":
-            steps = tuple(int(flags[flags.index("--steps") + 1]) for flags in found["tried"])
-            curves.setdefault((steps, tuple(round(distance, 2) for distance in found["fid"])), []).append(variant)
+        if source != "flow2":
+            continue
+        at = dict(zip(found["chosen"][::2], found["chosen"][1::2], strict=True))
+        size, noise = float(at["--step-size"]), float(at.get("--noise", 0.0))
+        there = sorted(
+            (one["steps"], round(one["fid"], 2))
+            for one in found["tried"]
+            if (one["size"], one["noise"] or 0.0) == (size, noise)
+        )
+        steps, distances = zip(*there, strict=True)
+        curves.setdefault((steps, distances), []).append(f"{variant} x {size:g}")
     for (steps, distances), variants in curves.items():  # one line for those that are the same
         axes.plot(steps, distances, "o-", label=", ".join(variants), linewidth=1.2, markersize=4)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("steps of 0.2")
+    axes.set_xlabel("steps")
     axes.set_ylabel("FID to training images")
     axes.spines[["top", "right"]].set_visible(False)
     if curves:

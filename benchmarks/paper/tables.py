@@ -84,11 +84,19 @@ class Results:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a table: what it is called, and which variant; the source too where columns do not say it."""
+    """A line of a table.
+
+    Attributes:
+        title: its name.
+        variant: the variant that it shows.
+        source: the source, where columns do not say it.
+        paper: the row of the paper's table that it corresponds to; None: there is none.
+    """
 
     title: str
     variant: str
     source: str | None = None
+    paper: str | None = None
 
 
 @dataclass(frozen=True)
@@ -113,19 +121,32 @@ class Table:
 
 
 _NONE = Line("no boosting", NONE)
+_ROWS = {
+    "classifier": "RN50 Robust Classifier",
+    "plain": "Wide-RN Non-Robust Joint",
+    "joint": "RN50 Robust Joint",
+    "wide": "Wide-RN Robust Joint",
+}
+_OBJECTIVE_ROWS = {
+    "ce": "RN50 joint model, ℓCE (`ce`)",
+    "bce": "RN50 joint model, ℓBCE (`bce`)",
+    "ce-bce": "RN50 joint model, ℓCE−ℓBCE (`ce-bce`)",
+    "joint": "RN50 joint model, Our loss (`joint`)",
+}
 _QUALITY = ("fid", "precision", "recall")
 
 TABLES = (
     Table(
         "models", "Models", 1,
-        (_NONE, *(Line(MODELS[name].what, name) for name in ("classifier", "plain", "joint", "wide"))),
+        (_NONE, *(Line(MODELS[name].what, name, paper=row) for name, row in _ROWS.items())),
         tuple((source, metric) for source in ("flow1", "flow2") for metric in _QUALITY),
         "Boosting with the classifier follows its cross-entropy, as BIGROC does. Boosting with a joint model follows `joint` "
-        "(eq. 12) with early stopping. All models have the same data, iterations and optimizer.",
+        "(eq. 12) with early stopping. All models have the same data, iterations and optimizer. The non-robust model has the "
+        "small network here and the wide one in the paper.",
     ),
     Table(
         "objectives", "Objectives", 2,
-        (_NONE, *(Line(f"`{name}`", name) for name in OBJECTIVES)),
+        (_NONE, *(Line(f"`{name}`", name, paper=_OBJECTIVE_ROWS.get(name)) for name in OBJECTIVES)),
         tuple(("flow2", metric) for metric in (*_QUALITY, "steps_used", "l2_moved")),
         "The boosted rows use the small robust joint model. Only `joint` stops early, which is the default of "
         "`jboost boost`. Under PGD, `logit` and `bce` are the same: realness rises with the logit, so their gradients "
@@ -133,22 +154,27 @@ TABLES = (
     ),
     Table(
         "updates", "PGD against SGLD", 3,
-        (_NONE, Line("PGD, `joint`", "joint"), Line("PGD, `logit`", "logit"), Line("SGLD, `logit`", "sgld")),
-        tuple((source, metric) for source in ("flow1", "flow2") for metric in ("fid", "l2_moved")),
-        "The boosted rows use the small robust joint model. Algorithm 3 climbs `logit`. With this objective, PGD and "
-        "SGLD differ only in the update rule.",
+        (
+            _NONE, Line("PGD, `joint`", "joint", paper="Wide-RN +PGD"), Line("PGD, `logit`", "logit"),
+            Line("SGLD, `logit`", "sgld", paper="Wide-RN +SGLD"),
+        ),
+        tuple((source, metric) for source in ("flow1", "flow2") for metric in (*_QUALITY, "l2_moved")),
+        "The boosted rows use the small robust joint model; the paper's use its wide one. Algorithm 3 climbs `logit`. With "
+        "this objective, PGD and SGLD differ only in the update rule.",
     ),
     Table(
         "unseen", "Another generator and another resolution", 4,
         (
             Line("VAE, no boosting", NONE, "vae"),
-            Line("VAE, joint model that never saw its samples", "joint", "vae"),
+            Line("VAE, PGD, joint model that never saw its samples", "joint", "vae"),
+            Line("VAE, SGLD, the same model", "sgld", "vae"),
             Line(f"{LARGE_SIDE} pixels, no boosting", NONE, "large"),
-            Line(f"{LARGE_SIDE} pixels, the model of {SIDE} pixels", "joint", "large"),
-            Line(f"{LARGE_SIDE} pixels, a model of its own", "large", "large"),
+            Line(f"{LARGE_SIDE} pixels, PGD, the model of {SIDE} pixels", "joint", "large"),
+            Line(f"{LARGE_SIDE} pixels, SGLD, the same model", "sgld", "large"),
+            Line(f"{LARGE_SIDE} pixels, PGD, a model of its own", "large", "large"),
         ),
         tuple((None, metric) for metric in (*_QUALITY, "steps_used")),
-        f"The numbers of steps are those of the two-step flow at {SIDE} pixels. The images of {LARGE_SIDE} pixels are enlarged, "
+        f"The settings are those of the two-step flow at {SIDE} pixels. The images of {LARGE_SIDE} pixels are enlarged, "
         "real and generated alike, so they test the network at another size, not on finer detail. Their FIDs use a yardstick "
         f"of {LARGE_SIDE} pixels, so compare them only with each other. Their steps are {LARGE_SIDE}/{SIDE} times as long.",
     ),

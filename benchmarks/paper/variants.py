@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from plan import LARGE_FACTOR, LARGE_SIDE, SIDE, Plan
+from tuning import Grid
 
 # An attack that gains no step while a run lasts.
 NEVER = 10**9
@@ -81,25 +82,10 @@ MODELS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Options:
-    """What is tried for a variant on other samples than those that are reported; the best is taken.
-
-    Attributes:
-        steps: numbers of steps.
-        sizes: step sizes.
-    """
-
-    steps: tuple[int, ...]
-    sizes: tuple[float, ...]
-
-    def flags(self) -> list[tuple[str, ...]]:
-        """All combinations, as flags of `jboost boost`."""
-        return [("--steps", str(n), "--step-size", f"{a:g}") for n in self.steps for a in self.sizes]
-
-
-PGD = Options(steps=(5, 10, 20), sizes=(0.2,))
-SGLD = Options(steps=(20,), sizes=(0.03, 0.1, 0.3))
+#: What is tried for each line of a table, on other samples than those that are reported. The step sizes of SGLD multiply the
+#: gradient, whose norm is near 2.5 on these models, so both grids begin with steps of about the same lengths.
+PGD = Grid(sizes=(0.1, 0.2, 0.4, 0.8))
+SGLD = Grid(sizes=(0.04, 0.08, 0.16, 0.32), noises=(0.0, 1e-4, 1e-3))
 ABLATION_STEPS = 30
 
 
@@ -112,7 +98,7 @@ class Variant:
         what: in words.
         model: the key of a model.
         flags: of `jboost boost`.
-        options: what of it is chosen; None: nothing, `flags` say it all, or `steps_of` does.
+        grid: the settings it chooses from; None: `flags` say it all, or `steps_of` does.
         steps_of: another ``SOURCE.VARIANT`` whose choice is taken.
         longer: what its step size is multiplied by.
     """
@@ -121,7 +107,7 @@ class Variant:
     what: str
     model: str
     flags: tuple[str, ...] = ()
-    options: Options | None = PGD
+    grid: Grid | None = PGD
     steps_of: str | None = None
     longer: float = 1.0
 
@@ -136,8 +122,9 @@ _BY_MODEL = (
     Variant("joint", MODELS["joint"].what, "joint", ("--objective", "joint")),
     Variant("wide", MODELS["wide"].what, "wide", ("--objective", "joint")),
 )
-_SGLD = Variant("sgld", "SGLD", "joint", ("--update", "sgld", "--objective", "logit", "--noise", "0.005"), SGLD)
-_JOINT = replace(_BY_MODEL[2], options=None)
+_SGLD = Variant("sgld", "SGLD", "joint", ("--update", "sgld", "--objective", "logit"), SGLD)
+_JOINT = replace(_BY_MODEL[2], grid=None)
+_SGLD_AS_CHOSEN = replace(_SGLD, grid=None, steps_of="flow2.sgld")
 _LONG = ("--objective", "joint", "--steps", str(ABLATION_STEPS), "--step-size", "0.2")
 
 OBJECTIVES = ("logit", "ce", "bce", "ce-bce", "joint", "energy")
@@ -153,9 +140,10 @@ VARIANTS: dict[str, tuple[Variant, ...]] = {
         Variant("no-stop", "no early stopping", "joint", (*_LONG, "--no-early-stop"), None),
         Variant("bf16", "bf16", "joint", ("--objective", "joint", "--dtype", "bf16"), None, "flow2.joint"),
     ),
-    "vae": (replace(_JOINT, steps_of="flow2.joint"),),
+    "vae": (replace(_JOINT, steps_of="flow2.joint"), _SGLD_AS_CHOSEN),
     "large": (
         replace(_JOINT, steps_of="flow2.joint", longer=LARGE_FACTOR),
+        replace(_SGLD_AS_CHOSEN, longer=LARGE_FACTOR),
         Variant("large", MODELS["large"].what, "large", ("--objective", "joint"), None, "flow2.joint", LARGE_FACTOR),
     ),
 }

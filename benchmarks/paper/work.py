@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shutil
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import tuning
 from codes import Codes
 from command import jboost
 from data import Labelled, load_samples, save_samples
@@ -141,18 +143,22 @@ def model(folder: Path, data: Path, plan: Plan, seed: int, chosen: Model, sample
 def tune(
     folder: Path, plan: Plan, variant: Variant, samples: Path, bundle: Path, reference: Path, measure: Path
 ) -> dict[str, Any]:
-    """The flags with the least Fréchet distance to training images."""
-    assert variant.options is not None
-    tried = variant.options.flags()
-    outputs = [folder / f"{i}.npz" for i in range(len(tried))]
-    for flags, output in zip(tried, outputs, strict=True):
-        _boost(samples, bundle, output, *variant.flags, *flags)
-    measured = evaluate(folder / "eval.json", reference, outputs, measure, "fid", 0)
-    distances = [values["fid"]["value"] for values in measured]
-    for output in outputs:
-        output.unlink()
-    best = int(np.argmin(distances))
-    return {"chosen": list(tried[best]), "tried": [list(flags) for flags in tried], "fid": distances}
+    """The setting with the lowest Fréchet distance to training images, as `tuning.search` chooses it."""
+    assert variant.grid is not None
+
+    def measure_paths(paths: Sequence[tuning.Path]) -> dict[tuning.Setting, float]:
+        sets: dict[tuning.Setting, Path] = {}
+        for i, path in enumerate(paths):
+            output, last = folder / f"{i}.npz", path.settings()[-1]
+            kept = ",".join(str(steps) for steps in path.steps[:-1])
+            _boost(samples, bundle, output, *variant.flags, *last.flags(), *(("--snapshots", kept) if kept else ()))
+            sets |= {at: output.with_name(f"{i}.step{at.steps}.npz") for at in path.settings()[:-1]} | {last: output}
+        measured = evaluate(folder / "eval.json", reference, list(sets.values()), measure, "fid", 0)
+        for output in sets.values():
+            output.unlink()
+        return {at: values["fid"]["value"] for at, values in zip(sets, measured, strict=True)}
+
+    return tuning.search(variant.grid, measure_paths).to_dict()
 
 
 def boost(folder: Path, variant: Variant, chosen: list[str], samples: Path, bundle: Path) -> dict[str, Any]:

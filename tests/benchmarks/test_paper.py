@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks" / "pap
 
 import claims
 import page
+import tuning
 from plan import Plan
+from printed import read_printed
 from steps import Runner, Step
 from tables import TABLES, Cell, Results, render
-from variants import MODELS, NONE, SOURCES, VARIANTS
+from variants import MODELS, NONE, PGD, SGLD, SOURCES, VARIANTS
 
 QUALITY = Path(page.__file__).parent
 
@@ -207,7 +211,7 @@ def test_variants_speak_of_models_and_of_each_other():
             assert variant.model in MODELS
             if variant.steps_of:
                 there, name = variant.steps_of.split(".", 1)
-                assert any(other.name == name and other.options for other in VARIANTS[there])
+                assert any(other.name == name and other.grid for other in VARIANTS[there])
     known = {(source, v.name) for source, vs in VARIANTS.items() for v in vs} | {(s, NONE) for s in SOURCES}
     for table in TABLES:
         for line in table.lines:
@@ -272,7 +276,7 @@ def test_verdicts_follow_the_numbers(joint, answer):
         ("flow1", "joint"): joint, ("flow2", "joint"): joint,
         ("flow1", "classifier"): [5.0] * 3, ("flow2", "classifier"): [5.0] * 3,
     })  # fmt: skip
-    verdicts = {verdict.claim: verdict for verdict in claims.judge(Results(values))}
+    verdicts = {verdict.claim: verdict for verdict in claims.judge(Results(values), read_printed())}
     verdict = verdicts["a robust joint model does better than a robust classifier alone"]
     assert verdict.answer == answer
     won = sum(value < 5 for value in joint)
@@ -314,14 +318,118 @@ def test_the_page_says_what_was_found_and_what_was_not(tmp_path):
     assert "quality_models.png" in text
     assert (out / "quality_models.png").stat().st_size < 150_000
     assert "quality_samples.png" not in text
-    trial = page.write_page(values | {"plan": values["plan"] | {"scale": 0.01}}, page.read_paper(), {})
+    trial = page.write_page(values | {"plan": values["plan"] | {"scale": 0.01}}, read_printed(), {})
     assert "numbers mean nothing" in trial
     assert "numbers mean nothing" not in text
 
 
-def test_a_figure_of_the_paper_needs_its_source(tmp_path):
-    assert all(figure["source"] for figure in page.read_paper()["figure"])
+def test_the_claim_of_table_3_is_that_sgld_surpasses_pgd():
+    """Both rules lower the FID here, SGLD less than PGD: the paper's claim does not hold, and the page must say so."""
+    values = made_up({
+        ("flow1", NONE): [9.0], ("flow1", "joint"): [2.0], ("flow1", "sgld"): [3.0],
+        ("flow2", NONE): [9.0], ("flow2", "joint"): [2.0], ("flow2", "sgld"): [3.0],
+    })  # fmt: skip
+    verdicts = {verdict.claim: verdict for verdict in claims.judge(Results(values), read_printed())}
+    verdict = verdicts["SGLD surpasses PGD"]
+    assert verdict.answer == "no"
+    assert (
+        "Wide-RN +SGLD 8.71, 7.64, 4.65, 3.58 against Wide-RN +PGD 8.83, 7.98, 4.84, 3.78, lower in 4 of 4"
+        in verdict.source
+    )
+
+
+def test_every_claim_quotes_the_paper_or_is_this_projects_own():
+    values = made_up({("flow1", NONE): [9.0]})
+    for verdict in claims.judge(Results(values), read_printed()):
+        assert verdict.source == "this project" or "(abstract)" in verdict.source or "against" in verdict.source
+
+
+def test_the_papers_figures_are_those_printed():
+    printed = read_printed()
+    figures = [
+        (metric, value) for line in printed.lines.values() for at in line.values() for metric, value in at.items()
+    ]
+    assert len(figures) == 231
+    # Typed from the paper.
+    assert printed.figure(1, "no boosting", "CD, 1 step") == 6.20
+    assert printed.figure(1, "no boosting", "CT, 2 steps") == 11.12
+    assert printed.figure(2, "no boosting", "CT, 2 steps") == 11.10
+    assert printed.figure(3, "Wide-RN +SGLD", "CD, 2 steps") == 3.58
+    assert printed.figure(4, "Wide-RN +SGLD", "BigGAN, 256x256", "IS") == 275.25
+    assert printed.lines[5, "CT"]["1 step"] == {"steps x size": "35 x 0.1"}
+    for table in TABLES:
+        for line in table.lines:
+            assert line.paper is None or (table.paper, line.paper) in printed.lines, line
+
+
+def test_a_line_of_the_paper_needs_its_source(tmp_path):
     path = tmp_path / "paper.toml"
-    path.write_text('[[figure]]\ntable = 1\nrow = "a"\ncolumn = "b"\nmetric = "FID"\nvalue = 3.0\n')
+    head = 'title = "t"\nauthors = "a"\nurl = "u"\ndata = "d"\n'
+    path.write_text(head + '[[line]]\ntable = 1\nrow = "a"\nb = { FID = 3.0 }\n')
     with pytest.raises(ValueError, match="lacks source"):
-        page.read_paper(path)
+        read_printed(path)
+
+
+def bowl(best: tuple[float, float, float]) -> Callable[[Sequence[tuning.Path]], dict[tuning.Setting, float]]:
+    """A measure whose FID rises from its lowest at a path length, a step size and a noise, in octaves and decades."""
+
+    def fid(at: tuning.Setting) -> float:
+        length, size, noise = best
+        apart = abs(math.log2(at.steps * at.size / length)), abs(math.log2(at.size / size)) / 3
+        return 1 + sum(apart) + abs(math.log10((at.noise or 1e-6) / (noise or 1e-6))) / 5
+
+    return lambda paths: {at: fid(at) for path in paths for at in path.settings()}
+
+
+@pytest.mark.parametrize(
+    ("best", "grows"),
+    [
+        ((4.0, 0.4, 0.0), False),
+        ((8.0, 0.1, 0.0), True),
+        ((4.0, 1.6, 0.0), True),
+        ((40.0, 0.4, 0.0), True),
+        ((4.0, 0.4, 1e-2), True),
+    ],
+)
+def test_a_grid_grows_until_the_best_setting_lies_inside(best, grows):
+    grid = tuning.Grid(sizes=(0.1, 0.2, 0.4, 0.8), noises=(0.0, 1e-4, 1e-3))
+    found = tuning.search(grid, bowl(best))
+    assert (found.growths > 0) == grows
+    assert not tuning.beyond(found.setting, found.tried)
+    everywhere = [
+        tuning.Setting(steps, 0.05 * 2**octave, noise)
+        for steps in range(1, 200)
+        for octave in range(8)
+        for noise in (0.0, 1e-4, 1e-3, 1e-2, 1e-1)
+    ]
+    least = min(bowl(best)([tuning.Path(at.size, at.noise, (at.steps,))])[at] for at in everywhere)
+    assert found.tried[found.setting] < least + 0.5
+
+
+def test_a_choice_on_the_edge_is_an_error():
+    def always_longer(paths: Sequence[tuning.Path]) -> dict[tuning.Setting, float]:
+        return {at: 1 / (at.steps * at.size) for path in paths for at in path.settings()}
+
+    with pytest.raises(tuning.EdgeError, match="on the edge of the grid even after 3 growths"):
+        tuning.search(tuning.Grid(sizes=(0.1, 0.2)), always_longer)
+
+
+def test_of_equally_good_settings_the_one_inside_is_chosen():
+    def measure(paths: Sequence[tuning.Path]) -> dict[tuning.Setting, float]:
+        at_edge = tuning.Setting(40, 0.1)
+        return {
+            at: 1.0 if at == at_edge else 1.01 if at == tuning.Setting(10, 0.4) else 2.0
+            for path in paths
+            for at in path.settings()
+        }
+
+    found = tuning.search(tuning.Grid(sizes=(0.1, 0.2, 0.4, 0.8)), measure)
+    assert (found.setting, found.growths) == (tuning.Setting(10, 0.4), 0)
+    assert found.to_dict()["chosen"] == ["--steps", "10", "--step-size", "0.4"]
+
+
+def test_both_rules_try_the_same_steps_and_as_many_sizes():
+    assert PGD.steps == SGLD.steps
+    assert len(PGD.sizes) == len(SGLD.sizes)
+    assert {0.0, 1e-4, 1e-3} == set(SGLD.noises)
+    assert all(v.grid in (None, PGD, SGLD) and "--noise" not in v.flags for vs in VARIANTS.values() for v in vs)
