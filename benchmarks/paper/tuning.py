@@ -118,26 +118,28 @@ def search(grid: Grid, measure: Callable[[Sequence[Path]], Mapping[Setting, floa
 def beyond(setting: Setting, tried: Mapping[Setting, float]) -> list[Path]:
     """The runs that are missing around a setting; empty if it is inside the grid.
 
-    A setting is inside if its step size has been halved and doubled, its noise raised, and its number of steps exceeded.
-    One step and no noise are natural ends.
+    A setting is inside if its number of steps has been exceeded, its step size doubled, its step size halved for as long a
+    way, and its noise raised. One step and no noise are natural ends.
     """
-    paths: dict[tuple[float, float | None], tuple[int, ...]] = {}
+    paths: dict[tuple[float, float | None], list[int]] = {}
     for other in tried:
-        at = other.size, other.noise
-        paths[at] = tuple(sorted({*paths.get(at, ()), other.steps}))
+        paths.setdefault((other.size, other.noise), []).append(other.steps)
+
+    def tried_at(size: float, noise: float | None) -> list[int]:
+        return next((sorted(steps) for known, steps in paths.items() if _same((size, noise), known)), [])
+
     size, noise = setting.size, setting.noise
-    steps = paths[size, noise]
+    steps, half = tried_at(size, noise), tried_at(size / 2, noise)
     missing = []
     if setting.steps == steps[-1]:
-        missing.append(Path(size, noise, tuple(round(steps[-1] * factor) for factor in (1.5, 2.0))))
-    # Shorter steps need more of them to go as far.
-    wider = {
-        (size / 2, noise): (*steps, round(steps[-1] * 1.5), steps[-1] * 2),
-        (size * 2, noise): steps,
-    }
-    if noise is not None:
-        wider[size, _raised(noise, paths)] = steps
-    missing += [Path(*at, counts) for at, counts in wider.items() if not any(_same(at, known) for known in paths)]
+        missing.append(Path(size, noise, (round(1.5 * steps[-1]), 2 * steps[-1])))
+    if not half or half[-1] < 2 * setting.steps:
+        more = {round(1.5 * setting.steps), 2 * setting.steps, 3 * setting.steps} | ({*steps} if not half else set())
+        missing.append(Path(size / 2, noise, tuple(sorted(more - {*half}))))
+    if not tried_at(2 * size, noise):
+        missing.append(Path(2 * size, noise, tuple(steps)))
+    if noise is not None and not tried_at(size, raised := _raised(noise, paths)):
+        missing.append(Path(size, raised, tuple(steps)))
     return missing
 
 
