@@ -23,7 +23,7 @@ SECONDS = {
     "model.joint": 330,
     "model.wide": 600,
     "model.large": 340,
-    "tune": 40,
+    "tune": 60,
     "boost": 45,
     "eval": 17,
     "pixels": 1,
