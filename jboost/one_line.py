@@ -10,13 +10,14 @@ from typing import Any
 
 from jboost.booster import Booster
 from jboost.engine.errors import BadInputError
+from jboost.engine.method.auto_step import AUTO
 from jboost.engine.method.plugins import find_update_name
 from jboost.engine.method.settings import find_preset, make_update
 from jboost.engine.method.updates import Update
 
 #: What opens a bundle; everything else describes the run.
 _OPENING = ("engine", "device", "dtype", "batch_size", "trust_code")
-_RUN = ("objective", "l0", "early_stop", "seed", "value_range", "layout", "numbers")
+_RUN = ("objective", "l0", "early_stop", "seed", "value_range", "layout", "numbers", "first_step")
 
 _lock = threading.Lock()
 #: The bundle opened last, while no call uses it.
@@ -89,6 +90,8 @@ def sorted_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, A
                 f"update is an object, so its values stand in it; leave {', '.join(options)} out or give update by name"
             )
     else:
+        if options.get("step_size") == AUTO:
+            run["step_size"] = options.pop("step_size")
         if update is not None:
             update = find_update_name(update, trust_code=bool(opening.get("trust_code")))
         update = make_update(preset, update=update, **options)
