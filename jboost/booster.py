@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from jboost.calibration import calibrated
+from jboost.calibration import calibrated, probe_of
 from jboost.conversion import Range, class_labels, image_numbers, take
 from jboost.engine.backends.engine import Engine
 from jboost.engine.backends.registry import default_batch, find_engine
@@ -28,6 +29,7 @@ from jboost.engine.method.rounding import why_nothing_moves
 from jboost.engine.method.settings import Preset, Settings, resolve_settings
 from jboost.engine.method.updates import PGD, Update
 from jboost.engine.results.identity import partial_folder, run_identity
+from jboost.engine.results.moved import warn_if_little_moved
 from jboost.engine.results.run_file import write_run
 from jboost.engine.results.store import DiskStore, MemoryStore, Store, check_snapshots, check_unfinished
 from jboost.engine.results.summary import RECORD, Summary
@@ -214,7 +216,9 @@ class Booster:
         runner = self._open_runner(settings, images.shape[1], self._engine)
         runner.check_update(settings.update.kind)
         start = perf_counter()
-        settings = calibrated(runner, settings, images.__getitem__, labels, len(images), self._slots(runner))
+        settings = calibrated(
+            runner, settings, [probe_of(images.__getitem__, labels, len(images))], self._slots(runner)
+        )
         finished, batch_size = self._run(
             runner, settings, lambda indices: images[indices], images.shape[1:], labels, store, on_progress, numbers
         )
@@ -222,6 +226,7 @@ class Booster:
             runner, settings, store, labelled=labels is not None, finished=finished, batch_size=batch_size,
             seconds=perf_counter() - start,
         )  # fmt: skip
+        warn_if_little_moved(summary.to_dict(), math.prod(images.shape[1:]))
         taken_images = {step: given.back(kept.images) for step, kept in store.snapshots.items()}
         return Boosted(given.back(store.images), summary, store.records, taken_images, given.notes)
 
@@ -352,7 +357,11 @@ class Booster:
             runner = self._open_runner(settings, samples.shape[1], find_engine(begun) if begun else self._engine)
             runner.check_update(settings.update.kind)
             settings = calibrated(
-                runner, settings, samples.read, labels, samples.shape[0], self._slots(runner), begun=old
+                runner,
+                settings,
+                [probe_of(samples.read, labels, samples.shape[0])],
+                self._slots(runner),
+                begun=old,
             )
             identity = run_identity(
                 settings, fingerprint=samples.fingerprint, images=samples.shape[0], bundle=self.bundle.digest,
@@ -374,6 +383,7 @@ class Booster:
                     seconds=perf_counter() - start, files=files, redone=store.redone,
                     lossy=LOSSY_TEXT if lossy else None,
                 )  # fmt: skip
+                warn_if_little_moved(summary.to_dict(), math.prod(samples.shape[1:]))
                 if run_file is not None:
                     model = {"architecture": config.architecture, "sha256": config.source["sha256"]}
                     write_run(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,26 +15,33 @@ from jboost.engine.errors import FailureError
 from jboost.engine.loop.pipeline import Reader
 from jboost.engine.loop.run import predicted_classes
 from jboost.engine.loop.runner import Runner
-from jboost.engine.method.auto_step import step_size_for
+from jboost.engine.method.auto_step import steeper_objective, step_size_for
 from jboost.engine.method.settings import Settings
 from jboost.engine.method.updates import Update, l2_norm
 
 Numpy = np.ndarray[Any, Any]
 
-#: The most images of the probe.
-PROBE = 128
+#: The most images of the probe, and the most shards that they come from.
+PROBE, PROBED_SHARDS = 128, 8
 # Shorter gradients are rounding errors: a step size for them would be no number.
 _TINY = 1e-25
 
 _log = logging.getLogger("jboost")
 
 
+class Probed(NamedTuple):
+    """Some images of a run: `positions` int64 [n], ascending; `read` gives them as uint8 [n, H, W, C]; `labels` int64 [N], or None
+    for the model's predictions."""
+
+    read: Reader
+    labels: Numpy | None
+    positions: Numpy
+
+
 def calibrated(
     runner: Runner,
     settings: Settings,
-    read: Reader,
-    labels: Numpy | None,
-    images: int,
+    parts: Iterable[Probed],
     batch_size: int,
     *,
     begun: Mapping[str, Any] | None = None,
@@ -44,26 +51,21 @@ def calibrated(
     Args:
         runner: the engine.
         settings: the run's settings.
-        read: reads images uint8 [n, H, W, C] at ascending positions.
-        labels: int64 [N], or None for the model's predictions.
-        images: N.
-        batch_size: images in flight, of which a set of fewer images has no use if the runner takes any number.
+        parts: the probe, see `probe_of`; not asked for if nothing is to be measured.
+        batch_size: images in flight.
         begun: the identity of the run to go on with, whose step size is kept if it was set for the same length.
 
     Raises:
         FailureError: the gradients give no step size, or the device's memory does not suffice.
     """
     length = settings.first_step
-    if length is None or not images:
+    if length is None:
         return settings
     kept = kept_step_size(begun, settings)
     if kept is not None:
         return with_step_size(settings, kept)
-    if runner.batch_size is None:
-        batch_size = min(batch_size, images)
     try:
-        probe = probe_positions(images)
-        norms, values = _gradient_norms(runner, read, labels, probe, batch_size)
+        norms, values = _gradient_norms(runner, parts, batch_size)
     except Exception as e:
         # Match torch's class by name: an engine without torch must not import it for this check.
         if type(e).__name__ != "OutOfMemoryError":
@@ -82,7 +84,7 @@ def calibrated(
     if mean < _TINY:
         raise FailureError(
             f"--step-size auto: the gradient of objective {settings.objective} is zero at the {len(norms)} images of the probe, "
-            "so no step size moves them; choose another objective, such as --objective logit"
+            f"so no step size moves them; choose another objective, such as --objective {steeper_objective(settings.objective)}"
         )
     step_size = step_size_for(length, values, mean)
     _log.info(
@@ -106,26 +108,31 @@ def with_step_size(settings: Settings, step_size: float) -> Settings:
     return replace(settings, update=replace(update, step_size=step_size))  # type: ignore[type-var]
 
 
-def probe_positions(images: int) -> Numpy:
-    """Positions evenly spaced over a set of `images`, int64 [n], ascending: sets are often sorted by class."""
-    count = min(images, PROBE)
-    return (2 * np.arange(count, dtype=np.int64) + 1) * images // (2 * count)
+def probe_of(read: Reader, labels: Numpy | None, images: int, most: int = PROBE) -> Probed:
+    """At most `most` of a set's images, evenly spaced, because sets are often sorted by class."""
+    return Probed(read, labels, evenly(images, most))
 
 
-def _gradient_norms(
-    runner: Runner, read: Reader, labels: Numpy | None, positions: Numpy, batch_size: int
-) -> tuple[Numpy, int]:
+def evenly(count: int, most: int) -> Numpy:
+    """At most `most` of `count` positions, evenly spaced: int64 [n], ascending."""
+    taken = min(count, most)
+    return (2 * np.arange(taken, dtype=np.int64) + 1) * count // (2 * max(taken, 1))
+
+
+def _gradient_norms(runner: Runner, parts: Iterable[Probed], batch_size: int) -> tuple[Numpy, int]:
     """L2 norm of the objective's gradient at each image, float64 [n], not finite where the class logit is not; and the number
     of an image's values."""
-    norms, values = [], 0
-    for start in range(0, len(positions), batch_size):
-        at = positions[start : start + batch_size]
-        images = read(at)
-        y = predicted_classes(runner, images, batch_size) if labels is None else labels[at]
-        padded = np.minimum(np.arange(batch_size), len(at) - 1)  # repeats the last image
-        gradient = runner.gradient(runner.put(to_float(images)[padded]), runner.put(y[padded]))
-        grad, logit = (runner.get(a)[: len(at)] for a in (gradient.grad, gradient.class_logit))
-        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is left out
-            norms.append(np.where(np.isfinite(logit), l2_norm(grad.astype(np.float64)), np.nan))
-        values = int(np.prod(images.shape[1:]))
+    norms, values = [np.zeros(0)], 0
+    for read, labels, positions in parts:
+        size = batch_size if runner.batch_size else min(batch_size, max(1, len(positions)))
+        for start in range(0, len(positions), size):
+            at = positions[start : start + size]
+            images = read(at)
+            y = predicted_classes(runner, images, size) if labels is None else labels[at]
+            padded = np.minimum(np.arange(size), len(at) - 1)  # repeats the last image
+            gradient = runner.gradient(runner.put(to_float(images)[padded]), runner.put(y[padded]))
+            grad, logit = (runner.get(a)[: len(at)] for a in (gradient.grad, gradient.class_logit))
+            with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is left out
+                norms.append(np.where(np.isfinite(logit), l2_norm(grad.astype(np.float64)), np.nan))
+            values = math.prod(images.shape[1:])
     return np.concatenate(norms), values

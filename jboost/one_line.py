@@ -70,6 +70,12 @@ def boost_iter(
         BadInputError, TypeError: as for `boost`; options are checked now, chunks when they are read.
     """
     opening, run = sorted_options(options)
+    if "step_size" in run:
+        raise BadInputError(
+            'a stream has no images to set step_size="auto" by; boost some of its images first, with '
+            'jboost.load(...).boost(images, labels, SGLD(), step_size="auto"), and give the stream that step_size: '
+            "result.summary.step_size"
+        )
 
     def stream() -> Iterator[Any]:
         with _opened(bundle, opening) as booster:

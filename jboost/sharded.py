@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from jboost.booster import Booster
-from jboost.calibration import calibrated, kept_step_size, with_step_size
+from jboost.calibration import (
+    PROBE,
+    PROBED_SHARDS,
+    Probed,
+    calibrated,
+    evenly,
+    kept_step_size,
+    probe_of,
+    with_step_size,
+)
 from jboost.engine.errors import BadInputError, FailureError, JboostError
 from jboost.engine.method.settings import Settings
 from jboost.engine.results.identity import run_identity
@@ -154,7 +163,7 @@ class _Worker(ShardWorker):
         self.size, self.labelled = size, bool(labelled)
         self.runner, self.batch_size, self._passed_over = self.booster.open_for(self.settings, size[0])
         if old is None:
-            self._calibrate()
+            self.settings = calibrated(self.runner, self.settings, self._probe(), self.batch_size)
         identity = self._asked() | {
             "engine": self.runner.name,
             "device": device_kind(self.runner.device),
@@ -171,21 +180,17 @@ class _Worker(ShardWorker):
         self._check(old, identity)
         return True
 
-    def _calibrate(self) -> None:
-        """Set the step size of ``--step-size auto`` by the plan's first shard that fits the run, whichever worker this is."""
-        if self.settings.first_step is None:
-            return
-        for shard in self.run.plan.shards:
+    def _probe(self) -> Iterator[Probed]:
+        """Images of the shards that ``--step-size auto`` measures: the same ones, whichever worker settles the run."""
+        chosen = evenly(len(self.run.plan.shards), PROBED_SHARDS)
+        for shard in (self.run.plan.shards[i] for i in chosen):
             try:
                 opened = self.first if self.first is not None and self.first.shard is shard else self.open(shard)
             except (JboostError, OSError):
                 continue  # its own worker says so
             shape = opened.samples.shape
             if list(shape[1:]) == self.size and (opened.labels is not None) == self.labelled:
-                self.settings = calibrated(
-                    self.runner, self.settings, opened.samples.read, opened.labels, shape[0], self.batch_size
-                )
-                return
+                yield probe_of(opened.samples.read, opened.labels, shape[0], PROBE // len(chosen))
 
     def _open_choices(self) -> set[str]:
         free = {"engine": self.run.engine == "auto", "batch_size": self.run.batch_size is None, "threads": True}

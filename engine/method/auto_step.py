@@ -15,7 +15,7 @@ from .updates import PGD, UPDATES, Update
 #: What a user gives for the step size to have it determined.
 AUTO = "auto"
 #: The default length; [docs/boost.md](../../docs/boost.md#step-size) has the measurement.
-DEFAULT_FIRST_STEP = 0.5
+DEFAULT_FIRST_STEP = 1.0
 #: Grey levels of the image's range [0, 1].
 LEVELS = 255
 _DIGITS = 3
@@ -67,3 +67,8 @@ def step_size_for(first_step: float, values: int, mean_norm: float) -> float:
         mean_norm: mean over images of the gradient's L2 norm, above 0, for images in [0, 1].
     """
     return float(f"{first_step / LEVELS * math.sqrt(values) / mean_norm:.{_DIGITS}g}")
+
+
+def steeper_objective(objective: str) -> str:
+    """An objective to try where another one's gradient is zero: one that does not saturate."""
+    return "energy" if objective == "logit" else "logit"

@@ -88,7 +88,7 @@ def boost(
         float | None,
         typer.Option(
             help="With --step-size auto: mean length of the first step in grey levels, RMS over an image's values.",
-            show_default="0.5",
+            show_default="1",
             rich_help_panel=_METHOD,
         ),
     ] = None,
