@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from jboost.engine.method.auto_step import DEFAULT_FIRST_STEP, LEVELS
+from jboost.engine.method.auto_step import DEFAULT_FIRST_STEP, LEVELS, steeper_objective
 from jboost.engine.method.updates import UPDATES
 
 #: A run that moved its images less than this many grey levels in the mean says so.
@@ -81,7 +81,10 @@ def _cause(s: Mapping[str, Any], unit: float, levels: float) -> str:
         return raised
     each = LEVELS if s["norm"] == "linf" else unit  # of a step size of 1
     if not levels and s["steps_used"] * s["step_size"] * each >= LITTLE:
-        return f"the gradient of objective {s['objective']} is zero at these images; give another one, such as --objective logit"
+        other = steeper_objective(s["objective"])
+        return (
+            f"the gradient of objective {s['objective']} is zero at these images; give another one: --objective {other}"
+        )
     return f"{raised}: --step-size {max(_ENOUGH / steps / each, 2 * s['step_size']):.2g}"
 
 

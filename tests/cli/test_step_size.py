@@ -292,7 +292,7 @@ def test_gradients_that_are_not_finite_do_not_count() -> None:
         FailureError, match=r"no gradient of objective logit is finite at the 2 images.*or take --dtype fp32"
     ):
         measured([math.nan, math.inf])
-    with pytest.raises(FailureError, match=r"is zero at the 2 images of the probe.*--objective joint"):
+    with pytest.raises(FailureError, match=r"is zero at the 2 images of the probe.*--objective energy"):
         measured([0.0, 0.0])
 
 
