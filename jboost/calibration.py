@@ -16,6 +16,7 @@ from jboost.engine.loop.pipeline import Reader
 from jboost.engine.loop.run import predicted_classes
 from jboost.engine.loop.runner import Runner
 from jboost.engine.method.auto_step import steeper_objective, step_size_for
+from jboost.engine.method.objectives import realness
 from jboost.engine.method.settings import Settings
 from jboost.engine.method.updates import Update, l2_norm
 
@@ -65,7 +66,7 @@ def calibrated(
     if kept is not None:
         return with_step_size(settings, kept)
     try:
-        norms, values = _gradient_norms(runner, parts, batch_size)
+        norms, realnesses, values = _gradient_norms(runner, parts, batch_size)
     except Exception as e:
         # Match torch's class by name: an engine without torch must not import it for this check.
         if type(e).__name__ != "OutOfMemoryError":
@@ -74,6 +75,10 @@ def calibrated(
             f"out of GPU memory with {batch_size} images in flight; take a smaller batch: -b {max(1, batch_size // 2)}"
         ) from e
     finite = norms[np.isfinite(norms)]
+    if settings.early_stop and settings.l0 is not None:
+        # An image that has reached l0 takes no step; if all have, any length will do.
+        going = norms[np.isfinite(norms) & (realnesses < settings.l0)]
+        finite = going if len(going) else finite
     if not len(finite):
         low = "" if runner.dtype == "fp32" else " or take --dtype fp32"
         raise FailureError(
@@ -119,10 +124,10 @@ def evenly(count: int, most: int) -> Numpy:
     return (2 * np.arange(taken, dtype=np.int64) + 1) * count // (2 * max(taken, 1))
 
 
-def _gradient_norms(runner: Runner, parts: Iterable[Probed], batch_size: int) -> tuple[Numpy, int]:
-    """L2 norm of the objective's gradient at each image, float64 [n], not finite where the class logit is not; and the number
-    of an image's values."""
-    norms, values = [np.zeros(0)], 0
+def _gradient_norms(runner: Runner, parts: Iterable[Probed], batch_size: int) -> tuple[Numpy, Numpy, int]:
+    """L2 norm of the objective's gradient at each image, float64 [n], not finite where the class logit is not; realness [n]; and
+    the number of an image's values."""
+    norms, logits, values = [np.zeros(0)], [np.zeros(0)], 0
     for read, labels, positions in parts:
         size = batch_size if runner.batch_size else min(batch_size, max(1, len(positions)))
         for start in range(0, len(positions), size):
@@ -134,5 +139,6 @@ def _gradient_norms(runner: Runner, parts: Iterable[Probed], batch_size: int) ->
             grad, logit = (runner.get(a)[: len(at)] for a in (gradient.grad, gradient.class_logit))
             with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is left out
                 norms.append(np.where(np.isfinite(logit), l2_norm(grad.astype(np.float64)), np.nan))
+            logits.append(logit)
             values = math.prod(images.shape[1:])
-    return np.concatenate(norms), values
+    return np.concatenate(norms), realness(np.concatenate(logits)), values

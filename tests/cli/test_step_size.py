@@ -31,18 +31,18 @@ AUTO = ("--update", "sgld", "--steps", 2, "--step-size", "auto")
 
 
 def norms(checkpoint: Path, images: np.ndarray, labels: np.ndarray, objective: str = "joint") -> np.ndarray:
-    """L2 norm of the objective's gradient at each image, by autograd in float64; the checkpoint's l0 is 3."""
+    """L2 norm of the objective's gradient by autograd in float64, at each image that takes a step: l0 is 3."""
     model = load_checkpoint(checkpoint).model.double()
     x = (torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).double() / 255).requires_grad_()
     logits, y = model(x), torch.from_numpy(labels)
     f_c = logits.gather(1, y[:, None])[:, 0]
-    loss = -f_c
+    loss, going = -f_c, torch.ones(len(y), dtype=torch.bool)
     if objective == "joint":
-        loss = (
-            torch.nn.functional.cross_entropy(logits, y, reduction="none")
-            + (torch.nn.functional.softplus(f_c) - 3) ** 2 / 2
-        )
-    return torch.autograd.grad(loss.sum(), x)[0].flatten(1).norm(dim=1).numpy()
+        real = torch.nn.functional.softplus(f_c)
+        loss, going = torch.nn.functional.cross_entropy(logits, y, reduction="none") + (real - 3) ** 2 / 2, real < 3
+        assert not going.all()
+        going |= ~going.any()  # without any, all count
+    return torch.autograd.grad(loss.sum(), x)[0].flatten(1).norm(dim=1)[going].numpy()
 
 
 def step_size(length: float, lengths: np.ndarray) -> float:
@@ -294,6 +294,16 @@ def test_gradients_that_are_not_finite_do_not_count() -> None:
         measured([math.nan, math.inf])
     with pytest.raises(FailureError, match=r"is zero at the 2 images of the probe.*--objective energy"):
         measured([0.0, 0.0])
+
+
+def test_images_that_have_reached_l0_do_not_count() -> None:
+    found = []
+    for l0 in (0.5, 1.0, None):  # the realness is log 2
+        runner = FakeRunner({0: 2.0, 1: 2.0})
+        settings = Settings(SGLD(), "logit", l0, l0 is not None, 0, first_step=1.0)
+        part = Probed(lambda at: np.zeros((len(at), 2, 2, 1), np.uint8), np.zeros(2, int), np.arange(2))
+        found.append(calibrated(runner, settings, [part], 2).update.step_size)  # type: ignore[arg-type]
+    assert found == [measured([2.0])] * 3  # if all have, all count
 
 
 def test_memory_that_does_not_suffice_is_one_line() -> None:
