@@ -19,7 +19,7 @@ from jboost.conversion import Range, class_labels, image_numbers, take
 from jboost.engine.backends.engine import Engine
 from jboost.engine.backends.registry import default_batch, find_engine
 from jboost.engine.backends.request import RunRequest
-from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.errors import BadInputError
 from jboost.engine.loop.pipeline import Reader
 from jboost.engine.loop.run import ProgressCallback, run_set
 from jboost.engine.loop.runner import Runner
@@ -49,6 +49,7 @@ from jboost.engine.samples.options import AS_IT_IS
 from jboost.engine.system.dtypes import check_dtype
 from jboost.engine.system.locks import only_writer
 from jboost.opening import open_bundle, open_runner
+from jboost.out_of_memory import out_of_memory
 from jboost.streaming import Source, boosted_stream
 
 _log = logging.getLogger("jboost")
@@ -458,23 +459,14 @@ class Booster:
         batch_size = self._slots(runner)
         if runner.batch_size is None:
             batch_size = min(batch_size, len(store.records))
-        try:
+        remedy = f"continue with a smaller batch: --resume -b {batch_size // 2}"
+        if batch_size == 1:
+            remedy = "free the GPU's memory, or continue with --resume --device cpu"
+        with out_of_memory(batch_size, remedy):
             done = run_set(
                 runner, read, labels, store, settings, shape=shape, batch_size=batch_size, numbers=numbers,
                 on_progress=on_progress,
             )  # fmt: skip
-        except Exception as e:
-            # Match torch's class by name: an engine without torch must not import it for this check.
-            if type(e).__name__ != "OutOfMemoryError":
-                raise
-            if batch_size == 1:
-                raise FailureError(
-                    "out of GPU memory with one image in flight; free the GPU's memory, or continue with --resume --device cpu"
-                ) from e
-            raise FailureError(
-                f"out of GPU memory with {batch_size} images in flight; continue with a smaller batch: --resume -b "
-                f"{batch_size // 2}"
-            ) from e
         return done, batch_size
 
     def _summary(

@@ -19,6 +19,7 @@ from jboost.engine.method.auto_step import steeper_objective, step_size_for
 from jboost.engine.method.objectives import realness
 from jboost.engine.method.settings import Settings
 from jboost.engine.method.updates import Update, l2_norm
+from jboost.out_of_memory import out_of_memory
 
 Numpy = np.ndarray[Any, Any]
 
@@ -65,15 +66,8 @@ def calibrated(
     kept = kept_step_size(begun, settings)
     if kept is not None:
         return with_step_size(settings, kept)
-    try:
+    with out_of_memory(batch_size, f"take a smaller batch, such as -b {max(1, batch_size // 2)}, or --device cpu"):
         norms, realnesses, values = _gradient_norms(runner, parts, batch_size)
-    except Exception as e:
-        # Match torch's class by name: an engine without torch must not import it for this check.
-        if type(e).__name__ != "OutOfMemoryError":
-            raise
-        raise FailureError(
-            f"out of GPU memory with {batch_size} images in flight; take a smaller batch: -b {max(1, batch_size // 2)}"
-        ) from e
     finite = norms[np.isfinite(norms)]
     if settings.early_stop and settings.l0 is not None:
         # An image that has reached l0 takes no step; if all have, any length will do.

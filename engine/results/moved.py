@@ -57,7 +57,7 @@ def _within_radius(s: Mapping[str, Any], unit: float, levels: float) -> bool:
     if s["eps"] * LEVELS < LITTLE:
         return True  # no value can change; the run has said so
     bound = s["eps"] * (LEVELS if s["norm"] == "linf" else unit)
-    return s["steps"] * s["step_size"] >= s["eps"] and (bound <= LITTLE or levels >= bound / 2)
+    return bool(s["steps"] * s["step_size"] >= s["eps"]) and bool(bound <= LITTLE or levels >= bound / 2)
 
 
 def _cause(s: Mapping[str, Any], unit: float, levels: float) -> str:
