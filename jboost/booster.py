@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from types import MappingProxyType
@@ -13,19 +14,22 @@ from typing import Any, Self
 
 import numpy as np
 
+from jboost.calibration import calibrated, probe_of
 from jboost.conversion import Range, class_labels, image_numbers, take
 from jboost.engine.backends.engine import Engine
 from jboost.engine.backends.registry import default_batch, find_engine
 from jboost.engine.backends.request import RunRequest
-from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.errors import BadInputError
 from jboost.engine.loop.pipeline import Reader
 from jboost.engine.loop.run import ProgressCallback, run_set
 from jboost.engine.loop.runner import Runner
+from jboost.engine.method.auto_step import find_first_step
 from jboost.engine.method.plugins import find_objective
 from jboost.engine.method.rounding import why_nothing_moves
 from jboost.engine.method.settings import Preset, Settings, resolve_settings
 from jboost.engine.method.updates import PGD, Update
 from jboost.engine.results.identity import partial_folder, run_identity
+from jboost.engine.results.moved import warn_if_little_moved
 from jboost.engine.results.run_file import write_run
 from jboost.engine.results.store import DiskStore, MemoryStore, Store, check_snapshots, check_unfinished
 from jboost.engine.results.summary import RECORD, Summary
@@ -45,6 +49,7 @@ from jboost.engine.samples.options import AS_IT_IS
 from jboost.engine.system.dtypes import check_dtype
 from jboost.engine.system.locks import only_writer
 from jboost.opening import open_bundle, open_runner
+from jboost.out_of_memory import out_of_memory
 from jboost.streaming import Source, boosted_stream
 
 _log = logging.getLogger("jboost")
@@ -132,14 +137,20 @@ class Booster:
         early_stop: bool | None = None,
         seed: int = 0,
         preset: Preset | None = None,
+        step_size: str | None = None,
+        first_step: float | None = None,
     ) -> Settings:
-        """Resolve the settings of a run: l0 from the bundle unless given, and the defaults that depend on l0."""
+        """Resolve the settings of a run: l0 from the bundle unless given, and the defaults that depend on l0.
+
+        The step size of ``step_size="auto"`` follows when a run begins; the arguments are those of `boost`.
+        """
         l0 = self.bundle.config.l0 if l0 is None else l0
         if objective is not None:
             objective = find_objective(objective, trust_code=self._trust_code)
-        return resolve_settings(
+        settings = resolve_settings(
             update or PGD(), objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=preset
         )
+        return replace(settings, first_step=find_first_step(settings.update, step_size, first_step))
 
     def boost(
         self,
@@ -155,6 +166,8 @@ class Booster:
         value_range: Range | None = None,
         layout: str | None = None,
         numbers: Any = None,
+        step_size: str | None = None,
+        first_step: float | None = None,
         snapshots: Sequence[int] = (),
         on_progress: ProgressCallback | None = None,
     ) -> Boosted:
@@ -175,6 +188,10 @@ class Booster:
             layout: ``"NHWC"`` or ``"NCHW"``; None: told by the channels.
             numbers: whole numbers [N] in [0, 2^63) that key the noise, with the seed: an image keeps its noise wherever it
                 stands; None: positions, from 0.
+            step_size: ``"auto"`` sets the step size of an update that scales with the gradient (`SGLD`) by the gradients of at
+                most 128 of the images; None: the update's own.
+            first_step: mean length of the first step with ``"auto"``, in grey levels: the root mean square of an image's
+                changes; None: `jboost.engine.method.auto_step.DEFAULT_FIRST_STEP`.
             snapshots: step counts; for each, the result also has the images that a run of that many steps would give.
             on_progress: called again and again with the `jboost.engine.loop.run.Progress` of the run.
 
@@ -193,12 +210,16 @@ class Booster:
         if numbers is not None:
             numbers = image_numbers(numbers, len(images))
         settings = self.settings(
-            update, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=preset
+            update, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=preset, step_size=step_size,
+            first_step=first_step,
         )  # fmt: skip
         store = MemoryStore(images.shape, check_snapshots(snapshots, settings.update.steps))
         runner = self._open_runner(settings, images.shape[1], self._engine)
         runner.check_update(settings.update.kind)
         start = perf_counter()
+        settings = calibrated(
+            runner, settings, [probe_of(images.__getitem__, labels, len(images))], self._slots(runner)
+        )
         finished, batch_size = self._run(
             runner, settings, lambda indices: images[indices], images.shape[1:], labels, store, on_progress, numbers
         )
@@ -206,6 +227,7 @@ class Booster:
             runner, settings, store, labelled=labels is not None, finished=finished, batch_size=batch_size,
             seconds=perf_counter() - start,
         )  # fmt: skip
+        warn_if_little_moved(summary.to_dict(), math.prod(images.shape[1:]))
         taken_images = {step: given.back(kept.images) for step, kept in store.snapshots.items()}
         return Boosted(given.back(store.images), summary, store.records, taken_images, given.notes)
 
@@ -335,6 +357,13 @@ class Booster:
             begun = str(old.get("engine")) if old is not None and self._engine is None else None
             runner = self._open_runner(settings, samples.shape[1], find_engine(begun) if begun else self._engine)
             runner.check_update(settings.update.kind)
+            settings = calibrated(
+                runner,
+                settings,
+                [probe_of(samples.read, labels, samples.shape[0])],
+                self._slots(runner),
+                begun=old,
+            )
             identity = run_identity(
                 settings, fingerprint=samples.fingerprint, images=samples.shape[0], bundle=self.bundle.digest,
                 engine=runner.name, dtype=runner.dtype, snapshots=snapshots, numbers=numbers,
@@ -355,6 +384,7 @@ class Booster:
                     seconds=perf_counter() - start, files=files, redone=store.redone,
                     lossy=LOSSY_TEXT if lossy else None,
                 )  # fmt: skip
+                warn_if_little_moved(summary.to_dict(), math.prod(samples.shape[1:]))
                 if run_file is not None:
                     model = {"architecture": config.architecture, "sha256": config.source["sha256"]}
                     write_run(
@@ -429,23 +459,14 @@ class Booster:
         batch_size = self._slots(runner)
         if runner.batch_size is None:
             batch_size = min(batch_size, len(store.records))
-        try:
+        remedy = f"continue with a smaller batch: --resume -b {batch_size // 2}"
+        if batch_size == 1:
+            remedy = "free the GPU's memory, or continue with --resume --device cpu"
+        with out_of_memory(batch_size, remedy):
             done = run_set(
                 runner, read, labels, store, settings, shape=shape, batch_size=batch_size, numbers=numbers,
                 on_progress=on_progress,
             )  # fmt: skip
-        except Exception as e:
-            # Match torch's class by name: an engine without torch must not import it for this check.
-            if type(e).__name__ != "OutOfMemoryError":
-                raise
-            if batch_size == 1:
-                raise FailureError(
-                    "out of GPU memory with one image in flight; free the GPU's memory, or continue with --resume --device cpu"
-                ) from e
-            raise FailureError(
-                f"out of GPU memory with {batch_size} images in flight; continue with a smaller batch: --resume -b "
-                f"{batch_size // 2}"
-            ) from e
         return done, batch_size
 
     def _summary(

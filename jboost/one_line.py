@@ -10,13 +10,14 @@ from typing import Any
 
 from jboost.booster import Booster
 from jboost.engine.errors import BadInputError
+from jboost.engine.method.auto_step import AUTO
 from jboost.engine.method.plugins import find_update_name
 from jboost.engine.method.settings import find_preset, make_update
 from jboost.engine.method.updates import Update
 
 #: What opens a bundle; everything else describes the run.
 _OPENING = ("engine", "device", "dtype", "batch_size", "trust_code")
-_RUN = ("objective", "l0", "early_stop", "seed", "value_range", "layout", "numbers")
+_RUN = ("objective", "l0", "early_stop", "seed", "value_range", "layout", "numbers", "first_step")
 
 _lock = threading.Lock()
 #: The bundle opened last, while no call uses it.
@@ -69,6 +70,12 @@ def boost_iter(
         BadInputError, TypeError: as for `boost`; options are checked now, chunks when they are read.
     """
     opening, run = sorted_options(options)
+    if "step_size" in run:
+        raise BadInputError(
+            'a stream has no images to set step_size="auto" by; boost some of its images first, with '
+            'jboost.load(...).boost(images, labels, SGLD(), step_size="auto"), and give the stream that step_size: '
+            "result.summary.step_size"
+        )
 
     def stream() -> Iterator[Any]:
         with _opened(bundle, opening) as booster:
@@ -89,6 +96,8 @@ def sorted_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, A
                 f"update is an object, so its values stand in it; leave {', '.join(options)} out or give update by name"
             )
     else:
+        if options.get("step_size") == AUTO:
+            run["step_size"] = options.pop("step_size")
         if update is not None:
             update = find_update_name(update, trust_code=bool(opening.get("trust_code")))
         update = make_update(preset, update=update, **options)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jboost.booster import Booster
-from jboost.engine.errors import BadInputError, FailureError, JboostError
+from jboost.engine.errors import BadInputError, JboostError
 from jboost.engine.loop.runner import Runner
 from jboost.engine.loop.sets import SetWork, run_sets
 from jboost.engine.method.settings import Settings
@@ -25,6 +25,7 @@ from jboost.engine.shards.plan import Plan, Shard
 from jboost.engine.shards.record import RunRecord
 from jboost.engine.shards.share import WHOLE, Share
 from jboost.engine.system.locks import only_writer
+from jboost.out_of_memory import out_of_memory
 
 _log = logging.getLogger("jboost")
 
@@ -223,18 +224,11 @@ class ShardWorker:
         Raises:
             FailureError: the GPU's memory does not suffice.
         """
-        try:
+        remedy = "free some and go on with --resume, or begin again with a smaller batch (-b) in another folder (-o)"
+        with out_of_memory(self.batch_size, remedy):
             yield from run_sets(
                 self.runner, self._sets(todo, told), self.settings, batch_size=self.batch_size, write=write
             )
-        except Exception as e:
-            # Match torch's class by name: an engine without torch must not import it for this check.
-            if type(e).__name__ != "OutOfMemoryError":
-                raise
-            raise FailureError(
-                f"out of GPU memory with {self.batch_size} images in flight; free some and go on with --resume, or begin again "
-                "with a smaller batch (-b) in another folder (-o)"
-            ) from e
 
     def _release_all(self) -> None:
         for held in self._held:

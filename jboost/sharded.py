@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from jboost.booster import Booster
+from jboost.calibration import (
+    PROBE,
+    PROBED_SHARDS,
+    Probed,
+    calibrated,
+    evenly,
+    kept_step_size,
+    probe_of,
+    with_step_size,
+)
 from jboost.engine.errors import BadInputError, FailureError, JboostError
 from jboost.engine.method.settings import Settings
 from jboost.engine.results.identity import run_identity
@@ -127,6 +137,8 @@ class _Worker(ShardWorker):
 
     def settle(self, old: RunRecord | None, todo: list[Shard]) -> bool:
         """Settle the run by its first usable shard, or check that it is the recorded one; False: another worker settled it."""
+        if old is not None and (kept := kept_step_size(old.identity, self.settings)) is not None:
+            self.settings = with_step_size(self.settings, kept)
         if not todo:  # nothing to open, so nothing to settle: but another run's folder is noticed
             if old is not None:
                 chosen = {"engine": self.run.engine, "batch_size": self.run.batch_size, "threads": self.threads}
@@ -150,6 +162,8 @@ class _Worker(ShardWorker):
             return True  # every shard of this worker fails
         self.size, self.labelled = size, bool(labelled)
         self.runner, self.batch_size, self._passed_over = self.booster.open_for(self.settings, size[0])
+        if old is None:
+            self.settings = calibrated(self.runner, self.settings, self._probe(), self.batch_size)
         identity = self._asked() | {
             "engine": self.runner.name,
             "device": device_kind(self.runner.device),
@@ -166,8 +180,22 @@ class _Worker(ShardWorker):
         self._check(old, identity)
         return True
 
+    def _probe(self) -> Iterator[Probed]:
+        """Images of the shards that ``--step-size auto`` measures: the same ones, whichever worker settles the run."""
+        chosen = evenly(len(self.run.plan.shards), PROBED_SHARDS)
+        for shard in (self.run.plan.shards[i] for i in chosen):
+            try:
+                opened = self.first if self.first is not None and self.first.shard is shard else self.open(shard)
+            except (JboostError, OSError):
+                continue  # its own worker says so
+            shape = opened.samples.shape
+            if list(shape[1:]) == self.size and (opened.labels is not None) == self.labelled:
+                yield probe_of(opened.samples.read, opened.labels, shape[0], PROBE // len(chosen))
+
     def _open_choices(self) -> set[str]:
         free = {"engine": self.run.engine == "auto", "batch_size": self.run.batch_size is None, "threads": True}
+        # Engines may differ in the last digit of a step size. A stated one cannot differ by itself.
+        free |= dict.fromkeys(("step_size", "update"), self.settings.first_step is not None)
         return {key for key, is_free in free.items() if is_free}
 
     def _check(self, old: RunRecord, identity: dict[str, Any]) -> None:

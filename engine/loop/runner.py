@@ -9,6 +9,7 @@ import numpy as np
 from jboost.engine.method.arrays import Array
 
 if TYPE_CHECKING:
+    from jboost.engine.method.step import Gradient
     from jboost.engine.method.updates import Controls
 
     from .flight import Flight
@@ -39,6 +40,21 @@ class Runner(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exc: object) -> None: ...
+
+    def put(self, array: np.ndarray[Any, Any]) -> Array:
+        """`array` as `gradient` takes it."""
+        ...
+
+    def get(self, array: Array) -> np.ndarray[Any, Any]:
+        """An array of a `Gradient` as numpy."""
+        ...
+
+    def gradient(self, x: Array, y: Array) -> Gradient:
+        """The objective's gradient for `x` float32 [B, C, H, W] in [0, 1], classes `y` int64 [B].
+
+        It serves measurements, such as a probe before the run; images in flight are moved by `Flight.step`.
+        """
+        ...
 
     def evaluate_images(self, images: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> Evaluation:
         """One forward pass on images uint8 [B, H, W, C] with classes `y` int64 [B]; numpy arrays."""

@@ -102,7 +102,7 @@ UPDATES: dict[str, type[Update]] = {}
 
 #: Names that an update's field must not have: `Update`, `jboost boost` or a summary uses them for something else.
 RESERVED = frozenset({
-    "name", "kind", "moves", "balls", "options", "strengths", "controls", "move",
+    "name", "kind", "moves", "balls", "options", "strengths", "controls", "move", "scales_with_gradient",
     "samples", "output", "bundle", "engine", "dtype", "device", "batch_size", "preset", "update", "objective", "early_stop",
     "no_early_stop", "l0", "seed", "resume", "grid", "snapshots", "run_file", "run", "json_file", "json", "debug", "trust_code",
     "help", "images_key", "labels_key", "resize", "background", "class_folders", "sources", "shard", "shards", "ranges", "devices",
@@ -110,6 +110,7 @@ RESERVED = frozenset({
     "images", "steps_used", "stopped_early", "seconds", "images_per_second", "realness_before", "realness_after",
     "accuracy_before", "accuracy_after", "l2_moved", "fallbacks", "unchanged_after_failure", "labels", "peak_memory",
     "redone", "lossy", "engines_failed", "not_finite", "not_finite_at", "unmoved",
+    "first_step",
 })  # fmt: skip
 
 
@@ -160,6 +161,8 @@ class Update:
         moves: how the iterate moves, by update kind. Each kind has its own compiled step and its own CUDA kernel.
         balls: ``"l2"`` or ``"linf"`` by update kind, if the radius is that of a ball around the input; the rounded image
             then stays inside too.
+        scales_with_gradient: whether a step without its noise is `step_size` x the gradient, so that ``--step-size auto`` can
+            set its length; see `jboost.engine.method.auto_step`.
         steps: number of steps.
         step_size: length of a step or factor of the gradient.
     """
@@ -168,6 +171,7 @@ class Update:
     options: ClassVar[Mapping[str, Field]]
     moves: ClassVar[Mapping[str, Move]]
     balls: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    scales_with_gradient: ClassVar[bool] = False
     steps: int
     step_size: float
 
@@ -369,6 +373,7 @@ class SGLD(Update):
     step_size: Annotated[float, Option("factor of the gradient", least=0, exclusive=True)] = 0.002
     noise: Annotated[float, Option("standard deviation of a step's noise", least=0)] = 1e-4
     moves: ClassVar = {"sgld": _langevin}
+    scales_with_gradient: ClassVar = True
 
     def strengths(self) -> Strengths:
         """The step size and the noise."""

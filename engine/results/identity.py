@@ -55,6 +55,8 @@ def run_identity(
         "early_stop": settings.early_stop,
         "seed": settings.seed,
     }
+    if settings.first_step is not None:
+        identity |= {"first_step": settings.first_step, "step_size": settings.update.step_size}
     if numbers is not None:
         identity["numbers"] = hashlib.sha256(np.asarray(numbers, "<i8").tobytes()).hexdigest()
     return identity | ({"snapshots": list(snapshots)} if snapshots else {})

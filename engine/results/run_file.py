@@ -44,7 +44,15 @@ _BACKENDS = ("numpy", "torch", "onnxruntime", "tensorrt", "tensorrt_rtx")
 _MOST_BYTES = 1 << 30  # of an array: 250 million images
 _MOST_SNAPSHOTS = 10_000
 #: Entries of the summary that older files lack.
-_LATER = {"engines_failed": {}, "redone": 0, "lossy": None, "not_finite": 0, "not_finite_at": [], "unmoved": 0}
+_LATER = {
+    "engines_failed": {},
+    "redone": 0,
+    "lossy": None,
+    "not_finite": 0,
+    "not_finite_at": [],
+    "unmoved": 0,
+    "first_step": None,
+}
 _COLUMNS = [name for name in RECORD.names or () if name != "done"]
 
 
@@ -362,7 +370,7 @@ _KINDS: dict[str, tuple[Callable[[Any, str], Any], bool]] = {
     **dict.fromkeys(("realness_before", "realness_after"), (_figure_or_null, False)),
     "not_finite_at": (_positions, False),
     "engines_failed": (_texts, False),
-    **dict.fromkeys(("accuracy_before", "accuracy_after", "eps", "noise", "l0"), (as_figure, True)),
+    **dict.fromkeys(("accuracy_before", "accuracy_after", "eps", "noise", "l0", "first_step"), (as_figure, True)),
     "steps": (_steps, False),
     "seed": (_seed, False),
     "early_stop": (as_bool, False),

@@ -61,6 +61,8 @@ class Summary:
         not_finite_at: positions of the first images counted in one of the last two, at most `MOST_NAMED`.
         unmoved: images that took steps and came back as they were, because no value changed by half a grey level or because
             the ball around them holds no other image.
+        first_step: with ``--step-size auto``, the mean length of the first step that `step_size` was set to, in grey levels;
+            None: the step size was stated.
         snapshots: one entry per snapshot, ascending: ``step``; ``file``, None if it is in memory; mean ``realness`` and
             ``accuracy`` as above.
         options: the update's fields that are not named above; `to_dict` gives each its own entry.
@@ -100,6 +102,7 @@ class Summary:
     not_finite: int = 0
     not_finite_at: list[int] = field(default_factory=list)
     unmoved: int = 0
+    first_step: float | None = None
     snapshots: list[dict[str, Any]] = field(default_factory=list)
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -156,6 +159,7 @@ class Summary:
             engines_failed=dict(engines_failed),
             redone=redone,
             lossy=lossy,
+            first_step=settings.first_step,
             labels="predicted" if not labelled else "unused" if ignores_labels(settings.objective) else "given",
             snapshots=[
                 {"step": step, "file": str(files[step]) if files else None, **model_means(kept, "after", labelled)}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jboost.engine.errors import BadInputError, FailureError
+from jboost.engine.results.moved import warn_if_little_moved
 from jboost.engine.results.run_file import read_reading, typed_summary, write_run
 from jboost.engine.results.summary import Summary, image_means
 from jboost.engine.samples.patterns import RUN
@@ -79,6 +81,9 @@ def merged(out: Path, record: RunRecord, run_file: Path | None = None) -> Summar
     values: dict[str, Any] = template | image_means(records, labelled)
     values |= {"seconds": seconds, "images_per_second": len(records) / seconds, "peak_memory": None, "snapshots": []}
     summary = Summary.of_dict(values)
+    size = record.identity.get("size")
+    if isinstance(size, list) and all(isinstance(side, int) for side in size):
+        warn_if_little_moved(values, math.prod(size))
     if run_file is not None:
         write_run(
             run_file, records, summary.to_dict(), samples=record.plan.source, boosted=out, class_names=class_names, model=model,

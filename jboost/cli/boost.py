@@ -22,7 +22,7 @@ from .paths import check_paths
 from .shards import ManyOptions, boost_many
 from .tables import print_columns
 from .terminal import console, is_terminal
-from .update_options import with_update_options
+from .update_options import take_auto, with_update_options
 
 if TYPE_CHECKING:
     from jboost.booster import Booster
@@ -81,6 +81,14 @@ def boost(
             "--early-stop/--no-early-stop",
             help="Stop an image once its realness reaches l0.",
             show_default="on for joint",
+            rich_help_panel=_METHOD,
+        ),
+    ] = None,
+    first_step: Annotated[
+        float | None,
+        typer.Option(
+            help="With --step-size auto: mean length of the first step in grey levels, RMS over an image's values.",
+            show_default="1",
             rich_help_panel=_METHOD,
         ),
     ] = None,
@@ -206,8 +214,10 @@ def boost(
         "--address": address, "--workers": workers, "--gpus-per-worker": gpus_per_worker, "--allow-mixed": allow_mixed or None,
     }  # fmt: skip
     ray = None
+    auto = take_auto(values)
     if check_on(on, only_ray, {"--shard": shard, "--devices": devices}):
         method = {"objective": objective, "l0": l0, "early_stop": early_stop, "seed": seed}
+        method |= {"step_size": auto, "first_step": first_step}
         ray = RayCommand(address, workers, gpus_per_worker, allow_mixed, update, preset, values, method)
     chosen = find_preset(preset)
     if update is not None:
@@ -220,7 +230,8 @@ def boost(
                 grid, snapshots, run_file, json_file, reading, ray,
             ),
             lambda booster: booster.settings(
-                how, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=chosen
+                how, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=chosen, step_size=auto,
+                first_step=first_step,
             ),
             show_summary,
         )  # fmt: skip
@@ -228,7 +239,10 @@ def boost(
     with Booster(
         bundle, engine=engine, device=device, dtype=dtype, batch_size=batch_size, trust_code=trust_code
     ) as booster:
-        settings = booster.settings(how, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=chosen)
+        settings = booster.settings(
+            how, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=chosen, step_size=auto,
+            first_step=first_step,
+        )  # fmt: skip
         images = open_samples(samples, replace(reading, channels=booster.bundle.config.in_channels))
         out = output or default_output(images)
         steps_kept = split_numbers(snapshots, "--snapshots") or ()
@@ -335,6 +349,8 @@ def show_summary(summary: Summary, out: Path, *, stderr: bool) -> None:
     """
     s = summary
     method = f"{s.update} {s.steps} x {s.step_size:g}, objective {s.objective}"
+    if s.first_step is not None:
+        method = method.replace(", objective", f" (auto: a first step of {s.first_step:g} grey levels), objective")
     if s.objective == "bce" and s.l0 is None:
         method += " (l0 is unknown; joint needs it)"
     rows = [

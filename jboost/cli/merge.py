@@ -9,8 +9,10 @@ import typer
 
 from . import options
 from .json_output import STDOUT, write_json
+from .notes import log_to
 from .options import Debug
 from .paths import check_paths
+from .terminal import console
 
 
 def merge(
@@ -32,6 +34,7 @@ def merge(
     from .boost import show_summary
 
     check_paths(inputs={"OUT": out}, outputs={"--run": run_file}, json_file=json_file)
+    log_to(console(stderr=True))
     summary = merged(out, open_run(out), run_file)
     show_summary(summary, out, stderr=json_file == STDOUT)
     write_json(summary.to_dict(), json_file, stdout_indent=None)

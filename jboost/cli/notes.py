@@ -22,7 +22,9 @@ class _ToConsole(logging.Handler):
 
 
 def log_to(notes: Console) -> None:
-    """Print what jboost logs on `notes` from now on."""
+    """Print what jboost logs on `notes` from now on, and on no other console."""
     logger = logging.getLogger("jboost")
     logger.setLevel(logging.INFO)
+    for handler in [handler for handler in logger.handlers if isinstance(handler, _ToConsole)]:
+        logger.removeHandler(handler)
     logger.addHandler(_ToConsole(notes))

@@ -121,6 +121,7 @@ def boost_many(options: ManyOptions, settings_of: Callable[[Booster], Settings],
         )
     if not finished(out, outcome, share if o.shard is not None else None):
         return
+    log_to(console(stderr=True))
     summary = merged(out, open_run(out), o.run_file)
     show(summary, out, stderr=o.json_file == STDOUT)
     write_json(summary.to_dict(), o.json_file, stdout_indent=None)

@@ -26,6 +26,26 @@ def load_named_updates(arguments: Sequence[str]) -> None:
             find_update_name(name, trust_code="--trust-code" in arguments)
 
 
+def take_auto(values: dict[str, Any]) -> str | None:
+    """Take ``"auto"`` out of the values of updates' fields if it is the step size; None if it is not."""
+    from jboost.engine.method.auto_step import AUTO
+
+    if values.get("step_size") != AUTO:
+        return None
+    values["step_size"] = None
+    return AUTO
+
+
+def _number_or_auto(text: str) -> float | str:
+    """The value of ``--step-size``."""
+    from jboost.engine.method.auto_step import AUTO
+
+    try:
+        return text if text == AUTO else float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither a number nor {AUTO}") from None
+
+
 def with_update_options(command: Callable[..., None], *, after: str, panel: str) -> Callable[..., None]:
     """Return `command` with a help text for ``update`` and an option for each field of the registered updates.
 
@@ -40,7 +60,8 @@ def with_update_options(command: Callable[..., None], *, after: str, panel: str)
     from jboost.engine.method.updates import UPDATES
 
     def option(name: str, value_type: type, help: str, default: str) -> inspect.Parameter:
-        shown = typer.Option(help=help, show_default=default, rich_help_panel=panel)
+        own: dict[str, Any] = {"parser": _number_or_auto, "metavar": "<float|auto>"} if name == "step_size" else {}
+        shown = typer.Option(help=help, show_default=default, rich_help_panel=panel, **own)
         return inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[value_type | None, shown]
         )

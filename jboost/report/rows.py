@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jboost.engine.method.updates import UPDATES
+from jboost.engine.results.moved import why_little_moved
 from jboost.engine.results.run_file import RunFile
 from jboost.engine.results.summary import counted, update_values
 
@@ -29,7 +30,7 @@ def settings_rows(run: RunFile) -> list[tuple[str, str]]:
     return [
         ("engine", f"{s['engine']}, {s['dtype']}, {s['device']}"),
         ("batch size", f"{s['batch_size']:,}"),
-        ("update", f"{s['update']}, {s['steps']} steps of {number(s['step_size'], 'g')}{_update_details(s)}"),
+        ("update", f"{s['update']}, {s['steps']} steps of {number(s['step_size'], 'g')}{_auto(s)}{_update_details(s)}"),
         ("objective", objective),
         ("early stopping", "on" if s["early_stop"] else "off"),
         ("seed", str(s["seed"])),
@@ -38,6 +39,11 @@ def settings_rows(run: RunFile) -> list[tuple[str, str]]:
         ("checkpoint", f"SHA-256 {run.model.get('sha256', 'unknown')[:16]}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in run.versions.items())),
     ]
+
+
+def _auto(summary: dict[str, Any]) -> str:
+    first = summary["first_step"]
+    return "" if first is None else f", set by auto for a first step of {number(first, 'g')} grey levels"
 
 
 def _update_details(summary: dict[str, Any]) -> str:
@@ -146,6 +152,8 @@ def remarks(inputs: ReportInputs) -> list[str]:
     still = int(((records["l2"] == 0) & ~records["failed"]).sum())
     if still:
         out.append(f"{still:,} of {len(records):,} images did not move.")
+    if (why := why_little_moved(run.summary, math.prod(inputs.samples.shape[1:]))) is not None:
+        out.append(f"{why[0].upper()}{why[1:]}.")
     if inputs.labels is None:
         out.append("The samples have no labels, so each image's class is the model's prediction.")
     elif (classes := len(np.unique(inputs.labels))) > _MOST_CLASSES:

@@ -1,0 +1,93 @@
+"""A run that hardly moved its images says so, why, and what to raise.
+
+The measure is the mean over images of the root mean square of an image's changes, in grey levels. It follows from the mean L2
+distance that every summary has, and a step's length is stated in the same unit; see `jboost.engine.method.auto_step`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from jboost.engine.method.auto_step import DEFAULT_FIRST_STEP, LEVELS, steeper_objective
+from jboost.engine.method.updates import UPDATES
+
+#: A run that moved its images less than this many grey levels in the mean says so.
+LITTLE = 1.0
+# What a remedy aims at: the steps are not all in one direction, and rounding drops changes below half a level.
+_ENOUGH = 3.0
+
+_log = logging.getLogger("jboost")
+
+
+def warn_if_little_moved(summary: Mapping[str, Any], values: int) -> None:
+    """Log `why_little_moved`, if there is something to say."""
+    if (why := why_little_moved(summary, values)) is not None:
+        _log.warning("%s", why)
+
+
+def why_little_moved(summary: Mapping[str, Any], values: int) -> str | None:
+    """Why a run moved its images by less than a grey level in the mean, and the remedy.
+
+    Args:
+        summary: `jboost.engine.results.summary.Summary.to_dict`.
+        values: the number of an image's values, H x W x C.
+
+    Returns:
+        None if it moved them further; if it took no steps; if most images failed, which the summary says; or if the user's
+        radius allows no more.
+    """
+    s = summary
+    tried = s["images"] - s["unchanged_after_failure"]
+    if not s["steps"] or tried <= 0 or 2 * tried < s["images"] or not values:
+        return None
+    unit = LEVELS / math.sqrt(values)  # grey levels, root mean square, of an L2 distance of 1
+    levels = s["l2_moved"] * unit * s["images"] / tried
+    if not levels < LITTLE or _within_radius(s, unit, levels):
+        return None
+    return f"the run moved its images by {levels:.2g} grey levels (RMS) in the mean, which is little: {_cause(s, unit, levels)}"
+
+
+def _within_radius(s: Mapping[str, Any], unit: float, levels: float) -> bool:
+    """Whether the ball around the input is what keeps the images near it."""
+    if s["eps"] is None:
+        return False
+    if s["eps"] * LEVELS < LITTLE:
+        return True  # no value can change; the run has said so
+    bound = s["eps"] * (LEVELS if s["norm"] == "linf" else unit)
+    return bool(s["steps"] * s["step_size"] >= s["eps"]) and bool(bound <= LITTLE or levels >= bound / 2)
+
+
+def _cause(s: Mapping[str, Any], unit: float, levels: float) -> str:
+    if s["early_stop"] and 2 * s["stopped_early"] >= s["images"]:
+        return (
+            f"{s['stopped_early']:,} of {s['images']:,} images had reached l0 before their last step; if they should move on, "
+            "give --no-early-stop"
+        )
+    steps, first = s["steps"], s["first_step"]
+    if first is not None:
+        return f"raise --steps ({steps} now), or --first-step ({first:g} now): --first-step {_more(first, steps)}"
+    update = UPDATES.get(s["update"])  # None where the update of the run is not registered
+    if update is not None and update.scales_with_gradient:
+        length = "" if steps * DEFAULT_FIRST_STEP >= _ENOUGH else f" --first-step {_more(DEFAULT_FIRST_STEP, steps)}"
+        return (
+            f"a step of {s['update']} is {s['step_size']:g} x the gradient, which is short for this model; give --step-size auto"
+            f"{length}"
+        )
+    raised = f"raise --steps ({steps} now) or --step-size ({s['step_size']:g} now)"
+    if s["norm"] is None:  # how long a step is, is the update's own affair
+        return raised
+    each = LEVELS if s["norm"] == "linf" else unit  # of a step size of 1
+    if not levels and s["steps_used"] * s["step_size"] * each >= LITTLE:
+        other = steeper_objective(s["objective"])
+        return (
+            f"the gradient of objective {s['objective']} is zero at these images; give another one: --objective {other}"
+        )
+    return f"{raised}: --step-size {max(_ENOUGH / steps / each, 2 * s['step_size']):.2g}"
+
+
+def _more(first: float, steps: int) -> str:
+    """A longer first step in grey levels, such that some steps are enough."""
+    return f"{min(max(_ENOUGH / steps, 2 * first), LEVELS):.2g}"
