@@ -40,4 +40,5 @@ def random_start(images: torch.Tensor, radius: float, positions: torch.Tensor, s
     # The share of the ball's volume that lies nearer to the middle is uniform in (0, 1).
     share = (word.double() + 0.5) / 2**32
     length = radius * share ** (1 / (channels * height * width)) / direction.flatten(1).double().norm(dim=1)
-    return direction * per_image(length.float(), direction)
+    start: torch.Tensor = direction * per_image(length.float(), direction)
+    return start

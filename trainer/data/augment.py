@@ -44,7 +44,7 @@ class Augmentation:
         """Crop images at random to one size: each uint8 [h, w, C] -> uint8 [n, side, side, C], by their `positions`."""
         return np.stack(
             [
-                resized_crop(image, choose_box(*image.shape[:2], words_of(self.seed, position)), side)
+                resized_crop(image, choose_box(image.shape[0], image.shape[1], words_of(self.seed, position)), side)
                 for image, position in zip(originals, positions.tolist(), strict=True)
             ]
         )
