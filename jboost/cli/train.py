@@ -272,7 +272,7 @@ def _run(
     from jboost.trainer.prepare import open_data
     from jboost.trainer.presets import preset_remarks
     from jboost.trainer.run import read_stored, train
-    from jboost.trainer.start import described, initial_model
+    from jboost.trainer.start import check_sizes, described, initial_model
 
     if os.environ.get("RANK", "0") == "0":  # the first process holds the lock, so the others must not ask
         check_no_writer(out)
@@ -303,6 +303,7 @@ def _run(
         loaded=None if config.init is None else _load(config, notes),
         reset_head=config.reset_head,
     )
+    check_sizes(model, info, (data.real.shape[1], data.generated.shape[1]))
     info = described(info, class_names=data.real.class_names, resolution=data.generated.shape[1])
     with _Bar(config, out, notes, trust_code) as bar:
         finished = train(config, model, info, data, out, resume=resume, hooks=bar.hooks(say))

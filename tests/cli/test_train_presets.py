@@ -21,8 +21,9 @@ if TYPE_CHECKING:  # there is a conftest in another folder too
 CLASSES, OWN = 4, 8
 SMALL = (
     "--preset", "released-rn50", "--arch", "small_resnet2", "--resolution", 12, "--iterations", 3, "--milestones", 2,
-    "--keep-at", 2, "--batch-size", 4, "--generated-steps", 2, "--held-out", 8, "--validate-every", 3,
-    "--save-every", 1, "--boost-steps", 1, "--log-with", "none", "--device", "cpu", "--real", "real", "--generated", "generated.npz", "-o", "run",
+    "--keep-at", 2, "--batch-size", 4, "--generated-steps", 2, "--held-out", 8, "--validate-every", 3, "--save-every", 1,
+    "--boost-steps", 1, "--log-with", "none", "--device", "cpu", "--real", "real", "--generated", "generated.npz",
+    "-o", "run",
 )  # fmt: skip
 
 

@@ -13,12 +13,13 @@ import train_cases
 from train_cases import configuration, run, two_sizes
 
 from jboost.engine.errors import BadInputError
-from jboost.trainer.checkpoint import read_safetensors
+from jboost.trainer.checkpoint import ModelInfo, read_safetensors
 from jboost.trainer.config import TrainConfig, resolve_config
+from jboost.trainer.joint import JointModel
 from jboost.trainer.learner import Learner
 from jboost.trainer.machine import make_accelerator
 from jboost.trainer.run import BEST, LAST
-from jboost.trainer.start import initial_model
+from jboost.trainer.start import check_sizes, initial_model
 from jboost.trainer.state import FILE
 from jboost.trainer.watch import Hooks
 
@@ -150,6 +151,17 @@ def test_compiled_attacks_of_two_sizes_are_the_eager_ones(tmp_path: Path) -> Non
         after.append(weights(tmp_path / str(compiled)))
     for name, tensor in after[0].items():
         torch.testing.assert_close(after[1][name], tensor, rtol=1e-3, atol=1e-3)
+
+
+def test_a_network_for_one_size_is_refused_before_training() -> None:
+    model = JointModel(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 4)), (0.0,), (1.0,)).train()
+    info = ModelInfo("mine:net", 4, 1, (0.0,), (1.0,))
+    check_sizes(model, info, (4, 4))
+    assert model.training
+    with pytest.raises(BadInputError, match=r"mine:net does not take images of 8x8 .*; give images of one size"):
+        check_sizes(model, info, (8, 4))
+    with pytest.raises(BadInputError, match=r"8x8 .*; give another --arch, such as resnet50"):
+        check_sizes(model, info, (8, 8))
 
 
 @pytest.mark.parametrize(
