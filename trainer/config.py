@@ -41,6 +41,9 @@ class TrainConfig(BaseModel):
         background, class_folders: how to read image files, see `jboost.engine.samples.options`.
         missing_classes: train although a class has only real or only generated images.
         flip, crop_padding: augmentation of real and generated images alike, see `jboost.trainer.data.Augmentation`.
+        real_crop, real_flip, real_rotation: augmentation of real images alone, see `jboost.trainer.data.Augmentation`.
+        generated_size: ``"same"``: generated images have the real images' size; ``"own"``: they may have another one,
+            see `jboost.trainer.pooled_norm`.
         held_out: number of images of each kind that are held out for validation; 0: no validation.
         validation_real, validation_generated: sets to take these images from, instead of the training sets.
         check_images: decode every image once before training.
@@ -56,15 +59,16 @@ class TrainConfig(BaseModel):
         bce_real to clean_ce_generated: weights of the loss's terms, see `jboost.trainer.losses.JointLoss`.
         ema: decay of an exponential moving average of the weights, which validation and checkpoints then use; 0: none.
         real_steps, real_step_size, real_eps: the attack on real images.
+        real_start: radius of the ball that the attack on real images starts in at random; 0: it starts at the image.
         generated_steps, generated_step_size, generated_eps, grow_every: the attack on generated images.
         iterations: number of optimizer steps.
         batch_size: number of real images per step, over all processes and accumulated batches; a step takes as many
             generated images.
         accumulate: number of batches that each process splits its images of a step into.
-        optimizer: ``"adamw"`` or ``"sgd"``.
+        optimizer: ``"adamw"``, ``"adam"`` or ``"sgd"``.
         learning_rate, schedule, warmup, milestones, gamma: see `jboost.trainer.schedule.learning_rate_at`.
         momentum: momentum of SGD.
-        weight_decay: weight decay of the optimizer.
+        weight_decay: weight decay of the optimizer; with ``"adam"`` and ``"sgd"`` it is part of the gradient.
         clip: largest norm of the gradient of all weights together; 0: no clipping.
         dtype: precision of the network (mixed precision); weights, images and losses stay float32.
         compile: compile the forward pass and input gradient of the attacks.
@@ -72,6 +76,7 @@ class TrainConfig(BaseModel):
         deterministic: choose deterministic kernels where they exist.
         seed: seed of the initial weights, the order of the images and the augmentation.
         log_every, validate_every, save_every: intervals in iterations; the last iteration does all three.
+        keep_at: iterations after which a checkpoint is kept under its number, after a validation.
         log_with: trackers: ``"tensorboard"``, ``"wandb"``, both separated by a comma, or ``"none"``.
         boost_steps, boost_step_size: the boosting in validation (PGD on the objective ``joint``).
     """
@@ -89,6 +94,10 @@ class TrainConfig(BaseModel):
     missing_classes: bool = False
     flip: bool = False
     crop_padding: Count = 0
+    real_crop: bool = False
+    real_flip: bool = False
+    real_rotation: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0
+    generated_size: Literal["same", "own"] = "same"
     held_out: Count = 500
     validation_real: str | None = None
     validation_generated: str | None = None
@@ -118,6 +127,7 @@ class TrainConfig(BaseModel):
     real_steps: Count = 4
     real_step_size: Length = 0.25
     real_eps: Amount = 1.0
+    real_start: Amount = 0.0
     generated_steps: Count = 1
     generated_step_size: Length = 0.1
     generated_eps: Amount = 10.0
@@ -126,7 +136,7 @@ class TrainConfig(BaseModel):
     iterations: Positive = 10_000
     batch_size: Positive = 64
     accumulate: Positive = 1
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: Length = 1e-3
     momentum: Share = 0.9
     weight_decay: Amount = 1e-4
@@ -145,6 +155,7 @@ class TrainConfig(BaseModel):
     log_every: Positive = 10
     validate_every: Positive = 500
     save_every: Positive = 500
+    keep_at: tuple[Positive, ...] = ()
     log_with: str = "tensorboard"
     boost_steps: Count = 15
     boost_step_size: Length = 0.1
@@ -166,6 +177,16 @@ class TrainConfig(BaseModel):
             raise ValueError("the step schedule needs --milestones, e.g. 300,450")
         if self.warmup >= self.iterations and self.warmup:
             raise ValueError(f"a warm-up of {self.warmup} takes up all {self.iterations} iterations; lower --warmup")
+        if self.real_start > self.real_eps:
+            raise ValueError(
+                f"a random start within {self.real_start:g} leaves the ball of --real-eps {self.real_eps:g}; lower "
+                "--real-start or raise --real-eps"
+            )
+        if late := [kept for kept in self.keep_at if kept > self.iterations]:
+            raise ValueError(
+                f"--keep-at {late[0]} comes after the last of {self.iterations} iterations; give --keep-at "
+                f"{self.iterations}, or more --iterations"
+            )
         for tracker in self.trackers:
             if tracker not in ("tensorboard", "wandb"):
                 raise ValueError(f"unknown tracker {tracker!r} in --log-with; choose tensorboard, wandb, both or none")
@@ -176,6 +197,7 @@ class TrainConfig(BaseModel):
         """The values that a single step needs."""
         return AdversarialConfig(
             real_attack=PGD(self.real_steps, self.real_step_size, self.real_eps),
+            real_start=self.real_start,
             generated_attack=PGD(self.generated_steps, self.generated_step_size, self.generated_eps),
             grow_every=self.grow_every,
             score=self.score,
@@ -212,6 +234,7 @@ CHANGEABLE = frozenset(
         "log_every",
         "validate_every",
         "save_every",
+        "keep_at",
         "log_with",
         "boost_steps",
         "boost_step_size",

@@ -24,7 +24,8 @@ class TrainingData:
     """The images that a run trains and validates on.
 
     Attributes:
-        real, generated: the training images, with one size and number of channels.
+        real, generated: the training images, square, with one number of channels, and with one size unless generated
+            images may have their own.
         held_out: real and generated images to validate on; None: no validation.
     """
 
@@ -58,12 +59,31 @@ def open_data(config: TrainConfig, *, decode: bool, say: Callable[[str], object]
     if height != width:
         raise BadInputError(f"{real.path} has images of {width}x{height}; make them square with --resolution N")
     classes = config.num_classes or count_classes(real)
+    own_size = config.generated_size == "own"
     generated = _open_generated(
-        [Path(path) for path in config.generated], config.generated_weights, real, classes, reading
+        [Path(path) for path in config.generated],
+        config.generated_weights,
+        real,
+        classes,
+        reading,
+        size=None if own_size else height,
     )
+    _, tall, wide, _ = generated.shape
+    if tall != wide:
+        raise BadInputError(f"{generated.path} has images of {wide}x{tall}; training takes square images")
+    if config.real_crop:
+        real.original(0)  # a set that has no images at their own size is refused before training
+        say(f"{real.path}: training crops the images at random, each from its own size, to {height}x{height}")
+    if generated.shape[1] != height:
+        say(
+            f"real images of {height}x{height} train beside generated ones of {wide}x{tall}; the checkpoints are for "
+            f"{wide}x{tall}, and l0 is the mean over real images of {height}x{height}"
+        )
     for data in (real, *generated.sources):
         say(f"{data.path}: {label_line(data)}")
-    for note in check_pair(real, generated, num_classes=classes, missing_classes=config.missing_classes):
+    for note in check_pair(
+        real, generated, num_classes=classes, missing_classes=config.missing_classes, own_size=own_size
+    ):
         say(note)
     if decode and int(os.environ.get("RANK", "0")) == 0:
         for data in (real, generated):
@@ -82,15 +102,20 @@ def _reading(config: TrainConfig) -> ReadOptions:
 
 
 def _open_generated(
-    paths: list[Path], weights: tuple[float, ...] | None, real: ImageData, classes: int, reading: ReadOptions
+    paths: list[Path],
+    weights: tuple[float, ...] | None,
+    real: ImageData,
+    classes: int,
+    reading: ReadOptions,
+    *,
+    size: int | None,
 ) -> MixedData:
-    _, size, _, channels = real.shape
     return open_generated(
         paths,
         weights,
         num_classes=classes,
         resolution=size,
-        channels=channels,
+        channels=real.shape[3],
         class_names=real.class_names,
         reading=reading,
     )
@@ -115,7 +140,10 @@ def _split_generated(
     if config.validation_generated is None:
         return generated.hold_out(config.held_out, config.seed)
     return generated, _at_most(
-        _open_generated([Path(config.validation_generated)], None, real, classes, _reading(config)), config
+        _open_generated(
+            [Path(config.validation_generated)], None, real, classes, _reading(config), size=generated.shape[1]
+        ),
+        config,
     )
 
 

@@ -12,13 +12,21 @@ from .base import ImageData
 from .generated import MixedData, check_label_range
 
 
-def check_pair(real: ImageData, generated: MixedData, *, num_classes: int, missing_classes: bool = False) -> list[str]:
+def check_pair(
+    real: ImageData,
+    generated: MixedData,
+    *,
+    num_classes: int,
+    missing_classes: bool = False,
+    own_size: bool = False,
+) -> list[str]:
     """Check that a real and a generated set fit each other and the model.
 
     Args:
         real, generated: the sets.
         num_classes: the model's number of classes.
         missing_classes: allow classes with images of one set alone.
+        own_size: allow generated images of another size than the real ones.
 
     Returns:
         Warnings, one sentence each: the sets' own notes, and classes without images.
@@ -32,10 +40,10 @@ def check_pair(real: ImageData, generated: MixedData, *, num_classes: int, missi
     for source in generated.sources:
         check_label_range(source, num_classes)
         (_, h, w, c), (_, real_h, real_w, real_c) = source.shape, real.shape
-        if (h, w) != (real_h, real_w):
+        if (h, w) != (real_h, real_w) and not own_size:
             raise BadInputError(
                 f"{source.path} has images of {w}x{h}, {real.path} of {real_w}x{real_h}; "
-                "resize the real images to the generator's size with --resolution"
+                "resize the real images to the generator's size with --resolution, or allow both with --generated-size own"
             )
         if c != real_c:
             raise BadInputError(
