@@ -13,15 +13,18 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from jboost.engine.errors import BadInputError, one_line
 
-from .adversarial import Labelled, Raters, attack, make_raters, objective
+from .adversarial import Labelled, Raters, attack, growth_scores, make_raters, objective
 from .attack import Rater, compiled_forward
 from .config import TrainConfig
+from .growth import AttackLength, roc_auc
 from .joint import JointModel
 from .state import pack_optimizer, unpack_optimizer
 from .sync_norm import synchronise_batch_norm
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+_Tensors = tuple[Tensor, ...] | list[Tensor]
 
 # float16 gradients of one image's logit fall below 6e-5, where float16 loses bits.
 _FP16_SCALE = 256.0
@@ -56,13 +59,14 @@ class Learner:
     def __init__(self, model: JointModel, config: TrainConfig, accelerator: Accelerator):
         self.config, self.accelerator = config, accelerator
         self._adversarial = config.adversarial
+        self._length = AttackLength(self._adversarial, config.batch_size)
         # Convolutions are fastest in channels-last memory, with tensor cores and in oneDNN on CPUs (a third less time).
         placed = model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model: JointModel = placed.requires_grad_(True)
         if accelerator.num_processes > 1 and config.batch_norm == "train":
             synchronise_batch_norm(self.model, accelerator.device)
         # The average includes BatchNorm's statistics: they belong to the weights.
-        self._average = _make_average(self.model, config.ema) if config.ema else None
+        self._average = _make_average(self.model, config.ema, warmup=config.ema_warmup) if config.ema else None
         self.kept = self.model if self._average is None else cast(JointModel, self._average.module)
         self._raw_optimizer = _make_optimizer(self.model, config)
         self._forward, self._optimizer = accelerator.prepare(_Forward(self.model), self._raw_optimizer)
@@ -83,11 +87,12 @@ class Learner:
         Args:
             iteration: counted from 0.
             real, generated: the step takes ``accumulate`` batches from each; row i of one is paired with row i of the
-                other.
+                other, and with ``generated_labels`` ``"paired"`` takes its label.
 
         Returns:
             ``report``: float32 [9], the values of this process's `StepReport`. If gradients are clipped, also
-            ``gradient_norm``: their norm before clipping.
+            ``gradient_norm``: their norm before clipping. If the attack grows by AUC, also ``auc``: that of the batch
+            of all processes.
         """
         accelerator, config = self.accelerator, self.config
         # Random numbers of the network (dropout) then depend only on the iteration, and a resumed run draws the same.
@@ -96,11 +101,15 @@ class Learner:
             group["lr"] = config.learning_rate_at(iteration)
         self._training_mode()
         seen: dict[str, Tensor] = {}
-        reports = []
+        reports, scores = [], []
+        steps = self._length.at(iteration)
         for _ in range(config.accumulate):
-            batch = attack(
-                self._raters, self._place(next(real)), self._place(next(generated)), self._adversarial, iteration
-            )
+            ours, theirs = self._place(next(real)), self._place(next(generated))
+            if config.generated_labels == "paired":
+                theirs = (theirs[0], ours[1])
+            batch = attack(self._raters, ours, theirs, self._adversarial, steps)
+            if config.grow_auc is not None:
+                scores.append(growth_scores(self._raters, batch))
             with accelerator.accumulate(self._forward):
                 loss, report = objective(self._forward, batch, self._adversarial)
                 accelerator.backward(loss)
@@ -109,9 +118,19 @@ class Learner:
                 self._optimizer.step()
                 self._optimizer.zero_grad()
             reports.append(report)
+        if scores:
+            seen["auc"] = self._grow(torch.cat(scores, dim=1))
         if self._average is not None:
             self._average.update_parameters(self.model)
         return seen | {"report": torch.stack(reports).mean(0)}
+
+    def _grow(self, scores: Tensor) -> Tensor:
+        """Let the attack grow by the AUC of the whole batch; `scores` [2, B] are those of this process."""
+        # Every process computes the same AUC from the same scores, so all attack with as many steps.
+        real, attacked = self.accelerator.gather(scores[None]).transpose(0, 1).flatten(1).cpu().numpy()
+        auc = roc_auc(real, attacked)
+        self._length.see(auc)
+        return torch.tensor(auc, device=scores.device)
 
     def _training_mode(self) -> None:
         self.model.train()
@@ -131,7 +150,8 @@ class Learner:
         if self._average is not None:
             tensors |= {f"average.{name}": tensor for name, tensor in self._average.state_dict().items()}
         scaler = self.accelerator.scaler
-        return tensors | pack_optimizer(self._raw_optimizer), {"scaler": scaler.state_dict() if scaler else None}
+        facts = {"scaler": scaler.state_dict() if scaler else None, "growth": self._length.facts()}
+        return tensors | pack_optimizer(self._raw_optimizer), facts
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Continue from the output of `state`.
@@ -148,21 +168,32 @@ class Learner:
             raise BadInputError(f"the run's state belongs to another model ({one_line(e)})") from e
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(dict(facts["scaler"]))
+        if "growth" in facts:  # states of earlier versions lack it, and their runs grow with the iterations
+            self._length.restore(facts["growth"])
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _make_average(model: JointModel, decay: float) -> AveragedModel:
+def _make_average(model: JointModel, decay: float, *, warmup: bool) -> AveragedModel:
     average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
+
+    def warming(averages: _Tensors, weights: _Tensors, count: Tensor | int) -> None:
+        share = min(decay, (1 + int(count)) / (10 + int(count)))
+        get_ema_multi_avg_fn(share)(averages, weights, count)  # type: ignore[no-untyped-call]
+
+    return AveragedModel(model, multi_avg_fn=warming if warmup else average, use_buffers=True).requires_grad_(False)
 
 
 def _make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     if config.optimizer == "sgd":
         return torch.optim.SGD(
-            model.parameters(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
+            model.parameters(),
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=config.nesterov,
         )
     return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
 

@@ -58,12 +58,16 @@ def open_data(config: TrainConfig, *, decode: bool, say: Callable[[str], object]
     if height != width:
         raise BadInputError(f"{real.path} has images of {width}x{height}; make them square with --resolution N")
     classes = config.num_classes or count_classes(real)
+    labelled = config.generated_labels == "own"
     generated = _open_generated(
-        [Path(path) for path in config.generated], config.generated_weights, real, classes, reading
+        [Path(path) for path in config.generated], config.generated_weights, real, classes, reading, labelled
     )
     for data in (real, *generated.sources):
-        say(f"{data.path}: {label_line(data)}")
-    for note in check_pair(real, generated, num_classes=classes, missing_classes=config.missing_classes):
+        of_its_own = labelled or data is real
+        say(f"{data.path}: {label_line(data) if of_its_own else f'labels of {data.label_source}'}")
+    for note in check_pair(
+        real, generated, num_classes=classes, missing_classes=config.missing_classes, labelled=labelled
+    ):
         say(note)
     if decode and int(os.environ.get("RANK", "0")) == 0:
         for data in (real, generated):
@@ -82,7 +86,12 @@ def _reading(config: TrainConfig) -> ReadOptions:
 
 
 def _open_generated(
-    paths: list[Path], weights: tuple[float, ...] | None, real: ImageData, classes: int, reading: ReadOptions
+    paths: list[Path],
+    weights: tuple[float, ...] | None,
+    real: ImageData,
+    classes: int,
+    reading: ReadOptions,
+    labelled: bool,
 ) -> MixedData:
     _, size, _, channels = real.shape
     return open_generated(
@@ -93,6 +102,7 @@ def _open_generated(
         channels=channels,
         class_names=real.class_names,
         reading=reading,
+        labelled=labelled,
     )
 
 
@@ -115,7 +125,15 @@ def _split_generated(
     if config.validation_generated is None:
         return generated.hold_out(config.held_out, config.seed)
     return generated, _at_most(
-        _open_generated([Path(config.validation_generated)], None, real, classes, _reading(config)), config
+        _open_generated(
+            [Path(config.validation_generated)],
+            None,
+            real,
+            classes,
+            _reading(config),
+            config.generated_labels == "own",
+        ),
+        config,
     )
 
 

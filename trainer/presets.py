@@ -22,6 +22,8 @@ from typing import Any
 
 from jboost.engine.errors import BadInputError
 
+from .dat_presets import DAT_PRESETS
+
 _PAPER: dict[str, Any] = {
     "resolution": 64,
     "channels": 3,
@@ -92,3 +94,6 @@ def find_preset(name: str | None) -> dict[str, Any]:
     if name not in PRESETS:
         raise BadInputError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+PRESETS |= DAT_PRESETS

@@ -12,13 +12,16 @@ from .base import ImageData
 from .generated import MixedData, check_label_range
 
 
-def check_pair(real: ImageData, generated: MixedData, *, num_classes: int, missing_classes: bool = False) -> list[str]:
+def check_pair(
+    real: ImageData, generated: MixedData, *, num_classes: int, missing_classes: bool = False, labelled: bool = True
+) -> list[str]:
     """Check that a real and a generated set fit each other and the model.
 
     Args:
         real, generated: the sets.
         num_classes: the model's number of classes.
         missing_classes: allow classes with images of one set alone.
+        labelled: whether the generated images have labels of their own.
 
     Returns:
         Warnings, one sentence each: the sets' own notes, and classes without images.
@@ -41,6 +44,8 @@ def check_pair(real: ImageData, generated: MixedData, *, num_classes: int, missi
             raise BadInputError(
                 f"{source.path} has images of {c} channel(s), {real.path} of {real_c}; convert both with --channels 1 or 3"
             )
+    if not labelled:
+        return notes
     if not missing_classes:
         _check_same_classes(real, generated)
     return [*notes, *_missing(generated, num_classes, "generated")]
