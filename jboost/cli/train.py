@@ -296,6 +296,10 @@ def _run(
     def say(note: str) -> None:
         notes.print(note, style="dim")
 
+    if config.batch_norm == "frozen" and config.init is None and stored is None:
+        say(
+            "BatchNorm keeps mean 0 and variance 1: --batch-norm frozen without --init; give --init, or --batch-norm train"
+        )
     data, classes = open_data(config, decode=config.check_images and stored is None, say=say)
     model, info = initial_model(
         arch=config.arch,
