@@ -14,11 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
-from train_cases import CLASSES, configuration, real_images, run
+from train_cases import CLASSES, configuration, problem, real_images, run
 
 from jboost.engine.method.updates import PGD
 from jboost.trainer.adversarial import AdversarialConfig, attack, growth_scores, make_raters
 from jboost.trainer.attack import Rater
+from jboost.trainer.checkpoint import read_safetensors
 from jboost.trainer.growth import AttackLength, roc_auc
 from jboost.trainer.learner import Learner
 from jboost.trainer.machine import make_accelerator
@@ -199,6 +200,33 @@ def test_the_labels_of_paired_images_play_no_part(tmp_path: Path) -> None:
         learner.step(0, iter(real), iter(noise if kind == "paired" else labelled))
         after.append(learner.state()[0])
     assert all(torch.equal(value, after[1][name]) for name, value in after[0].items())
+
+
+def test_validation_boosts_paired_images_towards_the_labels_of_real_ones(tmp_path: Path) -> None:
+    """The held-out images of no class too; PGD climbs the logit of the pair's class."""
+    data = problem()
+    assert data.held_out is not None
+    real, noise = data.held_out
+    noise.labels[:] = 0
+    seen = []
+    hooks = Hooks(on_validation=lambda _, validated: seen.append(validated))
+    for aim in ("ce", "logit"):
+        config = configuration(**DAT, iterations=1, validate_every=1, boost_steps=3, boost_objective=aim)
+        run(config, tmp_path / aim, data=data, hooks=hooks)
+    other, validated = seen
+    assert not np.array_equal(other.boosted, validated.boosted)
+    assert validated.labels.tolist() == real.labels.tolist()
+    assert len(set(real.labels.tolist())) == CLASSES
+    learned, _ = initial_model(arch=config.arch, num_classes=CLASSES, in_channels=1, normalize="0.5/0.5", seed=0)
+    learned.load_state_dict(read_safetensors(tmp_path / "logit" / LAST)[0], strict=False)  # but mean and std
+    learned.eval()
+
+    def logits(pixels: np.ndarray) -> torch.Tensor:
+        with torch.no_grad():
+            found: torch.Tensor = learned(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)
+        return found.gather(1, torch.from_numpy(real.labels)[:, None])
+
+    assert (logits(validated.boosted) > logits(validated.generated)).all()
 
 
 def test_an_interrupted_run_grows_as_an_uninterrupted_one(tmp_path: Path) -> None:
