@@ -129,7 +129,7 @@ class TrainConfig(BaseModel):
 
     real_steps: Count = 4
     real_step_size: Length = 0.25
-    real_eps: Radius = 1.0
+    real_eps: Amount = 1.0
     generated_steps: Count = 1
     generated_step_size: Length = 0.1
     generated_eps: Radius = 10.0
@@ -210,7 +210,7 @@ class TrainConfig(BaseModel):
     def adversarial(self) -> AdversarialConfig:
         """The values that a single step needs."""
         return AdversarialConfig(
-            real_attack=PGD(self.real_steps, self.real_step_size, _radius(self.real_eps)),
+            real_attack=PGD(self.real_steps, self.real_step_size, self.real_eps),
             generated_attack=PGD(self.generated_steps, self.generated_step_size, _radius(self.generated_eps)),
             grow_every=self.grow_every,
             grow_auc=self.grow_auc,

@@ -153,7 +153,7 @@ def train(
     ] = None,
     real_steps: Annotated[int | None, _attack("Attack steps on real images.", "4")] = None,
     real_step_size: Annotated[float | None, _attack("Length of an attack step on real images.", "0.25")] = None,
-    real_eps: Annotated[float | None, _attack("Radius of the ball around a real image; inf for none.", "1")] = None,
+    real_eps: Annotated[float | None, _attack("Radius of the ball around a real image.", "1")] = None,
     generated_steps: Annotated[int | None, _attack("Attack steps on generated images at the start.", "1")] = None,
     generated_step_size: Annotated[
         float | None, _attack("Length of an attack step on generated images.", "0.1")

@@ -168,7 +168,7 @@ def test_validation_attacks_with_the_largest_number_of_steps_and_samples_by_the_
         ({"generated_stop": "pair"}, "give --generated-stop never"),
         ({"momentum": 0.0}, "--nesterov needs a --momentum above 0"),
         ({"generated_eps": math.nan}, "--generated-eps must be a finite number"),
-        ({"real_eps": -math.inf}, "--real-eps must be"),
+        ({"real_eps": math.inf}, "--real-eps must be a finite number"),
         ({"attack_score": "margin"}, "--attack-score must be 'logit' or 'energy'"),
     ],
 )
