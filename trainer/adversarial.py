@@ -12,7 +12,7 @@ from torch import nn
 from jboost.engine.method.objectives import class_logit, realness
 from jboost.engine.method.updates import PGD
 
-from .attack import Forward, Rater, attack_generated, attack_real, label_score
+from .attack import Rater, attack_generated, attack_real, label_score
 from .losses import NONE, SCORES, JointLoss, LossWeights, Score, joint_loss
 
 #: Images float32 [B, C, H, W] in [0, 1] and labels int64 [B].
@@ -26,6 +26,7 @@ class AdversarialConfig:
     Attributes:
         real_attack: the attack on real images, away from "real".
         generated_attack: the attack on generated images, towards "real"; ``steps`` applies to the first iteration.
+        real_start: radius of the ball around each real image in which its attack starts at random; 0: at the image.
         grow_every: iterations after which the generated attack gains one more step.
         grow_auc: grow by AUC instead, see `jboost.trainer.growth`: once the AUC of real against attacked generated images
             reaches this value, in (0, 1]; None: grow with the iterations.
@@ -43,6 +44,7 @@ class AdversarialConfig:
 
     real_attack: PGD = field(default_factory=lambda: PGD(steps=4, step_size=0.25, eps=1.0))
     generated_attack: PGD = field(default_factory=lambda: PGD(steps=1, step_size=0.1, eps=10.0))
+    real_start: float = 0.0
     grow_every: int = 1000
     grow_auc: float | None = None
     grow_images: int = 1000
@@ -132,7 +134,14 @@ class StepReport:
         return cls(*values.tolist())
 
 
-def attack(raters: Raters, real: Labelled, generated: Labelled, config: AdversarialConfig, steps: int) -> AttackedBatch:
+def attack(
+    raters: Raters,
+    real: Labelled,
+    generated: Labelled,
+    config: AdversarialConfig,
+    steps: int,
+    start: torch.Tensor | None = None,
+) -> AttackedBatch:
     """Run both attacks on a batch.
 
     Args:
@@ -142,8 +151,10 @@ def attack(raters: Raters, real: Labelled, generated: Labelled, config: Adversar
             of attacked real image i.
         config: the attacks' step sizes and radii, and the number of steps on real images.
         steps: the largest number of steps on generated images.
+        start: the displacement of each real image at the start of its attack, see `jboost.trainer.random_start`; None:
+            none.
     """
-    real_adv = attack_real(raters.real, *real, config.real_attack)
+    real_adv = attack_real(raters.real, *real, config.real_attack, start)
     if config.stop_at_pair:
         target = raters.discriminator(real_adv, real[1])
     else:
@@ -164,11 +175,14 @@ def growth_scores(raters: Raters, batch: AttackedBatch) -> torch.Tensor:
     )
 
 
-def objective(forward: Forward, batch: AttackedBatch, config: AdversarialConfig) -> tuple[torch.Tensor, torch.Tensor]:
+def objective(
+    forward: Callable[..., torch.Tensor], batch: AttackedBatch, config: AdversarialConfig
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute the loss and the figures to report.
 
     Args:
-        forward: the model in training mode.
+        forward: the model in training mode: images -> logits; if the halves differ in size, it takes one tensor for each
+            size and returns their logits in order.
         batch: from `attack`.
         config: score, weights and label smoothing.
 
@@ -180,7 +194,7 @@ def objective(forward: Forward, batch: AttackedBatch, config: AdversarialConfig)
     if config.clean_weights.any:
         images, sizes = [*images, real, generated], sizes * 2
     # One forward pass for all images: BatchNorm then normalises by the mixture that its running statistics describe.
-    logits = torch.split(forward(torch.cat(images)).float(), sizes)
+    logits = torch.split(_logits(forward, images).float(), sizes)
 
     def terms(real_logits: torch.Tensor, generated_logits: torch.Tensor) -> JointLoss:
         return joint_loss(
@@ -211,6 +225,19 @@ def objective(forward: Forward, batch: AttackedBatch, config: AdversarialConfig)
             ]
         )
     return loss, report
+
+
+def _logits(forward: Callable[..., torch.Tensor], images: list[torch.Tensor]) -> torch.Tensor:
+    """The logits of several batches, in order. `forward` gets one tensor for each image size."""
+    groups: dict[torch.Size, list[int]] = {}
+    for i, batch in enumerate(images):
+        groups.setdefault(batch.shape[1:], []).append(i)
+    logits = forward(*(torch.cat([images[i] for i in group]) for group in groups.values()))
+    order = [i for group in groups.values() for i in group]
+    if len(groups) == 1:
+        return logits
+    parts = torch.split(logits, [len(images[i]) for i in order])
+    return torch.cat([parts[order.index(i)] for i in range(len(images))])
 
 
 def mean_realness(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, batch_size: int = 256) -> float:

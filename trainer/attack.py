@@ -133,7 +133,9 @@ def _move(update: PGD, x: torch.Tensor, x0: torch.Tensor, loss_grad: torch.Tenso
     return moved
 
 
-def attack_real(rater: Rater, x0: torch.Tensor, labels: torch.Tensor, update: PGD) -> torch.Tensor:
+def attack_real(
+    rater: Rater, x0: torch.Tensor, labels: torch.Tensor, update: PGD, start: torch.Tensor | None = None
+) -> torch.Tensor:
     """Move real images to where the model takes them for generated ones.
 
     The attack lowers their score. For the score f_c, this raises their BCE, softplus(-f_c).
@@ -143,11 +145,13 @@ def attack_real(rater: Rater, x0: torch.Tensor, labels: torch.Tensor, update: PG
         x0: real images, float32 [B, C, H, W] in [0, 1].
         labels: int64 [B].
         update: steps, step size and radius; the paper uses 4 steps of 0.25 within an L2 ball of 1.0.
+        start: what the attack adds to each image before its first step, float32 [B, C, H, W], no longer than
+            ``update.eps``; None: nothing.
 
     Returns:
         The attacked images, float32 [B, C, H, W] in [0, 1], each within ``update.eps`` of its original.
     """
-    x = x0.detach().clone()
+    x = x0.detach().clone() if start is None else (x0.detach() + start).clamp(0.0, 1.0)
     for step in range(update.steps):
         grad, _ = rater.gradient(x, labels)
         x = _move(update, x, x0, grad, step)

@@ -46,6 +46,9 @@ class TrainConfig(BaseModel):
         background, class_folders: how to read image files, see `jboost.engine.samples.options`.
         missing_classes: train although a class has only real or only generated images.
         flip, crop_padding: augmentation of real and generated images alike, see `jboost.trainer.data.Augmentation`.
+        real_crop, real_flip, real_rotation: augmentation of real images alone, see `jboost.trainer.data.Augmentation`.
+        generated_size: ``"same"``: generated images have the real images' size; ``"own"``: they may have another one,
+            see `jboost.trainer.pooled_norm`.
         held_out: number of images of each kind that are held out for validation; 0: no validation.
         validation_real, validation_generated: sets to take these images from, instead of the training sets.
         check_images: decode every image once before training.
@@ -62,6 +65,7 @@ class TrainConfig(BaseModel):
         ema: decay of an exponential moving average of the weights, which validation and checkpoints then use; 0: none.
         ema_warmup: the n-th update of this average uses the decay (1 + n) / (10 + n), as long as that is the smaller one.
         real_steps, real_step_size, real_eps: the attack on real images.
+        real_start: radius of the ball that the attack on real images starts in at random; 0: it starts at the image.
         generated_steps, generated_step_size, generated_eps, grow_every: the attack on generated images.
         generated_stop: ``"pair"``: a generated image stops once it is rated above its attacked real image; ``"never"``.
         generated_max_steps: the largest number of steps of this attack; None: no limit.
@@ -70,10 +74,10 @@ class TrainConfig(BaseModel):
         batch_size: number of real images per step, over all processes and accumulated batches; a step takes as many
             generated images.
         accumulate: number of batches that each process splits its images of a step into.
-        optimizer: ``"adamw"`` or ``"sgd"``.
+        optimizer: ``"adamw"``, ``"adam"`` or ``"sgd"``.
         learning_rate, schedule, warmup, milestones, gamma: see `jboost.trainer.schedule.learning_rate_at`.
         momentum, nesterov: momentum of SGD, and whether it is Nesterov's.
-        weight_decay: weight decay of the optimizer.
+        weight_decay: weight decay of the optimizer; with ``"adam"`` and ``"sgd"`` it is part of the gradient.
         clip: largest norm of the gradient of all weights together; 0: no clipping.
         dtype: precision of the network (mixed precision); weights, images and losses stay float32.
         compile: compile the forward pass and input gradient of the attacks.
@@ -81,6 +85,7 @@ class TrainConfig(BaseModel):
         deterministic: choose deterministic kernels where they exist.
         seed: seed of the initial weights, the order of the images and the augmentation.
         log_every, validate_every, save_every: intervals in iterations; the last iteration does all three.
+        keep_at: iterations after which a checkpoint is kept under its number, after a validation.
         log_with: trackers: ``"tensorboard"``, ``"wandb"``, both separated by a comma, or ``"none"``.
         boost_steps, boost_step_size, boost_objective: the boosting in validation, by PGD.
     """
@@ -99,6 +104,10 @@ class TrainConfig(BaseModel):
     missing_classes: bool = False
     flip: bool = False
     crop_padding: Count = 0
+    real_crop: bool = False
+    real_flip: bool = False
+    real_rotation: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0
+    generated_size: Literal["same", "own"] = "same"
     held_out: Count = 500
     validation_real: str | None = None
     validation_generated: str | None = None
@@ -130,6 +139,7 @@ class TrainConfig(BaseModel):
     real_steps: Count = 4
     real_step_size: Length = 0.25
     real_eps: Amount = 1.0
+    real_start: Amount = 0.0
     generated_steps: Count = 1
     generated_step_size: Length = 0.1
     generated_eps: Radius = 10.0
@@ -142,7 +152,7 @@ class TrainConfig(BaseModel):
     iterations: Positive = 10_000
     batch_size: Positive = 64
     accumulate: Positive = 1
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: Length = 1e-3
     momentum: Share = 0.9
     nesterov: bool = False
@@ -162,6 +172,7 @@ class TrainConfig(BaseModel):
     log_every: Positive = 10
     validate_every: Positive = 500
     save_every: Positive = 500
+    keep_at: tuple[Positive, ...] = ()
     log_with: str = "tensorboard"
     boost_steps: Count = 15
     boost_step_size: Length = 0.1
@@ -201,6 +212,16 @@ class TrainConfig(BaseModel):
                 "--grow-auc measures how well attacked generated images pass for real ones, so none may stop before: give "
                 "--generated-stop never"
             )
+        if self.real_start > self.real_eps:
+            raise ValueError(
+                f"a random start within {self.real_start:g} leaves the ball of --real-eps {self.real_eps:g}; lower "
+                "--real-start or raise --real-eps"
+            )
+        if late := [kept for kept in self.keep_at if kept > self.iterations]:
+            raise ValueError(
+                f"--keep-at {late[0]} comes after the last of {self.iterations} iterations; give --keep-at "
+                f"{self.iterations}, or more --iterations"
+            )
         for tracker in self.trackers:
             if tracker not in ("tensorboard", "wandb"):
                 raise ValueError(f"unknown tracker {tracker!r} in --log-with; choose tensorboard, wandb, both or none")
@@ -211,6 +232,7 @@ class TrainConfig(BaseModel):
         """The values that a single step needs."""
         return AdversarialConfig(
             real_attack=PGD(self.real_steps, self.real_step_size, self.real_eps),
+            real_start=self.real_start,
             generated_attack=PGD(self.generated_steps, self.generated_step_size, _radius(self.generated_eps)),
             grow_every=self.grow_every,
             grow_auc=self.grow_auc,
@@ -257,6 +279,7 @@ CHANGEABLE = frozenset(
         "log_every",
         "validate_every",
         "save_every",
+        "keep_at",
         "log_with",
         "boost_steps",
         "boost_step_size",

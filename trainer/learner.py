@@ -18,6 +18,8 @@ from .attack import Rater, compiled_forward
 from .config import TrainConfig
 from .growth import AttackLength, roc_auc
 from .joint import JointModel
+from .pooled_norm import check_norms, run_together
+from .random_start import random_start
 from .state import pack_optimizer, unpack_optimizer
 from .sync_norm import synchronise_batch_norm
 
@@ -31,13 +33,21 @@ _FP16_SCALE = 256.0
 
 
 class _Forward(nn.Module):
-    """The module that accelerate wraps for mixed precision and many processes; the attacks use the model inside."""
+    """The module that accelerate wraps for mixed precision and many processes; the attacks use the model inside.
 
-    def __init__(self, model: JointModel):
+    Args:
+        model: the model in training.
+        processes: number of processes that share the statistics of `run_together`; None: images have one size.
+    """
+
+    def __init__(self, model: JointModel, processes: int | None):
         super().__init__()
-        self.model = model
+        self.model, self._processes = model, processes
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *sizes: Tensor) -> Tensor:
+        if self._processes is not None:
+            return run_together(self.model, sizes, processes=self._processes)
+        (x,) = sizes
         logits: Tensor = self.model(x)
         return logits
 
@@ -63,13 +73,18 @@ class Learner:
         # Convolutions are fastest in channels-last memory, with tensor cores and in oneDNN on CPUs (a third less time).
         placed = model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model: JointModel = placed.requires_grad_(True)
-        if accelerator.num_processes > 1 and config.batch_norm == "train":
+        own_size = config.generated_size == "own"
+        if own_size and config.batch_norm == "train":
+            check_norms(self.model)
+        if accelerator.num_processes > 1 and config.batch_norm == "train" and not own_size:
             synchronise_batch_norm(self.model, accelerator.device)
         # The average includes BatchNorm's statistics: they belong to the weights.
         self._average = _make_average(self.model, config.ema, warmup=config.ema_warmup) if config.ema else None
         self.kept = self.model if self._average is None else cast(JointModel, self._average.module)
         self._raw_optimizer = _make_optimizer(self.model, config)
-        self._forward, self._optimizer = accelerator.prepare(_Forward(self.model), self._raw_optimizer)
+        self._forward, self._optimizer = accelerator.prepare(
+            _Forward(self.model, accelerator.num_processes if own_size else None), self._raw_optimizer
+        )
         self._raters = self._make_raters()
 
     def _make_raters(self) -> Raters:
@@ -103,11 +118,12 @@ class Learner:
         seen: dict[str, Tensor] = {}
         reports, scores = [], []
         steps = self._length.at(iteration)
-        for _ in range(config.accumulate):
+        for part in range(config.accumulate):
             ours, theirs = self._place(next(real)), self._place(next(generated))
             if config.generated_labels == "paired":
                 theirs = (theirs[0], ours[1])
-            batch = attack(self._raters, ours, theirs, self._adversarial, steps)
+            start = self._start(ours[0], iteration, part)
+            batch = attack(self._raters, ours, theirs, self._adversarial, steps, start)
             if config.grow_auc is not None:
                 scores.append(growth_scores(self._raters, batch))
             with accelerator.accumulate(self._forward):
@@ -131,6 +147,16 @@ class Learner:
         auc = roc_auc(real, attacked)
         self._length.see(auc)
         return torch.tensor(auc, device=scores.device)
+
+    def _start(self, images: Tensor, iteration: int, part: int) -> Tensor | None:
+        """The random start of the attack on the real images of one part of an iteration; None if there is none."""
+        radius, world = self._adversarial.real_start, self.accelerator.num_processes
+        if not radius:
+            return None
+        # The images' positions in the global order, as `BatchReader` counts them.
+        first = iteration * self.config.batch_size + part * len(images) * world + self.accelerator.process_index
+        positions = first + world * torch.arange(len(images), device=images.device)
+        return random_start(images, radius, positions, self.config.seed)
 
     def _training_mode(self) -> None:
         self.model.train()
@@ -195,6 +221,8 @@ def _make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
             weight_decay=config.weight_decay,
             nesterov=config.nesterov,
         )
+    if config.optimizer == "adam":
+        return torch.optim.Adam(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
 
 

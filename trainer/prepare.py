@@ -24,7 +24,8 @@ class TrainingData:
     """The images that a run trains and validates on.
 
     Attributes:
-        real, generated: the training images, with one size and number of channels.
+        real, generated: the training images, square, with one number of channels, and with one size unless generated
+            images may have their own.
         held_out: real and generated images to validate on; None: no validation.
     """
 
@@ -58,15 +59,38 @@ def open_data(config: TrainConfig, *, decode: bool, say: Callable[[str], object]
     if height != width:
         raise BadInputError(f"{real.path} has images of {width}x{height}; make them square with --resolution N")
     classes = config.num_classes or count_classes(real)
+    own_size = config.generated_size == "own"
     labelled = config.generated_labels == "own"
     generated = _open_generated(
-        [Path(path) for path in config.generated], config.generated_weights, real, classes, reading, labelled
+        [Path(path) for path in config.generated],
+        config.generated_weights,
+        real,
+        classes,
+        reading,
+        size=None if own_size else height,
+        labelled=labelled,
     )
+    _, tall, wide, _ = generated.shape
+    if tall != wide:
+        raise BadInputError(f"{generated.path} has images of {wide}x{tall}; training takes square images")
+    if config.real_crop:
+        real.original(0)  # a set that has no images at their own size is refused before training
+        say(f"{real.path}: training crops the images at random, each from its own size, to {height}x{height}")
+    if generated.shape[1] != height:
+        say(
+            f"real images of {height}x{height} train beside generated ones of {wide}x{tall}; the checkpoints are for "
+            f"{wide}x{tall}, and l0 is the mean over real images of {height}x{height}"
+        )
     for data in (real, *generated.sources):
         of_its_own = labelled or data is real
         say(f"{data.path}: {label_line(data) if of_its_own else f'labels of {data.label_source}'}")
     for note in check_pair(
-        real, generated, num_classes=classes, missing_classes=config.missing_classes, labelled=labelled
+        real,
+        generated,
+        num_classes=classes,
+        missing_classes=config.missing_classes,
+        own_size=own_size,
+        labelled=labelled,
     ):
         say(note)
     if decode and int(os.environ.get("RANK", "0")) == 0:
@@ -91,15 +115,16 @@ def _open_generated(
     real: ImageData,
     classes: int,
     reading: ReadOptions,
+    *,
+    size: int | None,
     labelled: bool,
 ) -> MixedData:
-    _, size, _, channels = real.shape
     return open_generated(
         paths,
         weights,
         num_classes=classes,
         resolution=size,
-        channels=channels,
+        channels=real.shape[3],
         class_names=real.class_names,
         reading=reading,
         labelled=labelled,
@@ -131,7 +156,8 @@ def _split_generated(
             real,
             classes,
             _reading(config),
-            config.generated_labels == "own",
+            size=generated.shape[1],
+            labelled=config.generated_labels == "own",
         ),
         config,
     )

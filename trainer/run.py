@@ -7,6 +7,7 @@ runs/joint/
   state.safetensors     the state that a resumed run continues from
   last.safetensors      the model at the last validation; `jboost export --ckpt` reads it
   best.safetensors      the model at the best validation
+  001000.safetensors    the model after an iteration of --keep-at
 """
 
 from __future__ import annotations
@@ -40,6 +41,12 @@ from .validation import Validated, validate
 from .watch import Hooks, Log
 
 CONFIG, LAST, BEST = "config.json", "last.safetensors", "best.safetensors"
+
+
+def kept_name(iteration: int) -> str:
+    """The file name of a checkpoint that is kept after an iteration."""
+    return f"{iteration:06d}.safetensors"
+
 
 # Without held-out images, l0 is measured on this many training images.
 _L0_IMAGES = 1000
@@ -184,7 +191,7 @@ class _Run:
                 self.done += 1
                 if self._due(config.log_every):
                     self._report(seen)
-                if self._due(config.validate_every):
+                if self._due(config.validate_every) or self.done in config.keep_at:
                     self._validate()
                 if self._due(config.save_every):
                     self._save()
@@ -199,19 +206,27 @@ class _Run:
     def _readers(self, batch_size: int) -> tuple[BatchReader, BatchReader]:
         config, accelerator = self.config, self.accelerator
 
-        def reader(data: ImageData, order: Order, seed: int) -> BatchReader:
+        def reader(data: ImageData, order: Order, augmentation: Augmentation) -> BatchReader:
             return BatchReader(
                 data,
                 order,
                 batch_size=batch_size,
                 rank=accelerator.process_index,
                 world=accelerator.num_processes,
-                augmentation=Augmentation(seed, config.flip, config.crop_padding),
+                augmentation=augmentation,
             )
 
-        real = reader(self.data.real, EpochOrder(len(self.data.real.labels), config.seed), config.seed)
+        changes = Augmentation(
+            config.seed,
+            resized_crop=config.real_crop,
+            flip=config.flip or config.real_flip,
+            crop_padding=config.crop_padding,
+            rotation=config.real_rotation,
+        )
+        real = reader(self.data.real, EpochOrder(len(self.data.real.labels), config.seed), changes)
         # Another seed, so that the two images of a pair are not always flipped alike.
-        return real, reader(self.data.generated, self.data.generated.order(config.seed), config.seed + 2**63)
+        changes = Augmentation(config.seed + 2**63, flip=config.flip, crop_padding=config.crop_padding)
+        return real, reader(self.data.generated, self.data.generated.order(config.seed), changes)
 
     def _report(self, seen: Mapping[str, torch.Tensor]) -> None:
         means = {name: self.accelerator.reduce(value, "mean") for name, value in seen.items()}
@@ -241,6 +256,10 @@ class _Run:
             count = min(_L0_IMAGES, len(self.data.real.labels))
             self.l0 = mean_realness(self.learner.kept, *_read(self.data.real, count, self.learner))
             self._export(LAST)
+        if self.main and self.done in self.config.keep_at:
+            name = kept_name(self.done)
+            self._export(name)
+            self.hooks.say(f"iteration {self.done:,}: kept as {self.out / name}")
         self.accelerator.wait_for_everyone()
 
     def _validated(self, real: Labelled, generated: Labelled) -> Validated:

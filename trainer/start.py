@@ -7,9 +7,10 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from jboost.engine.errors import BadInputError
+from jboost.engine.errors import BadInputError, one_line
 
 from .architectures import build_network, find_architecture
+from .attack import evaluating
 from .checkpoint import ModelInfo
 from .joint import NORMALIZATIONS, JointModel, parse_normalization
 
@@ -62,6 +63,25 @@ def described(info: ModelInfo, *, class_names: tuple[str, ...] | None, resolutio
     """Add the data's class names, if their number fits, and the image size to the description."""
     fits = class_names is not None and len(class_names) == info.num_classes
     return replace(info, class_names=class_names if fits else info.class_names, resolution=resolution)
+
+
+def check_sizes(model: JointModel, info: ModelInfo, sizes: tuple[int, ...]) -> None:
+    """Check that a model takes images of each size in pixels, by one image.
+
+    Raises:
+        BadInputError: it does not; some networks are built for one size.
+    """
+    for size in dict.fromkeys(sizes):
+        try:
+            with evaluating(model), torch.no_grad():
+                model(torch.zeros(1, info.in_channels, size, size))
+        except BadInputError:
+            raise
+        except Exception as e:  # whatever a network of the user's raises
+            remedy = "images of one size, or an --arch that takes both" if len(set(sizes)) > 1 else "another --arch"
+            raise BadInputError(
+                f"{info.arch} does not take images of {size}x{size} ({one_line(e)}); give {remedy}, such as resnet50"
+            ) from e
 
 
 def _normalization(

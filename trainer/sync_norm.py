@@ -29,7 +29,8 @@ class _Sum(torch.autograd.Function):
         return total
 
 
-def _sum(v: Tensor) -> Tensor:
+def sum_over_processes(v: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, with a gradient; every process gets it."""
     total: Tensor = _Sum.apply(v)  # type: ignore[no-untyped-call]
     return total
 
@@ -43,9 +44,9 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         processes = get_world_size()
         # First the mean, then the variance around it: E[x^2] - E[x]^2 would cancel if the mean is large.
-        mean = _sum(x.float().mean((0, 2, 3))) / processes
+        mean = sum_over_processes(x.float().mean((0, 2, 3))) / processes
         centred = x.float() - mean[:, None, None]
-        var = _sum(centred.square().mean((0, 2, 3))) / processes
+        var = sum_over_processes(centred.square().mean((0, 2, 3))) / processes
         self._track(mean.detach(), var.detach(), processes * x.numel() // x.shape[1])
         out = centred * (var + self.eps).rsqrt()[:, None, None]
         if self.affine:

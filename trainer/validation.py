@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from jboost.engine.method.objectives import OBJECTIVES
 from jboost.engine.method.updates import PGD
+from jboost.engine.samples.resize import resize
 
 from .adversarial import AdversarialConfig, Labelled, attack, make_raters, mean_realness, objective
 from .attack import Rater, attack_generated, evaluating
+from .random_start import random_start
 
 #: (real images, images) uint8 [N, H, W, C] -> the Fréchet distance between them, in some feature space.
 Frechet = Callable[[NDArray[np.uint8], NDArray[np.uint8]], float]
@@ -102,17 +104,19 @@ def validate(
     loss_of = OBJECTIVES[aim]
     booster = rater(lambda logits, labels: -loss_of(logits, labels, l0))
 
-    def forward(x: Tensor) -> Tensor:
+    def forward(*sizes: Tensor) -> Tensor:
         with autocast():
-            logits: Tensor = model(x)
-        return logits
+            return torch.cat([model(x) for x in sizes])
 
     sums = torch.zeros(3, dtype=torch.float64)
     boosted = []
     for start in range(0, len(real[1]), batch_size):
         part = slice(start, start + batch_size)
         ours, theirs = (real[0][part], real[1][part]), (generated[0][part], generated[1][part])
-        batch = attack(raters, ours, theirs, config, steps)
+        # The same starts at every validation: an image's depends on its row alone.
+        rows = torch.arange(start, start + len(ours[1]), device=ours[0].device)
+        begin = random_start(ours[0], config.real_start, rows, seed=0) if config.real_start else None
+        batch = attack(raters, ours, theirs, config, steps, begin)
         with evaluating(model), torch.no_grad():
             loss, report = objective(forward, batch, config)
             accuracy = (forward(ours[0]).argmax(1) == ours[1]).float().mean()
@@ -121,6 +125,8 @@ def validate(
     mean_loss, accuracy_, robust = (sums / len(real[1])).tolist()
     after = torch.cat(boosted)
     pixels = {"real": to_pixels(real[0]), "generated": to_pixels(generated[0]), "boosted": to_pixels(after)}
+    if real[0].shape != generated[0].shape:  # a distance between sizes would measure the size
+        pixels["real"] = np.stack([resize(image, generated[0].shape[-1]) for image in pixels["real"]])
     figures = Validation(
         loss=mean_loss,
         accuracy=accuracy_,

@@ -165,6 +165,12 @@ class ImageSamples:
                 out[row] = pixels
         return out
 
+    def original(self, index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """One image as `read` gives it, but not resized: uint8 [h, w, C]."""
+        name = self.names[index]
+        with self._naming(name):
+            return decode(self._files.source(name), name, replace(self._options, resize=None), Notes())
+
 
 def _unread(names: tuple[str, ...]) -> str:
     """What is said of images of kinds that are not read."""

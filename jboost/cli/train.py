@@ -52,7 +52,8 @@ def train(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Named defaults: paper-rn50, paper-wrn50-2, digits, fashion-mnist, dat-cifar10 or dat-imagenet256.",
+            help="Named defaults: paper-rn50, paper-wrn50-2, released-rn50, released-wrn50-2, digits, fashion-mnist, "
+            "dat-cifar10 or dat-imagenet256.",
             show_default=False,
         ),
     ] = None,
@@ -86,6 +87,23 @@ def train(
     ] = None,
     flip: Annotated[bool | None, _data("Mirror images at random.", "off", "--flip/--no-flip")] = None,
     crop_padding: Annotated[int | None, _data("Shift images at random by up to this many pixels.", "0")] = None,
+    real_crop: Annotated[
+        bool | None,
+        _data(
+            "Crop real images at random, as torchvision's RandomResizedCrop, to --resolution.",
+            "off",
+            "--real-crop/--no-real-crop",
+        ),
+    ] = None,
+    real_flip: Annotated[
+        bool | None, _data("Mirror real images alone at random.", "off", "--real-flip/--no-real-flip")
+    ] = None,
+    real_rotation: Annotated[
+        float | None, _data("Rotate real images at random by up to this many degrees.", "0")
+    ] = None,
+    generated_size: Annotated[
+        str | None, _data("Size of generated images: same as the real images', or their own.", "same")
+    ] = None,
     held_out: Annotated[
         int | None, _data("Real images held out for validation, and as many generated ones; 0 for none.", "500")
     ] = None,
@@ -154,6 +172,9 @@ def train(
     real_steps: Annotated[int | None, _attack("Attack steps on real images.", "4")] = None,
     real_step_size: Annotated[float | None, _attack("Length of an attack step on real images.", "0.25")] = None,
     real_eps: Annotated[float | None, _attack("Radius of the ball around a real image.", "1")] = None,
+    real_start: Annotated[
+        float | None, _attack("Start the attack on real images at random in a ball of this radius.", "0")
+    ] = None,
     generated_steps: Annotated[int | None, _attack("Attack steps on generated images at the start.", "1")] = None,
     generated_step_size: Annotated[
         float | None, _attack("Length of an attack step on generated images.", "0.1")
@@ -184,7 +205,7 @@ def train(
         _optimizer("Real images per step over all processes, and as many generated ones.", "64", "-b", "--batch-size"),
     ] = None,
     accumulate: Annotated[int | None, _optimizer("Gradient accumulation: batches per step and process.", "1")] = None,
-    optimizer: Annotated[str | None, _optimizer("Optimizer: adamw or sgd.", "adamw")] = None,
+    optimizer: Annotated[str | None, _optimizer("Optimizer: adamw, adam or sgd.", "adamw")] = None,
     learning_rate: Annotated[
         float | None, _optimizer("Peak learning rate.", "0.001", "--learning-rate", "--lr")
     ] = None,
@@ -216,6 +237,10 @@ def train(
         int | None, _watch("Iterations between validations, grids and checkpoints.", "500")
     ] = None,
     save_every: Annotated[int | None, _watch("Iterations between saved states for --resume.", "500")] = None,
+    keep_at: Annotated[
+        str | None,
+        _watch("Iterations whose checkpoints are kept beside the last and the best, e.g. 1000,4000.", "none"),
+    ] = None,
     log_with: Annotated[
         str | None, _watch("Trackers: tensorboard, wandb, both with a comma, or none.", "tensorboard")
     ] = None,
@@ -236,6 +261,7 @@ def train(
     """
     flags = {name: value for name, value in locals().items() if name not in _NOT_FIELDS}
     flags["generated_weights"] = _floats(generated_weights, "--generated-weights")
+    flags["keep_at"] = split_numbers(keep_at, "--keep-at")
     flags["milestones"] = split_numbers(milestones, "--milestones")
     _run(flags, output, config, preset, resume=resume, trust_code=trust_code)
 
@@ -276,8 +302,9 @@ def _run(
     from jboost.engine.system.locks import check_no_writer
     from jboost.trainer.config import resolve_config
     from jboost.trainer.prepare import open_data
+    from jboost.trainer.presets import preset_remarks
     from jboost.trainer.run import read_stored, train
-    from jboost.trainer.start import described, initial_model
+    from jboost.trainer.start import check_sizes, described, initial_model
 
     if os.environ.get("RANK", "0") == "0":  # the first process holds the lock, so the others must not ask
         check_no_writer(out)
@@ -300,6 +327,8 @@ def _run(
         say(
             "BatchNorm keeps mean 0 and variance 1: --batch-norm frozen without --init; give --init, or --batch-norm train"
         )
+    for remark in preset_remarks(config.preset, init=config.init, keep_at=config.keep_at):
+        say(remark)
     data, classes = open_data(config, decode=config.check_images and stored is None, say=say)
     model, info = initial_model(
         arch=config.arch,
@@ -310,7 +339,8 @@ def _run(
         loaded=None if config.init is None else _load(config, notes),
         reset_head=config.reset_head,
     )
-    info = described(info, class_names=data.real.class_names, resolution=data.real.shape[1])
+    check_sizes(model, info, (data.real.shape[1], data.generated.shape[1]))
+    info = described(info, class_names=data.real.class_names, resolution=data.generated.shape[1])
     with _Bar(config, out, notes, trust_code) as bar:
         finished = train(config, model, info, data, out, resume=resume, hooks=bar.hooks(say))
     if finished is not None:

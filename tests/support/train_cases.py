@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from jboost.trainer.config import TrainConfig
-from jboost.trainer.data import MixedData
+from jboost.trainer.data import ImageData, MixedData
 from jboost.trainer.data.arrays import ArrayData
 from jboost.trainer.prepare import TrainingData
 from jboost.trainer.run import Finished, train
@@ -48,6 +48,18 @@ def problem(held_out: int = 8) -> TrainingData:
     return TrainingData(
         data(ours[0][:32], ours[1][:32]), MixedData([data(theirs[0][:32], theirs[1][:32])], [1.0]), kept
     )
+
+
+def two_sizes() -> TrainingData:
+    """The problem with generated images of 4x4 beside real ones of 8x8."""
+    whole = problem()
+
+    def small(data: ImageData) -> MixedData:
+        images = data.read(np.arange(data.shape[0]))
+        return MixedData([ArrayData(Path("memory"), [images[:, ::2, ::2].copy()], data.labels)], [1.0])
+
+    assert whole.held_out is not None
+    return TrainingData(whole.real, small(whole.generated), (whole.held_out[0], small(whole.held_out[1])))
 
 
 def configuration(**values: Any) -> TrainConfig:
@@ -109,8 +121,10 @@ def wait(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def run_on_processes(config: TrainConfig, out: Path, world: int) -> list[int]:
-    """Train with `world` processes, as a launcher starts them; their exit codes."""
+def run_on_processes(
+    config: TrainConfig, out: Path, world: int, data: Callable[[], TrainingData] = problem
+) -> list[int]:
+    """Train on `data` with `world` processes, as a launcher starts them; their exit codes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -124,6 +138,6 @@ def run_on_processes(config: TrainConfig, out: Path, world: int) -> list[int]:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
         }
-        run(config, out)
+        run(config, out, data=data())
 
     return [wait(child) for child in [fork(lambda rank=rank: part(rank)) for rank in range(world)]]

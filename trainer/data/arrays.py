@@ -60,6 +60,11 @@ class ArrayData:
             out[mine] = self._parts[k][indices[mine] - self._starts[k]]
         return out
 
+    def original(self, index: int) -> Pixels:
+        """One image, uint8 [H, W, C]."""
+        image: Pixels = self.read(np.array([index]))[0]
+        return image
+
 
 def open_sample_npz(path: Path, reading: ReadOptions = AS_IT_IS) -> tuple[Pixels, Indices | None]:
     """Open an npz with ``arr_0`` and ``arr_1``, the format of OpenAI's guided-diffusion, or with other usual names.

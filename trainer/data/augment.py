@@ -1,7 +1,8 @@
-"""Random flips and crops, each a function of the seed and the image's position in the global order."""
+"""Random flips, crops and rotations, each a function of the seed and the image's position in the global order."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,34 +12,55 @@ from numpy.typing import NDArray
 from jboost.engine.method.noise import philox, split_seed
 
 from .order import Stream
+from .resized_crop import choose_box, resized_crop, words_of
+from .rotation import angle, rotated
 
+Pixels = NDArray[np.uint8]
 _MASK32 = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The random changes to an image before the model sees it; its size stays the same.
+    """The random changes to an image before the model sees it: crops first, then the flip, then the rotation.
 
     Attributes:
         seed: in [0, 2^64).
+        resized_crop: crop the image at its own size as torchvision's RandomResizedCrop does, see
+            `jboost.trainer.data.resized_crop`. `BatchReader` then reads images by `crop` instead of `ImageData.read`.
         flip: mirror each image left to right with probability 1/2.
         crop_padding: pad by this many pixels on each side, then crop the original size at a random place. The padding
             reflects the image, because a black border would mark cropped images.
+        rotation: rotate by up to this many degrees, in [0, 180], as torchvision's RandomRotation does, with black
+            corners.
     """
 
     seed: int
+    resized_crop: bool = False
     flip: bool = True
     crop_padding: int = 0
+    rotation: float = 0.0
+
+    def crop(self, originals: Iterable[Pixels], side: int, positions: NDArray[np.int64]) -> Pixels:
+        """Crop images at random to one size: each uint8 [h, w, C] -> uint8 [n, side, side, C], by their `positions`."""
+        return np.stack(
+            [
+                resized_crop(image, choose_box(image.shape[0], image.shape[1], words_of(self.seed, position)), side)
+                for image, position in zip(originals, positions.tolist(), strict=True)
+            ]
+        )
 
     def apply(self, images: NDArray[np.uint8], positions: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Images uint8 [n, H, W, C] -> the same shape, by their `positions` int64 [n]."""
         zero = np.int64(0)
         counter = (positions & _MASK32, positions >> 32, zero, np.int64(Stream.AUGMENT))
-        coin, top, left, _ = philox(counter, split_seed(self.seed))
+        coin, top, left, turn = philox(counter, split_seed(self.seed))
         if self.crop_padding:
             images = _crop(images, top, left, self.crop_padding)
         if self.flip:
             images = np.where((coin & 1).astype(bool)[:, None, None, None], images[:, :, ::-1], images)
+        if self.rotation:
+            turns = zip(images, turn.tolist(), strict=True)
+            images = np.stack([rotated(image, angle(self.rotation, word)) for image, word in turns])
         return images
 
 

@@ -53,6 +53,14 @@ class ImageData(Protocol):
         """
         ...
 
+    def original(self, index: int) -> Pixels:
+        """One image as `read` gives it, but at its own size: uint8 [h, w, C]. Safe to call from several threads.
+
+        Raises:
+            BadInputError: an image is damaged, or the set gives images at one size only.
+        """
+        ...
+
 
 class Subset:
     """The images of a set at `indices`, as an `ImageData`."""
@@ -68,6 +76,10 @@ class Subset:
     def read(self, indices: Indices) -> Pixels:
         """Images uint8 [n, H, W, C] at `indices` [n]."""
         return self._data.read(self._indices[indices])
+
+    def original(self, index: int) -> Pixels:
+        """One image at its own size, uint8 [h, w, C]."""
+        return self._data.original(int(self._indices[index]))
 
 
 def hold_out(data: ImageData, count: int, seed: int) -> tuple[Subset, Subset]:

@@ -13,7 +13,13 @@ from .generated import MixedData, check_label_range
 
 
 def check_pair(
-    real: ImageData, generated: MixedData, *, num_classes: int, missing_classes: bool = False, labelled: bool = True
+    real: ImageData,
+    generated: MixedData,
+    *,
+    num_classes: int,
+    missing_classes: bool = False,
+    own_size: bool = False,
+    labelled: bool = True,
 ) -> list[str]:
     """Check that a real and a generated set fit each other and the model.
 
@@ -21,6 +27,7 @@ def check_pair(
         real, generated: the sets.
         num_classes: the model's number of classes.
         missing_classes: allow classes with images of one set alone.
+        own_size: allow generated images of another size than the real ones.
         labelled: whether the generated images have labels of their own.
 
     Returns:
@@ -35,10 +42,10 @@ def check_pair(
     for source in generated.sources:
         check_label_range(source, num_classes)
         (_, h, w, c), (_, real_h, real_w, real_c) = source.shape, real.shape
-        if (h, w) != (real_h, real_w):
+        if (h, w) != (real_h, real_w) and not own_size:
             raise BadInputError(
                 f"{source.path} has images of {w}x{h}, {real.path} of {real_w}x{real_h}; "
-                "resize the real images to the generator's size with --resolution"
+                "resize the real images to the generator's size with --resolution, or allow both with --generated-size own"
             )
         if c != real_c:
             raise BadInputError(

@@ -52,6 +52,10 @@ class Fitted:
             out[row] = pixels if self._resolution is None else resize(pixels, self._resolution)
         return out
 
+    def original(self, index: int) -> Pixels:
+        """One image with the channels of `read`, at its own size: uint8 [h, w, C]."""
+        return with_channels(self._data.original(index), str(self.path), self._options)[0]
+
 
 def fitted(data: ImageData, resolution: int | None, channels: int | None) -> ImageData:
     """`data` at the requested resolution and channels; `data` itself if it has them already."""

@@ -65,3 +65,18 @@ class SampleData:
             return self._samples.read(indices)
         with self._one_at_a_time:
             return self._samples.read(indices)
+
+    def original(self, index: int) -> Pixels:
+        """One image at its own size, uint8 [h, w, C].
+
+        Raises:
+            BadInputError: the image is damaged, or the set is of a kind that gives images at one size only.
+        """
+        from jboost.engine.samples.images import ImageSamples
+
+        if not isinstance(self._samples, ImageSamples):
+            raise BadInputError(
+                f"{self.path} gives images at one size only, and --real-crop crops them at their own; unpack it into class "
+                "folders, or leave out --real-crop"
+            )
+        return self._samples.original(index)

@@ -71,6 +71,11 @@ class MixedData:
             out[mine] = self.sources[k].read(indices[mine] - self._starts[k])
         return out
 
+    def original(self, index: int) -> Pixels:
+        """One image at its own size, uint8 [h, w, C]."""
+        k = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return self.sources[k].original(index - int(self._starts[k]))
+
     def hold_out(self, count: int, seed: int) -> tuple[MixedData, MixedData]:
         """Split at random: all but `count` images for training, and `count` images for validation.
 
@@ -146,7 +151,7 @@ def open_generated(
             if resolution is not None and (h, w) != (resolution, resolution):
                 raise BadInputError(
                     f"{path} has images of {_size(data)}, but training runs at {resolution}x{resolution}; "
-                    "give the generator's resolution with --resolution"
+                    "give the generator's resolution with --resolution, or allow both sizes with --generated-size own"
                 )
             sources.append(fitted(data, None, channels))
     return MixedData(sources, weights if weights is not None else [float(source.shape[0]) for source in sources])

@@ -22,7 +22,7 @@ _MASK32 = 0xFFFFFFFF
 class Stream:
     """The last word of a counter: it names the purpose of the random words, so that no two purposes share words."""
 
-    EPOCH, ROUND, AUGMENT = range(3)
+    EPOCH, ROUND, AUGMENT, CROP = range(4)
 
 
 class Order(Protocol):

@@ -69,9 +69,14 @@ class BatchReader:
         """Read the batch at the global position `start`: positions start + rank + world * (0 .. B-1)."""
         positions = start + self.rank + self.world * np.arange(self.batch_size, dtype=np.int64)
         indices = self.order.at(positions)
-        images = self.data.read(indices)
-        if self.augmentation is not None:
-            images = self.augmentation.apply(images, positions)
+        augmentation = self.augmentation
+        if augmentation is not None and augmentation.resized_crop:
+            originals = (self.data.original(int(i)) for i in indices)  # one at a time: they may be large
+            images = augmentation.crop(originals, self.data.shape[1], positions)
+        else:
+            images = self.data.read(indices)
+        if augmentation is not None:
+            images = augmentation.apply(images, positions)
         return Batch(to_tensor(images), torch.from_numpy(self.data.labels[indices]))
 
 
