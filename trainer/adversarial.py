@@ -28,7 +28,13 @@ class AdversarialConfig:
         generated_attack: the attack on generated images, towards "real"; ``steps`` applies to the first iteration.
         real_start: radius of the ball around each real image in which its attack starts at random; 0: at the image.
         grow_every: iterations after which the generated attack gains one more step.
-        score: the discriminator's score, a key of `jboost.trainer.losses.SCORES`.
+        grow_auc: grow by AUC instead, see `jboost.trainer.growth`: once the AUC of real against attacked generated images
+            reaches this value, in (0, 1]; None: grow with the iterations.
+        grow_images: number of real images over which this AUC is averaged, in whole batches.
+        max_steps: the largest number of steps of the generated attack; None: no limit.
+        stop_at_pair: whether a generated image stops once it is rated above its attacked real image.
+        score: the discriminator's score in the loss, a key of `jboost.trainer.losses.SCORES`.
+        attack_score: the score that the attacks move, and that growth by AUC measures; None: `score`.
         real_attack_loss: the loss that the attack on real images raises: ``"bce"``, or ``"ce"`` as in plain
             adversarial training.
         weights: weights of the loss terms on attacked images.
@@ -40,7 +46,12 @@ class AdversarialConfig:
     generated_attack: PGD = field(default_factory=lambda: PGD(steps=1, step_size=0.1, eps=10.0))
     real_start: float = 0.0
     grow_every: int = 1000
+    grow_auc: float | None = None
+    grow_images: int = 1000
+    max_steps: int | None = None
+    stop_at_pair: bool = True
     score: str = "logit"
+    attack_score: str | None = None
     real_attack_loss: str = "bce"
     weights: LossWeights = field(default_factory=LossWeights)
     clean_weights: LossWeights = NONE
@@ -48,14 +59,24 @@ class AdversarialConfig:
 
     def attack_at(self, iteration: int) -> PGD:
         """Generated attack at `iteration` (from 0): one more step every ``grow_every`` iterations (section 3.1.2)."""
-        return replace(self.generated_attack, steps=self.generated_attack.steps + iteration // self.grow_every)
+        steps = self.generated_attack.steps + iteration // self.grow_every
+        return replace(self.generated_attack, steps=steps if self.max_steps is None else min(steps, self.max_steps))
+
+    def validation_steps(self, iterations: int) -> int:
+        """Steps of the generated attack in validation, the same throughout a run of `iterations`.
+
+        They are those of the last iteration. Growth by AUC does not know these, so there they are `max_steps`.
+        """
+        if self.grow_auc is not None and self.max_steps is not None:
+            return self.max_steps
+        return self.attack_at(iterations - 1).steps
 
 
 class Raters(NamedTuple):
     """The model's ratings that the attacks move.
 
     Attributes:
-        discriminator: rates how real an image is; the attack on generated images raises this rating.
+        discriminator: rates how real an image is, by the attacks' score; the attack on generated images raises it.
         real: the attack on real images lowers this rating.
     """
 
@@ -65,7 +86,7 @@ class Raters(NamedTuple):
 
 def make_raters(config: AdversarialConfig, rater: Callable[[Score], Rater]) -> Raters:
     """Make the raters for the attacks of `config`; ``rater(score)`` makes one of them."""
-    discriminator = rater(SCORES[config.score])
+    discriminator = rater(SCORES[config.attack_score or config.score])
     return Raters(discriminator, rater(label_score) if config.real_attack_loss == "ce" else discriminator)
 
 
@@ -118,7 +139,7 @@ def attack(
     real: Labelled,
     generated: Labelled,
     config: AdversarialConfig,
-    iteration: int,
+    steps: int,
     start: torch.Tensor | None = None,
 ) -> AttackedBatch:
     """Run both attacks on a batch.
@@ -126,16 +147,32 @@ def attack(
     Args:
         raters: from `make_raters`.
         real: images and labels.
-        generated: as many images and labels; image i stops once its rating exceeds that of attacked real image i.
-        config: the attacks' steps, step sizes and radii.
-        iteration: counted from 0; the generated attack grows with it.
+        generated: as many images and labels; if the configuration says so, image i stops once its rating exceeds that
+            of attacked real image i.
+        config: the attacks' step sizes and radii, and the number of steps on real images.
+        steps: the largest number of steps on generated images.
         start: the displacement of each real image at the start of its attack, see `jboost.trainer.random_start`; None:
             none.
     """
     real_adv = attack_real(raters.real, *real, config.real_attack, start)
-    target = raters.discriminator(real_adv, real[1])
-    generated_adv, taken = attack_generated(raters.discriminator, *generated, config.attack_at(iteration), target)
+    if config.stop_at_pair:
+        target = raters.discriminator(real_adv, real[1])
+    else:
+        target = torch.full((len(real_adv),), torch.inf, device=real_adv.device)
+    update = replace(config.generated_attack, steps=steps)
+    generated_adv, taken = attack_generated(raters.discriminator, *generated, update, target)
     return AttackedBatch(real, generated, real_adv, generated_adv, taken)
+
+
+def growth_scores(raters: Raters, batch: AttackedBatch) -> torch.Tensor:
+    """What growth by AUC compares: the attacks' score of the real images as they are, and of the attacked generated ones.
+
+    Returns:
+        float32 [2, B], without a gradient: real first.
+    """
+    return torch.stack(
+        [raters.discriminator(*batch.real), raters.discriminator(batch.generated_adv, batch.generated[1])]
+    )
 
 
 def objective(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from jboost.engine.errors import BadInputError, one_line
 from jboost.engine.method.updates import PGD
@@ -26,6 +27,8 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Amount = Annotated[float, Field(ge=0.0)]
 Length = Annotated[float, Field(gt=0.0)]
+#: The radius of a ball; ``"inf"`` for none, because JSON has no infinity.
+Radius = Annotated[Amount | Literal["inf"], BeforeValidator(lambda value: "inf" if value == math.inf else value)]
 
 
 class TrainConfig(BaseModel):
@@ -36,6 +39,8 @@ class TrainConfig(BaseModel):
         real: labelled real images, see `jboost.trainer.data.open_real`.
         generated: labelled sample sets of one or more generators.
         generated_weights: how often each set is drawn, relative to the others; None: in proportion to its size.
+        generated_labels: ``"own"``, or ``"paired"``: generated image i takes the label of real image i of its batch, and
+            the sets need no labels, because their images are of no class.
         resolution: image size in pixels; None: the real images' size.
         channels: 1 or 3; None: the real images' channels.
         background, class_folders: how to read image files, see `jboost.engine.samples.options`.
@@ -55,19 +60,23 @@ class TrainConfig(BaseModel):
         init: checkpoint to start from, any that export can load; None: random weights.
         reset_head: initialise the last layer anew even if its number of classes fits.
         batch_norm: ``"train"``: statistics of the (global) batch; ``"frozen"``: keep the statistics of `init`.
-        score, real_attack_loss, label_smoothing: see `AdversarialConfig`.
+        score, attack_score, real_attack_loss, label_smoothing: see `AdversarialConfig`.
         bce_real to clean_ce_generated: weights of the loss's terms, see `jboost.trainer.losses.JointLoss`.
         ema: decay of an exponential moving average of the weights, which validation and checkpoints then use; 0: none.
+        ema_warmup: the n-th update of this average uses the decay (1 + n) / (10 + n), as long as that is the smaller one.
         real_steps, real_step_size, real_eps: the attack on real images.
         real_start: radius of the ball that the attack on real images starts in at random; 0: it starts at the image.
         generated_steps, generated_step_size, generated_eps, grow_every: the attack on generated images.
+        generated_stop: ``"pair"``: a generated image stops once it is rated above its attacked real image; ``"never"``.
+        generated_max_steps: the largest number of steps of this attack; None: no limit.
+        grow_auc, grow_images: let this attack grow by AUC, see `AdversarialConfig`.
         iterations: number of optimizer steps.
         batch_size: number of real images per step, over all processes and accumulated batches; a step takes as many
             generated images.
         accumulate: number of batches that each process splits its images of a step into.
         optimizer: ``"adamw"``, ``"adam"`` or ``"sgd"``.
         learning_rate, schedule, warmup, milestones, gamma: see `jboost.trainer.schedule.learning_rate_at`.
-        momentum: momentum of SGD.
+        momentum, nesterov: momentum of SGD, and whether it is Nesterov's.
         weight_decay: weight decay of the optimizer; with ``"adam"`` and ``"sgd"`` it is part of the gradient.
         clip: largest norm of the gradient of all weights together; 0: no clipping.
         dtype: precision of the network (mixed precision); weights, images and losses stay float32.
@@ -78,7 +87,7 @@ class TrainConfig(BaseModel):
         log_every, validate_every, save_every: intervals in iterations; the last iteration does all three.
         keep_at: iterations after which a checkpoint is kept under its number, after a validation.
         log_with: trackers: ``"tensorboard"``, ``"wandb"``, both separated by a comma, or ``"none"``.
-        boost_steps, boost_step_size: the boosting in validation (PGD on the objective ``joint``).
+        boost_steps, boost_step_size, boost_objective: the boosting in validation, by PGD.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -87,6 +96,7 @@ class TrainConfig(BaseModel):
     real: str
     generated: Annotated[tuple[str, ...], Field(min_length=1)]
     generated_weights: tuple[Length, ...] | None = None
+    generated_labels: Literal["own", "paired"] = "own"
     resolution: Positive | None = None
     channels: Literal[1, 3] | None = None
     background: str | None = None
@@ -112,6 +122,7 @@ class TrainConfig(BaseModel):
     batch_norm: Literal["train", "frozen"] = "train"
 
     score: Literal["logit", "energy"] = "logit"
+    attack_score: Literal["logit", "energy"] | None = None
     real_attack_loss: Literal["bce", "ce"] = "bce"
     label_smoothing: Share = 0.0
     bce_real: Amount = 1.0
@@ -123,6 +134,7 @@ class TrainConfig(BaseModel):
     clean_ce_real: Amount = 0.0
     clean_ce_generated: Amount = 0.0
     ema: Share = 0.0
+    ema_warmup: bool = False
 
     real_steps: Count = 4
     real_step_size: Length = 0.25
@@ -130,8 +142,12 @@ class TrainConfig(BaseModel):
     real_start: Amount = 0.0
     generated_steps: Count = 1
     generated_step_size: Length = 0.1
-    generated_eps: Amount = 10.0
+    generated_eps: Radius = 10.0
+    generated_stop: Literal["pair", "never"] = "pair"
+    generated_max_steps: Count | None = None
     grow_every: Positive = 1000
+    grow_auc: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    grow_images: Positive = 1000
 
     iterations: Positive = 10_000
     batch_size: Positive = 64
@@ -139,6 +155,7 @@ class TrainConfig(BaseModel):
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: Length = 1e-3
     momentum: Share = 0.9
+    nesterov: bool = False
     weight_decay: Amount = 1e-4
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     warmup: Count = 0
@@ -159,6 +176,7 @@ class TrainConfig(BaseModel):
     log_with: str = "tensorboard"
     boost_steps: Count = 15
     boost_step_size: Length = 0.1
+    boost_objective: Literal["joint", "logit", "ce", "bce", "ce-bce", "energy"] = "joint"
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -177,6 +195,23 @@ class TrainConfig(BaseModel):
             raise ValueError("the step schedule needs --milestones, e.g. 300,450")
         if self.warmup >= self.iterations and self.warmup:
             raise ValueError(f"a warm-up of {self.warmup} takes up all {self.iterations} iterations; lower --warmup")
+        if self.nesterov and self.optimizer == "sgd" and not self.momentum:
+            raise ValueError("--nesterov needs a --momentum above 0, e.g. 0.9")
+        if self.generated_max_steps is not None and self.generated_max_steps < self.generated_steps:
+            raise ValueError(
+                f"the attack on generated images starts at {self.generated_steps} steps, above its limit of "
+                f"{self.generated_max_steps}; raise --generated-max-steps, or lower --generated-steps"
+            )
+        if self.grow_auc is not None and self.generated_max_steps is None:
+            raise ValueError(
+                "--grow-auc needs --generated-max-steps N: validation attacks with N steps throughout, so that the "
+                "figures of a run can be compared"
+            )
+        if self.grow_auc is not None and self.generated_stop == "pair":
+            raise ValueError(
+                "--grow-auc measures how well attacked generated images pass for real ones, so none may stop before: give "
+                "--generated-stop never"
+            )
         if self.real_start > self.real_eps:
             raise ValueError(
                 f"a random start within {self.real_start:g} leaves the ball of --real-eps {self.real_eps:g}; lower "
@@ -198,9 +233,14 @@ class TrainConfig(BaseModel):
         return AdversarialConfig(
             real_attack=PGD(self.real_steps, self.real_step_size, self.real_eps),
             real_start=self.real_start,
-            generated_attack=PGD(self.generated_steps, self.generated_step_size, self.generated_eps),
+            generated_attack=PGD(self.generated_steps, self.generated_step_size, _radius(self.generated_eps)),
             grow_every=self.grow_every,
+            grow_auc=self.grow_auc,
+            grow_images=self.grow_images,
+            max_steps=self.generated_max_steps,
+            stop_at_pair=self.generated_stop == "pair",
             score=self.score,
+            attack_score=self.attack_score,
             real_attack_loss=self.real_attack_loss,
             weights=LossWeights(self.bce_real, self.bce_generated, self.ce_real, self.ce_generated),
             clean_weights=LossWeights(
@@ -227,6 +267,11 @@ class TrainConfig(BaseModel):
         )
 
 
+def _radius(eps: float | Literal["inf"]) -> float | None:
+    """The radius as `PGD` takes it."""
+    return None if eps == "inf" else float(eps)
+
+
 #: The fields that may change when a run is resumed: none of them affects the weights.
 CHANGEABLE = frozenset(
     {
@@ -238,6 +283,7 @@ CHANGEABLE = frozenset(
         "log_with",
         "boost_steps",
         "boost_step_size",
+        "boost_objective",
         "check_images",
     }
 )
@@ -266,7 +312,14 @@ def resolve_config(
     from_file = {} if file is None else read_config(file)
     preset = preset or from_file.get("preset")
     chosen = find_preset(preset)
-    values = {**(stored or {}), **chosen, **from_file, **given}
+    values: dict[str, Any] = dict(stored or {})
+    for layer in (chosen, from_file, given):
+        # The two rules of growth exclude each other, so a layer that names one of them drops what is below it.
+        if layer.get("grow_every") is not None and "grow_auc" not in layer:
+            values["grow_auc"] = None
+        values |= layer
+    if "grow_every" in given and "grow_auc" in given:
+        raise BadInputError("--grow-every and --grow-auc are two rules of growth; give one of them")
     if preset is not None:
         values["preset"] = preset
     try:

@@ -13,9 +13,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from jboost.engine.errors import BadInputError, one_line
 
-from .adversarial import Labelled, Raters, attack, make_raters, objective
+from .adversarial import Labelled, Raters, attack, growth_scores, make_raters, objective
 from .attack import Rater, compiled_forward
 from .config import TrainConfig
+from .growth import AttackLength, roc_auc
 from .joint import JointModel
 from .pooled_norm import check_norms, run_together
 from .random_start import random_start
@@ -24,6 +25,8 @@ from .sync_norm import synchronise_batch_norm
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+_Tensors = tuple[Tensor, ...] | list[Tensor]
 
 # float16 gradients of one image's logit fall below 6e-5, where float16 loses bits.
 _FP16_SCALE = 256.0
@@ -66,6 +69,7 @@ class Learner:
     def __init__(self, model: JointModel, config: TrainConfig, accelerator: Accelerator):
         self.config, self.accelerator = config, accelerator
         self._adversarial = config.adversarial
+        self._length = AttackLength(self._adversarial, config.batch_size)
         # Convolutions are fastest in channels-last memory, with tensor cores and in oneDNN on CPUs (a third less time).
         placed = model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model: JointModel = placed.requires_grad_(True)
@@ -75,7 +79,7 @@ class Learner:
         if accelerator.num_processes > 1 and config.batch_norm == "train" and not own_size:
             synchronise_batch_norm(self.model, accelerator.device)
         # The average includes BatchNorm's statistics: they belong to the weights.
-        self._average = _make_average(self.model, config.ema) if config.ema else None
+        self._average = _make_average(self.model, config.ema, warmup=config.ema_warmup) if config.ema else None
         self.kept = self.model if self._average is None else cast(JointModel, self._average.module)
         self._raw_optimizer = _make_optimizer(self.model, config)
         self._forward, self._optimizer = accelerator.prepare(
@@ -98,11 +102,12 @@ class Learner:
         Args:
             iteration: counted from 0.
             real, generated: the step takes ``accumulate`` batches from each; row i of one is paired with row i of the
-                other.
+                other, and with ``generated_labels`` ``"paired"`` takes its label.
 
         Returns:
             ``report``: float32 [9], the values of this process's `StepReport`. If gradients are clipped, also
-            ``gradient_norm``: their norm before clipping.
+            ``gradient_norm``: their norm before clipping. If the attack grows by AUC, also ``auc``: that of the batch
+            of all processes.
         """
         accelerator, config = self.accelerator, self.config
         # Random numbers of the network (dropout) then depend only on the iteration, and a resumed run draws the same.
@@ -111,12 +116,16 @@ class Learner:
             group["lr"] = config.learning_rate_at(iteration)
         self._training_mode()
         seen: dict[str, Tensor] = {}
-        reports = []
+        reports, scores = [], []
+        steps = self._length.at(iteration)
         for part in range(config.accumulate):
             ours, theirs = self._place(next(real)), self._place(next(generated))
-            batch = attack(
-                self._raters, ours, theirs, self._adversarial, iteration, self._start(ours[0], iteration, part)
-            )
+            if config.generated_labels == "paired":
+                theirs = (theirs[0], ours[1])
+            start = self._start(ours[0], iteration, part)
+            batch = attack(self._raters, ours, theirs, self._adversarial, steps, start)
+            if config.grow_auc is not None:
+                scores.append(growth_scores(self._raters, batch))
             with accelerator.accumulate(self._forward):
                 loss, report = objective(self._forward, batch, self._adversarial)
                 accelerator.backward(loss)
@@ -125,9 +134,19 @@ class Learner:
                 self._optimizer.step()
                 self._optimizer.zero_grad()
             reports.append(report)
+        if scores:
+            seen["auc"] = self._grow(torch.cat(scores, dim=1))
         if self._average is not None:
             self._average.update_parameters(self.model)
         return seen | {"report": torch.stack(reports).mean(0)}
+
+    def _grow(self, scores: Tensor) -> Tensor:
+        """Let the attack grow by the AUC of the whole batch; `scores` [2, B] are those of this process."""
+        # Every process computes the same AUC from the same scores, so all attack with as many steps.
+        real, attacked = self.accelerator.gather(scores[None]).transpose(0, 1).flatten(1).cpu().numpy()
+        auc = roc_auc(real, attacked)
+        self._length.see(auc)
+        return torch.tensor(auc, device=scores.device)
 
     def _start(self, images: Tensor, iteration: int, part: int) -> Tensor | None:
         """The random start of the attack on the real images of one part of an iteration; None if there is none."""
@@ -157,7 +176,8 @@ class Learner:
         if self._average is not None:
             tensors |= {f"average.{name}": tensor for name, tensor in self._average.state_dict().items()}
         scaler = self.accelerator.scaler
-        return tensors | pack_optimizer(self._raw_optimizer), {"scaler": scaler.state_dict() if scaler else None}
+        facts = {"scaler": scaler.state_dict() if scaler else None, "growth": self._length.facts()}
+        return tensors | pack_optimizer(self._raw_optimizer), facts
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Continue from the output of `state`.
@@ -174,21 +194,32 @@ class Learner:
             raise BadInputError(f"the run's state belongs to another model ({one_line(e)})") from e
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(dict(facts["scaler"]))
+        if "growth" in facts:  # states of earlier versions lack it, and their runs grow with the iterations
+            self._length.restore(facts["growth"])
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _make_average(model: JointModel, decay: float) -> AveragedModel:
+def _make_average(model: JointModel, decay: float, *, warmup: bool) -> AveragedModel:
     average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True).requires_grad_(False)
+
+    def warming(averages: _Tensors, weights: _Tensors, count: Tensor | int) -> None:
+        share = min(decay, (1 + int(count)) / (10 + int(count)))
+        get_ema_multi_avg_fn(share)(averages, weights, count)  # type: ignore[no-untyped-call]
+
+    return AveragedModel(model, multi_avg_fn=warming if warmup else average, use_buffers=True).requires_grad_(False)
 
 
 def _make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     if config.optimizer == "sgd":
         return torch.optim.SGD(
-            model.parameters(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
+            model.parameters(),
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=config.nesterov,
         )
     if config.optimizer == "adam":
         return torch.optim.Adam(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)

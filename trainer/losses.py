@@ -6,7 +6,7 @@ losses: a binary cross-entropy on f_c alone (real images up, generated ones down
 (real and generated alike). The objective is their sum, taken on attacked images only.
 
 Dual adversarial training (arXiv 2510.13872) discriminates by logsumexp(f), the negative energy of the image under every
-class, where the paper above uses f_c. Here this is the score ``"energy"``.
+class, where the paper above uses f_c. Here this is the score ``"energy"``. Its attacks climb f_c all the same.
 """
 
 from __future__ import annotations

@@ -60,6 +60,7 @@ def open_data(config: TrainConfig, *, decode: bool, say: Callable[[str], object]
         raise BadInputError(f"{real.path} has images of {width}x{height}; make them square with --resolution N")
     classes = config.num_classes or count_classes(real)
     own_size = config.generated_size == "own"
+    labelled = config.generated_labels == "own"
     generated = _open_generated(
         [Path(path) for path in config.generated],
         config.generated_weights,
@@ -67,6 +68,7 @@ def open_data(config: TrainConfig, *, decode: bool, say: Callable[[str], object]
         classes,
         reading,
         size=None if own_size else height,
+        labelled=labelled,
     )
     _, tall, wide, _ = generated.shape
     if tall != wide:
@@ -80,9 +82,15 @@ def open_data(config: TrainConfig, *, decode: bool, say: Callable[[str], object]
             f"{wide}x{tall}, and l0 is the mean over real images of {height}x{height}"
         )
     for data in (real, *generated.sources):
-        say(f"{data.path}: {label_line(data)}")
+        of_its_own = labelled or data is real
+        say(f"{data.path}: {label_line(data) if of_its_own else f'labels of {data.label_source}'}")
     for note in check_pair(
-        real, generated, num_classes=classes, missing_classes=config.missing_classes, own_size=own_size
+        real,
+        generated,
+        num_classes=classes,
+        missing_classes=config.missing_classes,
+        own_size=own_size,
+        labelled=labelled,
     ):
         say(note)
     if decode and int(os.environ.get("RANK", "0")) == 0:
@@ -109,6 +117,7 @@ def _open_generated(
     reading: ReadOptions,
     *,
     size: int | None,
+    labelled: bool,
 ) -> MixedData:
     return open_generated(
         paths,
@@ -118,6 +127,7 @@ def _open_generated(
         channels=real.shape[3],
         class_names=real.class_names,
         reading=reading,
+        labelled=labelled,
     )
 
 
@@ -141,7 +151,13 @@ def _split_generated(
         return generated.hold_out(config.held_out, config.seed)
     return generated, _at_most(
         _open_generated(
-            [Path(config.validation_generated)], None, real, classes, _reading(config), size=generated.shape[1]
+            [Path(config.validation_generated)],
+            None,
+            real,
+            classes,
+            _reading(config),
+            size=generated.shape[1],
+            labelled=config.generated_labels == "own",
         ),
         config,
     )

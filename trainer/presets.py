@@ -31,6 +31,8 @@ from typing import Any
 
 from jboost.engine.errors import BadInputError
 
+from .dat_presets import DAT_PRESETS
+
 _PAPER: dict[str, Any] = {
     "resolution": 64,
     "channels": 3,
@@ -161,3 +163,6 @@ def preset_remarks(name: str | None, *, init: str | None, keep_at: tuple[int, ..
             f"{_RELEASED_SAMPLES:06d}.safetensors"
         )
     return remarks
+
+
+PRESETS |= DAT_PRESETS

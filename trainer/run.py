@@ -235,8 +235,7 @@ class _Run:
             raise FailureError(f"the loss is {report.loss} at iteration {self.done}; {self._remedy()}")
         if self.log is not None:
             figures = vars(report) | {"learning_rate": self.config.learning_rate_at(self.done - 1)}
-            if "gradient_norm" in means:
-                figures["gradient_norm"] = float(means["gradient_norm"])
+            figures |= {name: float(value) for name, value in means.items() if name != "report"}
             self.log.write(self.done, "train", figures)
             self.hooks.on_log(self.done, figures)
 
@@ -270,8 +269,9 @@ class _Run:
             real,
             generated,
             config=config.adversarial,
-            last_iteration=config.iterations - 1,
+            steps=config.adversarial.validation_steps(config.iterations),
             boost=PGD(config.boost_steps, config.boost_step_size),
+            aim=config.boost_objective,
             frechet=self.hooks.frechet,
             autocast=self.accelerator.autocast,
             batch_size=config.batch_size,
@@ -320,6 +320,8 @@ def _load_held_out(data: TrainingData, learner: Learner) -> tuple[Labelled, Labe
         return None
     count = min(part.shape[0] for part in data.held_out)
     real, generated = (_read(part, count, learner) for part in data.held_out)
+    if learner.config.generated_labels == "paired":
+        generated = (generated[0], real[1])
     return real, generated
 
 

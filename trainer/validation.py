@@ -29,8 +29,8 @@ class Validation:
     """The figures of one pass over the held-out images.
 
     Attributes:
-        loss: the training loss on held-out images. Generated images are attacked as strongly as in the last iteration,
-            so the figures of a run can be compared.
+        loss: the training loss on held-out images. Generated images are attacked as strongly at every validation (see
+            `AdversarialConfig.validation_steps`), so the figures of a run can be compared.
         accuracy, robust_accuracy: share of real images that the model classifies correctly, before and after the
             attack, in [0, 1].
         realness_real: mean softplus(f_c) of real images: l0 (eq. 13).
@@ -78,8 +78,9 @@ def validate(
     generated: Labelled,
     *,
     config: AdversarialConfig,
-    last_iteration: int,
+    steps: int,
     boost: PGD,
+    aim: str = "joint",
     frechet: Frechet | None = None,
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     batch_size: int = 64,
@@ -90,8 +91,9 @@ def validate(
         model: x -> logits; it runs in eval mode.
         real, generated: images and labels on the model's device, N of each.
         config: the attacks and the loss of training.
-        last_iteration: the run's last iteration, counted from 0.
-        boost: PGD steps on the objective ``joint``.
+        steps: largest number of steps of the attack on generated images.
+        boost: PGD steps on the objective `aim`.
+        aim: a key of `jboost.engine.method.objectives.OBJECTIVES`.
         frechet: the distance to report; None: report no distance.
         autocast: makes the context in which the network runs.
         batch_size: number of images at a time; N need not be a multiple of it.
@@ -99,8 +101,8 @@ def validate(
     rater = partial(Rater, model, autocast=autocast)
     raters = make_raters(config, rater)
     l0 = mean_realness(model, *real, batch_size=batch_size)
-    aim = OBJECTIVES["joint"]
-    booster = rater(lambda logits, labels: -aim(logits, labels, l0))
+    loss_of = OBJECTIVES[aim]
+    booster = rater(lambda logits, labels: -loss_of(logits, labels, l0))
 
     def forward(*sizes: Tensor) -> Tensor:
         with autocast():
@@ -114,7 +116,7 @@ def validate(
         # The same starts at every validation: an image's depends on its row alone.
         rows = torch.arange(start, start + len(ours[1]), device=ours[0].device)
         begin = random_start(ours[0], config.real_start, rows, seed=0) if config.real_start else None
-        batch = attack(raters, ours, theirs, config, last_iteration, begin)
+        batch = attack(raters, ours, theirs, config, steps, begin)
         with evaluating(model), torch.no_grad():
             loss, report = objective(forward, batch, config)
             accuracy = (forward(ours[0]).argmax(1) == ours[1]).float().mean()

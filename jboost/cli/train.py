@@ -52,7 +52,8 @@ def train(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Named defaults: paper-rn50, paper-wrn50-2, released-rn50, released-wrn50-2, digits or fashion-mnist.",
+            help="Named defaults: paper-rn50, paper-wrn50-2, released-rn50, released-wrn50-2, digits, fashion-mnist, "
+            "dat-cifar10 or dat-imagenet256.",
             show_default=False,
         ),
     ] = None,
@@ -62,6 +63,10 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in the output folder.")] = False,
     generated_weights: Annotated[
         str | None, _data("Sampling weights of the generated sets, e.g. 2,1.", "by size")
+    ] = None,
+    generated_labels: Annotated[
+        str | None,
+        _data("Labels of generated images: own, or paired: those of the real images they are paired with.", "own"),
     ] = None,
     resolution: Annotated[int | None, _data("Image size in pixels.", "the real images'")] = None,
     channels: Annotated[int | None, _data("Image channels: 1 or 3.", "the real images'")] = None,
@@ -136,6 +141,9 @@ def train(
     score: Annotated[
         str | None, _loss("Discriminator score: logit, or energy (dual adversarial training).", "logit")
     ] = None,
+    attack_score: Annotated[
+        str | None, _attack("Score that the attacks move: logit or energy.", "the discriminator's")
+    ] = None,
     real_attack_loss: Annotated[
         str | None, _loss("Loss that the attack on real images raises: bce or ce.", "bce")
     ] = None,
@@ -157,6 +165,10 @@ def train(
     ema: Annotated[
         float | None, _loss("Keep a moving average of the weights with this decay, e.g. 0.999.", "off")
     ] = None,
+    ema_warmup: Annotated[
+        bool | None,
+        _loss("Average over few iterations at first: decay (1+n)/(10+n).", "off", "--ema-warmup/--no-ema-warmup"),
+    ] = None,
     real_steps: Annotated[int | None, _attack("Attack steps on real images.", "4")] = None,
     real_step_size: Annotated[float | None, _attack("Length of an attack step on real images.", "0.25")] = None,
     real_eps: Annotated[float | None, _attack("Radius of the ball around a real image.", "1")] = None,
@@ -167,9 +179,25 @@ def train(
     generated_step_size: Annotated[
         float | None, _attack("Length of an attack step on generated images.", "0.1")
     ] = None,
-    generated_eps: Annotated[float | None, _attack("Radius of the ball around a generated image.", "10")] = None,
+    generated_eps: Annotated[
+        float | None, _attack("Radius of the ball around a generated image; inf for none.", "10")
+    ] = None,
+    generated_stop: Annotated[
+        str | None,
+        _attack("When a generated image stops: pair, once rated above its attacked real image; or never.", "pair"),
+    ] = None,
+    generated_max_steps: Annotated[int | None, _attack("Most attack steps on generated images.", "no limit")] = None,
     grow_every: Annotated[
         int | None, _attack("Iterations between increments of the attack steps on generated images.", "1000")
+    ] = None,
+    grow_auc: Annotated[
+        float | None,
+        _attack(
+            "Instead of --grow-every: add a step when the AUC of real against attacked images reaches this.", "off"
+        ),
+    ] = None,
+    grow_images: Annotated[
+        int | None, _attack("Real images over which --grow-auc averages the AUC, in whole batches.", "1000")
     ] = None,
     iterations: Annotated[int | None, _optimizer("Optimizer steps.", "10000")] = None,
     batch_size: Annotated[
@@ -182,6 +210,7 @@ def train(
         float | None, _optimizer("Peak learning rate.", "0.001", "--learning-rate", "--lr")
     ] = None,
     momentum: Annotated[float | None, _optimizer("Momentum of sgd.", "0.9")] = None,
+    nesterov: Annotated[bool | None, _optimizer("Nesterov momentum of sgd.", "off", "--nesterov/--no-nesterov")] = None,
     weight_decay: Annotated[float | None, _optimizer("Weight decay.", "0.0001")] = None,
     schedule: Annotated[str | None, _optimizer("Learning-rate schedule: cosine, step or constant.", "cosine")] = None,
     warmup: Annotated[int | None, _optimizer("Iterations over which the learning rate rises.", "0")] = None,
@@ -217,6 +246,9 @@ def train(
     ] = None,
     boost_steps: Annotated[int | None, _watch("Boosting steps in validation.", "15")] = None,
     boost_step_size: Annotated[float | None, _watch("Length of a boosting step in validation.", "0.1")] = None,
+    boost_objective: Annotated[
+        str | None, _watch("Objective of the boosting in validation, as in jboost boost.", "joint")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Train a joint model by adversarial training (equations 7 to 10).
@@ -291,6 +323,10 @@ def _run(
     def say(note: str) -> None:
         notes.print(note, style="dim")
 
+    if config.batch_norm == "frozen" and config.init is None and stored is None:
+        say(
+            "BatchNorm keeps mean 0 and variance 1: --batch-norm frozen without --init; give --init, or --batch-norm train"
+        )
     for remark in preset_remarks(config.preset, init=config.init, keep_at=config.keep_at):
         say(remark)
     data, classes = open_data(config, decode=config.check_images and stored is None, say=say)

@@ -19,6 +19,7 @@ def check_pair(
     num_classes: int,
     missing_classes: bool = False,
     own_size: bool = False,
+    labelled: bool = True,
 ) -> list[str]:
     """Check that a real and a generated set fit each other and the model.
 
@@ -27,6 +28,7 @@ def check_pair(
         num_classes: the model's number of classes.
         missing_classes: allow classes with images of one set alone.
         own_size: allow generated images of another size than the real ones.
+        labelled: whether the generated images have labels of their own.
 
     Returns:
         Warnings, one sentence each: the sets' own notes, and classes without images.
@@ -49,6 +51,8 @@ def check_pair(
             raise BadInputError(
                 f"{source.path} has images of {c} channel(s), {real.path} of {real_c}; convert both with --channels 1 or 3"
             )
+    if not labelled:
+        return notes
     if not missing_classes:
         _check_same_classes(real, generated)
     return [*notes, *_missing(generated, num_classes, "generated")]

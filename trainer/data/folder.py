@@ -21,14 +21,18 @@ def some_of(names: Sequence[str]) -> str:
 class SampleData:
     """A sample set with labels, as an `ImageData`.
 
+    Args:
+        samples: the set.
+        label_source: None: the set's own labels. Otherwise every label is 0, and this is where they will come from.
+
     Raises:
         BadInputError: it has no labels.
     """
 
-    def __init__(self, samples: SampleSet):
+    def __init__(self, samples: SampleSet, *, label_source: str | None = None):
         from jboost.engine.samples.images import ImageSamples
 
-        if samples.labels is None:
+        if samples.labels is None and label_source is None:
             files = isinstance(samples, ImageSamples)
             raise BadInputError(
                 f"{samples.path} has no labels ({samples.label_source.removeprefix('none: ')}); "
@@ -38,13 +42,18 @@ class SampleData:
                     else "save them too"
                 )
             )
-        self.path, self.shape, self.labels = samples.path, samples.shape, samples.labels
-        self.class_names, self.label_source = samples.label_names, samples.label_source
+        self.path, self.shape = samples.path, samples.shape
+        self.class_names: tuple[str, ...] | None = None
+        if samples.labels is None or label_source is not None:
+            self.labels, self.label_source = np.zeros(samples.shape[0], np.int64), label_source or ""
+        else:
+            self.labels, self.label_source = samples.labels, samples.label_source
+            self.class_names = samples.label_names
         self.notes: tuple[str, ...] = tuple(f"{self.path}: {note}" for note in samples.notes)
         # Other kinds of sets have one read position.
         self._one_at_a_time = None if isinstance(samples, ImageSamples) else Lock()
-        if isinstance(samples, ImageSamples) and samples.empty and samples.label_names is not None:
-            names = samples.label_names
+        if isinstance(samples, ImageSamples) and samples.empty and self.class_names is not None:
+            names = self.class_names
             self.class_names = tuple(sorted({*names, *samples.empty}))
             self.labels = np.array([self.class_names.index(name) for name in names], np.int64)[self.labels]
             self.notes += (f"{self.path}: no images in the class folders {some_of(samples.empty)}",)

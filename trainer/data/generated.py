@@ -19,6 +19,7 @@ from .base import ImageData, Indices, Pixels, hold_out, naming
 from .fit import check_wish, fitted
 from .folder import SampleData, some_of
 from .order import MixedOrder, whole_shares
+from .unlabelled import open_unlabelled
 
 
 class MixedData:
@@ -103,6 +104,7 @@ def open_generated(
     channels: int | None,
     class_names: tuple[str, ...] | None = None,
     reading: ReadOptions = AS_IT_IS,
+    labelled: bool = True,
 ) -> MixedData:
     """Open sample sets with labels, of any kind that `jboost.engine.samples.open_samples` reads.
 
@@ -111,10 +113,12 @@ def open_generated(
         weights: positive, one for each path; None draws each set in proportion to its size.
         num_classes: number of classes; labels must lie below it.
         resolution: the size that the images must have. Generated images are never resized: resampling would mark them
-            as generated, and boosting works on them as they are.
+            as generated, and boosting works on them as they are. Images without labels come from no generator, so they
+            are resized as real ones are.
         channels: 1 or 3, to convert to; None: keep the images as they are, all must agree.
         class_names: the real set's class names, for images in folders that are named after classes.
         reading: how to read image files; its resolution and channels are those above.
+        labelled: whether the sets have labels, see `open_unlabelled`.
 
     Raises:
         BadInputError: a set cannot be used; the message names its path.
@@ -132,12 +136,15 @@ def open_generated(
         with naming(path):
             how = replace(
                 reading,
-                resize=None,
+                resize=None if labelled else resolution,
                 channels=channels,
                 luma=channels == 1,
                 resize_flag=None,
                 keys_are_flags=False,
             )
+            if not labelled:
+                sources.append(fitted(open_unlabelled(path, how), resolution, channels))
+                continue
             data = _open_one(path, how, num_classes, class_names)
             check_label_range(data, num_classes)
             _, h, w, _ = data.shape
