@@ -15,7 +15,7 @@ from jboost.engine.errors import FailureError
 from jboost.engine.loop.pipeline import Reader
 from jboost.engine.loop.run import predicted_classes
 from jboost.engine.loop.runner import Runner
-from jboost.engine.method.auto_step import steeper_objective, step_size_for
+from jboost.engine.method.auto_step import in_levels, steeper_objective, step_size_for
 from jboost.engine.method.objectives import realness
 from jboost.engine.method.settings import Settings
 from jboost.engine.method.updates import Update, l2_norm
@@ -87,7 +87,7 @@ def calibrated(
         )
     step_size = step_size_for(length, values, mean)
     _log.info(
-        f"step size auto: {step_size:g}, so the first step changes a value by {length:g} grey levels (RMS, mean of "
+        f"step size auto: {step_size:g}, so the first step changes a value by {in_levels(length)} (RMS, mean of "
         f"{len(finite):,} images); the gradient's mean length is {mean:.3g}"
     )
     return with_step_size(settings, step_size)

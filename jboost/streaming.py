@@ -16,6 +16,7 @@ from jboost.engine.errors import BadInputError
 from jboost.engine.loop.runner import Runner
 from jboost.engine.loop.stream import grouped, run_stream
 from jboost.engine.method.settings import Settings
+from jboost.engine.results.moved import MovedTally
 from jboost.engine.samples import check_fit, check_labels
 
 Numpy = np.ndarray[Any, Any]
@@ -159,14 +160,16 @@ def boosted_stream(
     beginning = next(groups)
     if runner.batch_size is None:  # a short stream needs no more slots than images, like a set of that size
         size = min(size, len(beginning.images))
-    failed = 0
+    failed, tally = 0, MovedTally(settings)
     results = run_stream(
         runner, chain([beginning], groups), settings, shape=(height, width, channels), batch_size=size, ordered=ordered,
         numbers=None if numbers is None else _checked(numbers),
     )  # fmt: skip
     for result in results:
         failed += result.failed
+        tally.add(result.moved, steps=result.steps, stopped=result.stopped, failed=result.failed)
         image = source.back(result.position, result.image)
         yield image if ordered else (result.position, image)
     if failed:
         _log.warning("%d images came back unchanged: their gradient was not finite", failed)
+    tally.warn(height * width * channels)

@@ -35,11 +35,20 @@ class Group(NamedTuple):
 
 
 class Result(NamedTuple):
-    """A finished image: its position in the stream, uint8 [H, W, C], and whether it is the input because it failed."""
+    """A finished image.
+
+    Attributes:
+        position: its position in the stream.
+        image: uint8 [H, W, C].
+        steps, stopped, failed, moved: as in `jboost.engine.loop.flight.Finished`.
+    """
 
     position: int
     image: Numpy
+    steps: int
+    stopped: bool
     failed: bool
+    moved: float
 
 
 def grouped(chunks: Iterable[tuple[Numpy, Numpy | None]], size: int) -> Iterator[Group]:
@@ -108,8 +117,9 @@ def run_stream(
     ):
         if finished is None:
             continue
-        for index, image, failed in zip(finished.index, finished.images, finished.failed, strict=True):
-            held[int(index)] = Result(int(index), image, bool(failed))
+        rows = (finished.index, finished.images, finished.steps, finished.stopped, finished.failed, finished.moved)
+        for index, image, steps, stopped, failed, moved in zip(*rows, strict=True):
+            held[int(index)] = Result(int(index), image, int(steps), bool(stopped), bool(failed), float(moved))
         while held and (not ordered or due in held):
             yield held.pop(due if ordered else next(iter(held)))
             due += 1

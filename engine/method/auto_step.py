@@ -69,6 +69,11 @@ def step_size_for(first_step: float, values: int, mean_norm: float) -> float:
     return float(f"{first_step / LEVELS * math.sqrt(values) / mean_norm:.{_DIGITS}g}")
 
 
+def in_levels(length: float) -> str:
+    """A length for people: ``"1 grey level"``."""
+    return f"{length:g} grey level{'' if length == 1 else 's'}"
+
+
 def steeper_objective(objective: str) -> str:
     """An objective to try where another one's gradient is zero: one that does not saturate."""
     return "energy" if objective == "logit" else "logit"

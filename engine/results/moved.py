@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jboost.engine.method.auto_step import DEFAULT_FIRST_STEP, LEVELS, steeper_objective
+from jboost.engine.method.settings import Settings
 from jboost.engine.method.updates import UPDATES
 
 #: A run that moved its images less than this many grey levels in the mean says so.
@@ -26,6 +27,34 @@ def warn_if_little_moved(summary: Mapping[str, Any], values: int) -> None:
     """Log `why_little_moved`, if there is something to say."""
     if (why := why_little_moved(summary, values)) is not None:
         _log.warning("%s", why)
+
+
+class MovedTally:
+    """What `why_little_moved` needs, counted image by image in a run that has no summary."""
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        self._images = self._steps = self._stopped = self._failed = 0
+        self._l2 = 0.0
+
+    def add(self, l2: float, *, steps: int, stopped: bool, failed: bool) -> None:
+        """Count an image that has moved by `l2`, in units of the image's range [0, 1]."""
+        self._images += 1
+        self._steps += steps
+        self._stopped += stopped
+        self._failed += failed
+        self._l2 += l2
+
+    def warn(self, values: int) -> None:
+        """Log `why_little_moved` of the images so far, if there is something to say."""
+        settings, images = self._settings, max(self._images, 1)
+        update = {name: getattr(settings.update, name, None) for name in ("steps", "step_size", "eps", "norm")}
+        run = {
+            "images": self._images, "steps_used": self._steps / images, "stopped_early": self._stopped,
+            "unchanged_after_failure": self._failed, "l2_moved": self._l2 / images, "update": settings.update.name,
+            "objective": settings.objective, "early_stop": settings.early_stop, "first_step": settings.first_step,
+        }  # fmt: skip
+        warn_if_little_moved(run | update, values)
 
 
 def why_little_moved(summary: Mapping[str, Any], values: int) -> str | None:

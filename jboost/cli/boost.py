@@ -347,10 +347,11 @@ def show_summary(summary: Summary, out: Path, *, stderr: bool) -> None:
         out: its output.
         stderr: print to stderr, because stdout has the JSON.
     """
+    from jboost.engine.method.auto_step import in_levels
+
     s = summary
-    method = f"{s.update} {s.steps} x {s.step_size:g}, objective {s.objective}"
-    if s.first_step is not None:
-        method = method.replace(", objective", f" (auto: a first step of {s.first_step:g} grey levels), objective")
+    auto = "" if s.first_step is None else f" (auto: a first step of {in_levels(s.first_step)})"
+    method = f"{s.update} {s.steps} x {s.step_size:g}{auto}, objective {s.objective}"
     if s.objective == "bce" and s.l0 is None:
         method += " (l0 is unknown; joint needs it)"
     rows = [

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jboost.engine.method.auto_step import in_levels
 from jboost.engine.method.updates import UPDATES
 from jboost.engine.results.moved import why_little_moved
 from jboost.engine.results.run_file import RunFile
@@ -43,7 +44,7 @@ def settings_rows(run: RunFile) -> list[tuple[str, str]]:
 
 def _auto(summary: dict[str, Any]) -> str:
     first = summary["first_step"]
-    return "" if first is None else f", set by auto for a first step of {number(first, 'g')} grey levels"
+    return "" if first is None else f", set by auto for a first step of {in_levels(first)}"
 
 
 def _update_details(summary: dict[str, Any]) -> str:

@@ -69,11 +69,11 @@ def test_the_command_sets_it_says_so_and_keeps_it(
     want = step_size(DEFAULT_FIRST_STEP, norms(checkpoint, images, labels))
     summary = json.loads((tmp_path / "s.json").read_text())
     assert (summary["step_size"], summary["first_step"]) == (want, DEFAULT_FIRST_STEP)
-    assert f"step size auto: {want:g}, so the first step changes a value by 1 grey levels" in ran.stderr
-    assert f"sgld 2 x {want:g} (auto: a first step of 1 grey levels), objective joint" in ran.stdout
+    assert f"step size auto: {want:g}, so the first step changes a value by 1 grey level (RMS" in ran.stderr
+    assert f"sgld 2 x {want:g} (auto: a first step of 1 grey level), objective joint" in ran.stdout
     page = jboost("report", "run.npz", "-o", "page.html", cwd=tmp_path)
     assert page.returncode == 0, page.stderr
-    assert f"2 steps of {want:g}, set by auto for a first step of 1 grey levels" in (tmp_path / "page.html").read_text()
+    assert f"2 steps of {want:g}, set by auto for a first step of 1 grey level" in (tmp_path / "page.html").read_text()
     # It is the run with that number, and a stated number is no auto.
     stated = ("--update", "sgld", "--steps", 2, "--step-size", want, "--json", "n.json")
     same = jboost_in_fork(tmp_path, "boost", samples, "--bundle", bundle, *ENGINE, *stated, "-o", "same.npz")
@@ -174,7 +174,7 @@ def test_all_shares_use_the_same(bundle, checkpoint, images, labels, tmp_path) -
     for name in ("00.npz", "03.npz", "04.npz"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     merged = jboost_in_fork(tmp_path, "merge", "parts")
-    assert f"sgld 2 x {want:g} (auto: a first step of 1 grey levels)" in merged.said
+    assert f"sgld 2 x {want:g} (auto: a first step of 1 grey level)" in merged.said
     again = jboost_in_fork(
         tmp_path, "boost", shards, "--bundle", bundle, *ENGINE, *AUTO, "--first-step", 2, "-o", "parts", "--resume"
     )
