@@ -23,6 +23,7 @@ from jboost.engine.system.replacing import replacing
 
 from .extractors.base import Identity
 from .metrics.moments import Moments
+from .protocols import PROTOCOLS, UNNAMED
 
 Shape = tuple[int, int, int]
 
@@ -38,6 +39,7 @@ class Features:
         features: float32 [N, D].
         logits: float32 [N, C], if the extractor gives them.
         spatial: moments of its spatial features, if it gives them.
+        protocol: name of the protocol that they were made with; it matters for Inception's alone.
     """
 
     count: int
@@ -46,6 +48,7 @@ class Features:
     features: Tensor = field(repr=False)
     logits: Tensor | None = field(default=None, repr=False)
     spatial: Moments | None = field(default=None, repr=False)
+    protocol: str = UNNAMED
 
 
 @dataclass
@@ -151,7 +154,7 @@ def save_features(path: Path, kept: Features) -> None:
         arrays["logits"] = kept.logits.numpy()
     if kept.spatial is not None:
         arrays |= {"mu_s": kept.spatial.mu.numpy(), "sigma_s": kept.spatial.sigma.numpy()}
-    about = {"extractor": kept.identity.to_dict(), "shape": kept.shape}
+    about = {"extractor": kept.identity.to_dict(), "shape": kept.shape, "protocol": kept.protocol}
     try:
         with replacing(path) as aside, aside.open("wb") as f:
             np.savez(f, about=np.array(json.dumps(about)), **arrays)
@@ -210,6 +213,9 @@ def _read_features(path: Path) -> Features:
         stated["input_max"] = float(stated.get("input_max", 255 if stated["kind"] == "inception" else 1))
         identity = Identity(**stated)
         h, w, c = about["shape"]
+        protocol = about.get("protocol", UNNAMED)
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"made with an unknown protocol, {protocol!r}")
         (features,) = _read(path, "features")
         logits = _read(path, "logits")[0] if "logits" in names else None
         for array in (features, *([] if logits is None else [logits])):
@@ -226,4 +232,4 @@ def _read_features(path: Path) -> Features:
     if spatial is not None:
         spatial = Moments(spatial.mu, spatial.sigma, count)
     rows = None if logits is None else torch.from_numpy(logits)
-    return Features(count, (h, w, c), identity, torch.from_numpy(features), rows, spatial)
+    return Features(count, (h, w, c), identity, torch.from_numpy(features), rows, spatial, protocol)
