@@ -119,8 +119,8 @@ def is_zero(value: float, samples: Moments, reference: Moments, what: str, of: s
     if max(value, variance) < _SMALLEST:
         raise BadInputError(
             f"{what} of {of} would be {value:.0e}, since the features vary by {math.sqrt(variance):.0e} only: they have another "
-            "scale than any that such distances are given of. Give the extractor its own range of input (--features-range 255), and "
-            "let it return features instead of probabilities, or multiply its output"
+            "scale than any that such distances are given of. Give the extractor its own range of input (--features-range 255), "
+            "and let it return features instead of probabilities, or multiply its output"
         )
     return False
 
