@@ -11,6 +11,7 @@ import scipy.linalg
 import torch
 from foreign_networks import declare_operators
 
+from jboost.engine.errors import BadInputError
 from jboost.evaluation import evaluate
 from jboost.evaluation.extractors.base import Identity
 from jboost.evaluation.extractors.inception import Inception
@@ -161,6 +162,25 @@ def test_formulas_are_torch_fidelitys(torch_fidelity, arrays, tmp_path, monkeypa
     }
     assert {key: found[key] for key in expected} == pytest.approx(expected, rel=1e-3)
     assert 0.1 < expected["recall"] < 0.9
+
+
+def test_statistics_in_torch_fidelitys_cache_are_a_reference(torch_fidelity, arrays, tmp_path) -> None:
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+    from torch_fidelity.utils_torch import torch_atomic_save
+
+    x, y = (fid_features_to_statistics(torch.from_numpy(arrays[name])) for name in ("set", "ref"))
+    torch_atomic_save(y, tmp_path / "ref-inception-v3-compat-stat-fid-2048.pt")
+    samples = save(tmp_path / "set.npz", arrays["set"], arrays["logits"], arrays["set spatial"], "torch-fidelity")
+    ref, how = tmp_path / "ref-inception-v3-compat-stat-fid-2048.pt", {"metrics": ["fid"], "device": "cpu"}
+    result = evaluate(ref, [samples], resamples=0, **how)
+    assert (result.protocol, result.reference_kind) == ("torch-fidelity", "statistics")
+    expected = fid_statistics_to_metric(x, y, False)["frechet_inception_distance"]
+    assert result.samples[0].metrics["fid"].value == pytest.approx(expected, rel=1e-3)
+    with pytest.raises(BadInputError, match="were made by torch-fidelity, and this evaluation follows pytorch-fid"):
+        evaluate(ref, [samples], protocol="pytorch-fid", **how)
+    torch.save({"mu": [1], "sigma": torch.ones}, tmp_path / "code.pt")  # code is never loaded
+    with pytest.raises(BadInputError, match="never loads"):
+        evaluate(tmp_path / "code.pt", [samples], **how)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from jboost.cli.main import main
+from jboost.engine.errors import BadInputError
 from jboost.evaluation import evaluate
 from jboost.evaluation.extractors.base import Identity
 from jboost.evaluation.extractors.inception import Inception
@@ -126,21 +127,20 @@ def accepted(capsys, *arguments: str) -> str:
 
 def test_features_of_two_protocols_are_refused(there, capsys) -> None:
     said = refused(capsys, "old.npz", "torch-fidelity.npz", "--protocol", "pytorch-fid")
-    assert "old.npz were made with --protocol torch-fidelity" in said
-    assert "add --protocol torch-fidelity" in said
+    assert "the features in old.npz were made by torch-fidelity, and this evaluation follows pytorch-fid" in said
+    assert "give --protocol torch-fidelity" in said
     accepted(capsys, "old.npz", "torch-fidelity.npz", "--protocol", "torch-fidelity")
     for ref, samples in (("openai", "torch-fidelity"), ("pytorch-fid", "openai"), ("torch-fidelity", "pytorch-fid")):
         said = refused(capsys, f"{ref}.npz", f"{samples}.npz")
-        assert f"save them again from their images with --save-features and --protocol {ref}" in said
-        assert f"{samples}.npz were made with --protocol {samples}" in said
+        assert f"{samples}.npz were made by {samples}, and this evaluation follows {ref}" in said
+        assert "make them all by one protocol" in said
 
 
 def test_statistics_of_openai_are_refused_by_other_protocols(there, capsys) -> None:
     for protocol in ("torch-fidelity", "pytorch-fid"):
-        said = refused(capsys, "published.npz", f"{protocol}.npz", "--protocol", protocol)
-        assert "statistics of OpenAI's evaluator" in said
-        assert "published.npz" in refused(capsys, "published.npz", f"{protocol}.npz")
-    assert "save them again" in refused(capsys, "published.npz", "old.npz", "--protocol", "openai")
+        for stated in ((), ("--protocol", protocol), ("--protocol", "openai")):
+            said = refused(capsys, "published.npz", f"{protocol}.npz", *stated)
+            assert "published.npz were made by openai" in said or f"{protocol}.npz were made by {protocol}" in said
     accepted(capsys, "published.npz", "openai.npz")
 
 
@@ -183,11 +183,13 @@ def weights(desk) -> Path:
 def test_images_are_read_by_the_protocol_and_foreign_statistics_left_aside(there, weights, tmp_path) -> None:
     """A file of statistics and images, as OpenAI's."""
     how = {"features": str(weights), "metrics": ["precision", "kid"], "resamples": 0, "device": "cpu"}
+    with pytest.raises(BadInputError, match=r"published\.npz were made by openai.*; give --protocol openai, or"):
+        evaluate("published.npz", ["set.npz"], protocol="pytorch-fid", **how)
     kept = {}
     for protocol in ("openai", "pytorch-fid"):
         file = tmp_path / f"{protocol}.npz"
         result = evaluate("virtual.npz", ["virtual.npz"], protocol=protocol, save=file, **how)
-        aside = any("are OpenAI's and left aside for pytorch-fid; its 3 images are used" in w for w in result.warnings)
+        aside = any("left aside for pytorch-fid; its 3 images are used" in w for w in result.warnings)
         assert aside == (protocol == "pytorch-fid")
         foreign = [w for w in result.warnings if "jboost's own" in w]
         assert [w.split(" not among")[0] for w in foreign] == [
