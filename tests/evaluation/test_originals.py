@@ -3,6 +3,7 @@ evaluator, which needs TensorFlow 1, by a transcription of its arithmetic into n
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import scipy.linalg
 import torch
 from foreign_networks import declare_operators
+from PIL import Image
 
 from jboost.engine.errors import BadInputError
 from jboost.evaluation import evaluate
@@ -275,3 +277,41 @@ def test_parts_of_the_inception_score_are_openais(tmp_path, count) -> None:
     assert number.value < 0.8 * shuffled
     assert "the set is sorted" in number.warning
     assert f"score {shuffled:.1f}" in number.warning
+
+
+# --- whole programs ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow  # matrix roots of 2,048 dimensions
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_command_prints_what_the_programs_print(
+    jboost, torch_fidelity, pytorch_fid, weights, pictures, tmp_path, monkeypatch
+) -> None:
+    fid_score, inception = pytorch_fid
+    rng = np.random.default_rng(1)
+    for name, count in (("real", 14), ("made", 12)):
+        (tmp_path / name).mkdir()
+        coarse = rng.integers(0, 256 if name == "real" else 200, (count, 6, 5, 3), dtype=np.uint8)
+        for i, image in enumerate(coarse.repeat(8, 1).repeat(8, 2)):
+            Image.fromarray(image).save(tmp_path / name / f"{i:02d}.png")
+    folders = [str(tmp_path / "real"), str(tmp_path / "made")]
+
+    def printed(protocol: str) -> dict[str, float]:
+        out = tmp_path / f"{protocol}.json"
+        how = ("--features", weights, "--metrics", "fid,is", "--bootstrap", 0, "--device", "cpu", "--json", out)
+        done = jboost("eval", *folders, "--protocol", protocol, *how)
+        assert done.returncode == 0, done.stderr
+        return {key: n["value"] for key, n in json.loads(out.read_text())["samples"][0]["metrics"].items()}
+
+    theirs = torch_fidelity.calculate_metrics(
+        input1=folders[1], input2=folders[0], fid=True, isc=True, cuda=False, cache=False, verbose=False, save_cpu_ram=True,
+        feature_extractor_weights_path=str(weights), batch_size=4,
+    )  # fmt: skip
+    found = printed("torch-fidelity")
+    assert found["fid"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
+    assert found["is"] == pytest.approx(theirs["inception_score_mean"], rel=1e-3)
+    assert printed("openai")["fid"] == pytest.approx(found["fid"])
+    monkeypatch.setattr(inception, "load_state_dict_from_url", lambda url, progress: torch.load(weights))
+    expected = fid_score.calculate_fid_given_paths(folders, 4, "cpu", 2048, num_workers=0)
+    assert printed("pytorch-fid")["fid"] == pytest.approx(expected, rel=1e-3)
+    assert abs(expected - found["fid"]) > 2e-3 * expected  # the programs differ
