@@ -25,7 +25,7 @@ _SUFFIXES = (".pt", ".pth")
 
 def read_cached(path: Path) -> tuple[Array, Array] | None:
     """The mean and the covariance in a file of torch-fidelity's cache, as it has them; None for any other file."""
-    if path.suffix.lower() not in _SUFFIXES or not zipfile.is_zipfile(path):
+    if path.suffix.lower() not in _SUFFIXES or not path.is_file() or not zipfile.is_zipfile(path):
         return None
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_ARRAYS):
@@ -36,4 +36,7 @@ def read_cached(path: Path) -> tuple[Array, Array] | None:
     if not isinstance(found, dict) or set(found) != {"mu", "sigma"}:
         return None
     mu, sigma = found["mu"], found["sigma"]
-    return (mu, sigma) if isinstance(mu, np.ndarray) and isinstance(sigma, np.ndarray) else None
+    if not isinstance(mu, np.ndarray) or not isinstance(sigma, np.ndarray):
+        return None
+    # A forged file may claim arrays whose numbers it does not hold; touching them would take their memory.
+    return (mu, sigma) if mu.nbytes + sigma.nbytes <= path.stat().st_size else None

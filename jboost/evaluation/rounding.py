@@ -72,7 +72,8 @@ def check_scale(samples: Spread, statistics: Spread, what: str, of: str, referen
         BadInputError: their sizes differ by orders of magnitude.
     """
     low, high = sorted((samples.size, statistics.size))
-    if high > _OTHER_SCALE * low:
+    # Images that are all alike may have any features, also zeros.
+    if high > _OTHER_SCALE * low and samples.variation > CONSTANT:
         raise BadInputError(
             f"no {what} of {of}: its features are {samples.size:.2g} in the root mean square, those behind the statistics in "
             f"{reference} {statistics.size:.2g}, so the two have different scales; take the extractor that made the statistics, "

@@ -166,6 +166,16 @@ def test_formulas_are_torch_fidelitys(torch_fidelity, arrays, tmp_path, monkeypa
     assert 0.1 < expected["recall"] < 0.9
 
 
+class _Hollow:
+    """Pickled as an array of this shape, without its numbers."""
+
+    def __init__(self, *shape: int) -> None:
+        self.shape = shape
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return np.empty(0).__reduce__()[0], (np.ndarray, self.shape, "d")
+
+
 def test_statistics_in_torch_fidelitys_cache_are_a_reference(torch_fidelity, arrays, tmp_path) -> None:
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
     from torch_fidelity.utils_torch import torch_atomic_save
@@ -181,8 +191,10 @@ def test_statistics_in_torch_fidelitys_cache_are_a_reference(torch_fidelity, arr
     with pytest.raises(BadInputError, match="were made by torch-fidelity, and this evaluation follows pytorch-fid"):
         evaluate(ref, [samples], protocol="pytorch-fid", **how)
     torch.save({"mu": [1], "sigma": torch.ones}, tmp_path / "code.pt")  # code is never loaded
-    with pytest.raises(BadInputError, match="never loads"):
-        evaluate(tmp_path / "code.pt", [samples], **how)
+    torch.save({"mu": _Hollow(10**5), "sigma": _Hollow(10**5, 10**5)}, tmp_path / "hollow.pt")
+    for forged in ("code.pt", "hollow.pt"):
+        with pytest.raises(BadInputError, match="never loads"):
+            evaluate(tmp_path / forged, [samples], **how)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

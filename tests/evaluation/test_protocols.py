@@ -17,6 +17,7 @@ from jboost.evaluation import evaluate
 from jboost.evaluation.extractors.base import Identity
 from jboost.evaluation.extractors.inception import Inception
 from jboost.evaluation.sets import Features, save_features
+from jboost.report.metrics import Yardstick, measure_run
 
 OWN = """
 import torch
@@ -98,6 +99,14 @@ def test_header_and_json_name_the_protocol(jboost, desk, tmp_path) -> None:
     done = jboost("eval", *how, "--protocol", "clean-fid", cwd=desk)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "choose from openai, torch-fidelity, pytorch-fid" in done.stderr
+
+
+def test_a_report_follows_the_protocol(there) -> None:
+    how = {"features": "own:make", "metrics": ("is",), "device": "cpu", "resamples": 0}
+    for protocol, said in ((None, "openai"), ("torch-fidelity", "torch-fidelity")):
+        yardstick = Yardstick(Path("ref.npz"), protocol=protocol, **how)
+        head = dict(measure_run(yardstick, {0: Path("set.npz")}, lambda what, done, total: None).head)
+        assert head["protocol"].startswith(f"{said};")
 
 
 def test_own_extractors_give_the_same_distances_and_neighbours_under_every_protocol(there) -> None:

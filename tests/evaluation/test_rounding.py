@@ -109,6 +109,7 @@ def test_a_small_true_distance_is_shown() -> None:
 def test_sets_that_do_not_vary_have_a_distance_where_their_images_do_not() -> None:
     """A generator that gives one image, however bad."""
     assert distance("real.npz", "black.npz", "round_features:plain")[0] > 1
+    assert distance("stats.npz", "black.npz", "round_features:plain")[0] > 1
     assert distance("white.npz", "black.npz", "round_features:plain")[0] == pytest.approx(12)
     assert distance("black.npz", "black.npz", "round_features:plain") == (
         0,
