@@ -72,6 +72,10 @@ atol = _Shared("Largest error allowed for a logit.", default="by dtype")
 rtol = _Shared("Largest relative L2 error allowed for an image's gradient.", default="by dtype")
 json_file = _Shared("Write the results to this JSON file; - is stdout.", "--json")
 metrics = _Shared("Metrics, several with commas: fid,sfid,kid,is,precision,recall,density,coverage.", default="all")
+protocol = _Shared(
+    "Whose conventions the numbers follow: openai, torch-fidelity or pytorch-fid.",
+    default="openai for an npz REF, else torch-fidelity",
+)
 bootstrap = _Shared("Bootstrap resamples for the intervals; 0 for none.")
 bootstrap_seed = _Shared("Seed of the bootstrap.", "--seed")
 trust_code = _Shared(

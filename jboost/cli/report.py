@@ -38,6 +38,7 @@ def report(
     features: Annotated[str | None, options.features(_METRICS)] = None,
     features_range: Annotated[int | None, options.features_range(_METRICS)] = None,
     trust_code: Annotated[bool, options.trust_features(_METRICS)] = False,
+    protocol: Annotated[str | None, options.protocol(_METRICS)] = None,
     metrics: Annotated[str | None, options.metrics(_METRICS)] = None,
     bootstrap: Annotated[int, options.bootstrap(_METRICS)] = 100,
     seed: Annotated[int, options.bootstrap_seed(_METRICS)] = 0,
@@ -84,14 +85,14 @@ def report(
     }
     check_paths(inputs=inputs, folders={"-o": output}, replaced=False)
     if reference is None:
-        for option, value in (("--features", features), ("--metrics", metrics)):
+        for option, value in (("--features", features), ("--protocol", protocol), ("--metrics", metrics)):
             if value is not None:
                 raise BadInputError(f"{option} needs --ref: the real images to measure against")
     yardstick = None
     if reference is not None:
         yardstick = Yardstick(
             reference, features, split_names(metrics), device, batch_size, bootstrap, seed, trust_code,
-            features_range=features_range,
+            features_range=features_range, protocol=protocol,
         )  # fmt: skip
     with Bars() as bars:
         write_report(

@@ -15,6 +15,7 @@ from jboost.engine.samples import ReadOptions, SampleSet
 from jboost.engine.samples.options import AS_IT_IS
 from jboost.engine.system.devices import device_kind
 
+from .agreement import check_agreement, choose_protocol
 from .extract import extract
 from .extractors.base import INCEPTION_URL, Extractor, Identity, Outputs
 from .extractors.open import open_extractor
@@ -22,8 +23,9 @@ from .measure import Numbers, Reference, add_changes, measure
 from .metrics.frechet import Frechet
 from .metrics.moments import Moments, moments
 from .result import METRICS, Evaluation, SampleResult
+from .rounding import check_constant
 from .sets import Features, Source, open_sources, save_features
-from .suspicion import check_features
+from .suspicion import check_features, images_vary
 
 #: Called with the name of the current task, the amount done, and the total.
 Progress = Callable[[str, int, int], None]
@@ -38,6 +40,7 @@ def evaluate(
     samples: Sequence[str | Path],
     *,
     features: str | None = None,
+    protocol: str | None = None,
     metrics: Sequence[str] | None = None,
     batch_size: int | None = None,
     device: str = "auto",
@@ -57,6 +60,8 @@ def evaluate(
             ``sigma_s``), or a folder, zip or tar of image files.
         samples: sets of images or of saved features; all others are compared with the first.
         features: see `open_extractor`; None if every set holds saved features.
+        protocol: ``"openai"``, ``"torch-fidelity"`` or ``"pytorch-fid"``, see `jboost.evaluation.protocols`; None: see
+            `jboost.evaluation.agreement.choose_protocol`.
         metrics: keys of `METRICS`; None for all.
         batch_size: images at a time; None for 16 on a CPU, 128 on a GPU. It does not change the results.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
@@ -83,7 +88,12 @@ def evaluate(
     warnings += [f"{s.path}: {note}" for s in (ref, *sets) if s.images is not None for note in s.images.notes]
     warnings += _compare_shapes(ref, sets)
     where = find_device(device)
-    identity, extractor = _settle_extractor(features, device, [ref, *sets], trust_code, features_range)
+    followed = choose_protocol(protocol, ref, sets)
+    opened = partial(open_extractor, trust_code=trust_code, tensorflow=followed.tensorflow)
+    identity, extractor = _settle_extractor(features, device, [ref, *sets], opened, features_range)
+    if identity.kind == "inception":
+        warnings += check_agreement(followed, protocol, ref, sets)
+        warnings += followed.notes(wanted, {key: metric.title for key, metric in METRICS.items()})
     warnings += _settle_statistics(ref, identity)
     if identity.remark is not None:
         warnings.append(f"{identity.source}: {identity.remark}")
@@ -93,7 +103,7 @@ def evaluate(
 
     in_other_range = None
     if features is not None and features_range is None and identity.input_max == 1 and identity.kind != "bundle":
-        in_other_range = partial(open_extractor, features, device, trust_code=trust_code, full=255)
+        in_other_range = partial(opened, features, device, full=255)
 
     def features_of(source: Source) -> Features:
         if source.features is not None:
@@ -109,6 +119,7 @@ def evaluate(
             device=where,
             on_progress=lambda done: on_progress(f"features of {source.path.name}", done, total),
         )
+        found.protocol = followed.name
         warnings.extend(check_features(found, source, in_other_range))
         return found
 
@@ -118,7 +129,13 @@ def evaluate(
             on_progress(f"{what} of {source.path.name}", done, total)
 
         found = features_of(source)
-        numbers = measure(found, compared, wanted, resamples=resamples, seed=seed, device=where, on_step=on_step)
+        if compared.moments is not None and found.count > 1 and images_vary([source, ref]):
+            check_constant(found.features, compared.moments, str(source.path), str(ref.path))
+        numbers = measure(
+            found, compared, wanted, followed, name=str(source.path), resamples=resamples, seed=seed, device=where,
+            on_step=on_step,
+        )  # fmt: skip
+        warnings.extend(numbers.notes)
         return SampleResult(str(source.path), found.count, found.shape, numbers.measured), numbers
 
     compared, count = _prepare_reference(ref, wanted, features_of, save, where)
@@ -134,6 +151,7 @@ def evaluate(
     if len({result.images for result in results}) > 1:
         warnings.append("the sample sets differ in size, and FID falls as images are added: compare sets of one size")
     return Evaluation(
+        protocol=followed.name,
         extractor=identity,
         dimensions=dimensions,
         reference=str(ref.path),
@@ -195,7 +213,7 @@ def _compare_shapes(ref: Source, sets: Sequence[Source]) -> list[str]:
 
 
 def _settle_extractor(
-    spec: str | None, device: str, sources: Sequence[Source], trust_code: bool, full: int | None
+    spec: str | None, device: str, sources: Sequence[Source], opened: Callable[..., Extractor], full: int | None
 ) -> tuple[Identity, Extractor | None]:
     """Choose the extractor of all `sources`, and its identity; the extractor is None if all sources are saved features.
 
@@ -203,7 +221,7 @@ def _settle_extractor(
         BadInputError: no extractor is named, or saved features come from another one.
     """
     kept = [source for source in sources if source.features is not None]
-    extractor = None if spec is None else open_extractor(spec, device, trust_code=trust_code, full=full)
+    extractor = None if spec is None else opened(spec, device, full=full)
     if extractor is None and (not kept or any(s.images is not None for s in sources)):
         raise BadInputError(
             "--features is missing: name the extractor to compare by; numbers that compare with papers need Inception's "
@@ -299,11 +317,15 @@ def _prepare_reference(
     if kept is not None and mean is None:
         mean = _moments_of(kept, device) if kept.count > 1 else None
         spatial = kept.spatial
+    of_file = ref.moments is not None
     reference = Reference(
         str(ref.path),
         None if kept is None else kept.features,
         fid=Frechet(mean, device) if mean is not None and "fid" in wanted else None,
         sfid=Frechet(spatial, device) if spatial is not None and "sfid" in wanted else None,
+        moments=mean,
+        spatial=spatial,
+        of_file=of_file,
     )
     count = kept.count if kept is not None else None if ref.images is None else ref.images.shape[0]
     return reference, count

@@ -84,6 +84,7 @@ class Evaluation:
     """Everything that `jboost eval` shows.
 
     Attributes:
+        protocol: name of the protocol that the numbers follow.
         extractor: identity of the extractor.
         dimensions: number of dimensions of the features.
         reference: path of the reference.
@@ -96,6 +97,7 @@ class Evaluation:
         warnings: warnings about the evaluation as a whole.
     """
 
+    protocol: str
     extractor: Identity
     dimensions: int
     reference: str
@@ -111,6 +113,7 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """The evaluation as ``--json`` writes it."""
         return {
+            "protocol": self.protocol,
             "extractor": self.extractor.to_dict() | {"dimensions": self.dimensions},
             "reference": {"path": self.reference, "kind": self.reference_kind, "images": self.reference_images},
             "samples": [asdict(sample) for sample in self.samples],

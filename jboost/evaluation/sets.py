@@ -21,9 +21,12 @@ from jboost.engine.samples.options import AS_IT_IS
 from jboost.engine.system.names import check_names
 from jboost.engine.system.replacing import replacing
 
+from .cached import read_cached
 from .extractors.base import Identity
 from .metrics.moments import Moments
+from .protocols import PROTOCOLS, UNNAMED
 
+Array = np.ndarray[Any, Any]
 Shape = tuple[int, int, int]
 
 
@@ -38,6 +41,7 @@ class Features:
         features: float32 [N, D].
         logits: float32 [N, C], if the extractor gives them.
         spatial: moments of its spatial features, if it gives them.
+        protocol: name of the protocol that they were made with; it matters for Inception's alone.
     """
 
     count: int
@@ -46,6 +50,7 @@ class Features:
     features: Tensor = field(repr=False)
     logits: Tensor | None = field(default=None, repr=False)
     spatial: Moments | None = field(default=None, repr=False)
+    protocol: str = UNNAMED
 
 
 @dataclass
@@ -57,6 +62,7 @@ class Source:
         images: the images, not read yet.
         features: features saved by an earlier run.
         moments, spatial: statistics of a reference file.
+        origin: protocol of the program that made the statistics; None if the file does not tell.
     """
 
     path: Path
@@ -64,6 +70,7 @@ class Source:
     features: Features | None = None
     moments: Moments | None = None
     spatial: Moments | None = None
+    origin: str | None = None
 
     @property
     def shape(self) -> Shape | None:
@@ -84,7 +91,7 @@ class Source:
 
 
 def open_source(path: str | Path, reading: ReadOptions = AS_IT_IS, *, reference: bool) -> Source:
-    """Open a set of images, an npz of saved features or, for a reference, of statistics.
+    """Open a set of images, an npz of saved features or, for a reference, of statistics (or a file of torch-fidelity's cache).
 
     Args:
         path: the file or folder.
@@ -95,6 +102,8 @@ def open_source(path: str | Path, reading: ReadOptions = AS_IT_IS, *, reference:
         BadInputError: the file is none of these, is damaged, or holds statistics where images are needed.
     """
     path = Path(path)
+    if reference and (cached := read_cached(path)) is not None:
+        return Source(path, moments=_check_moments(path, "mu", "sigma", *cached), origin="torch-fidelity")
     names = _npz_members(path)
     if "features" in names:
         return Source(path, features=_read_features(path))
@@ -106,11 +115,13 @@ def open_source(path: str | Path, reading: ReadOptions = AS_IT_IS, *, reference:
         raise BadInputError(
             f"{path} holds statistics (mu, sigma) and no images; only a reference may, samples must be images"
         )
+    spatial = _read_moments(path, names, "mu_s", "sigma_s") if names & {"mu_s", "sigma_s"} else None
     return Source(
         path,
         images=open_samples(path, reading) if "arr_0" in names else None,
         moments=_read_moments(path, names, "mu", "sigma"),
-        spatial=_read_moments(path, names, "mu_s", "sigma_s") if names & {"mu_s", "sigma_s"} else None,
+        spatial=spatial,
+        origin=None if spatial is None else "openai",  # other programs write no spatial statistics
     )
 
 
@@ -151,7 +162,7 @@ def save_features(path: Path, kept: Features) -> None:
         arrays["logits"] = kept.logits.numpy()
     if kept.spatial is not None:
         arrays |= {"mu_s": kept.spatial.mu.numpy(), "sigma_s": kept.spatial.sigma.numpy()}
-    about = {"extractor": kept.identity.to_dict(), "shape": kept.shape}
+    about = {"extractor": kept.identity.to_dict(), "shape": kept.shape, "protocol": kept.protocol}
     try:
         with replacing(path) as aside, aside.open("wb") as f:
             np.savez(f, about=np.array(json.dumps(about)), **arrays)
@@ -171,7 +182,7 @@ def _npz_members(path: Path) -> set[str]:
         return set()
 
 
-def _read(path: Path, *names: str) -> list[np.ndarray[Any, Any]]:
+def _read(path: Path, *names: str) -> list[Array]:
     try:
         with np.load(path, allow_pickle=False) as data:
             return [data[name] for name in names]
@@ -185,7 +196,10 @@ def _read_moments(path: Path, names: set[str], mu_name: str, sigma_name: str) ->
         raise BadInputError(
             f"{path} has no {missing[0]} (it has {', '.join(sorted(names))}); a reference needs both {mu_name} and {sigma_name}"
         )
-    mu, sigma = _read(path, mu_name, sigma_name)
+    return _check_moments(path, mu_name, sigma_name, *_read(path, mu_name, sigma_name))
+
+
+def _check_moments(path: Path, mu_name: str, sigma_name: str, mu: Array, sigma: Array) -> Moments:
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)) or mu.dtype.kind != "f" or sigma.dtype.kind != "f":
         raise BadInputError(
             f"{path}: {mu_name} must be float [D] and {sigma_name} [D, D]; they are {list(mu.shape)} and {list(sigma.shape)}"
@@ -210,6 +224,9 @@ def _read_features(path: Path) -> Features:
         stated["input_max"] = float(stated.get("input_max", 255 if stated["kind"] == "inception" else 1))
         identity = Identity(**stated)
         h, w, c = about["shape"]
+        protocol = about.get("protocol", UNNAMED)
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"made with an unknown protocol, {protocol!r}")
         (features,) = _read(path, "features")
         logits = _read(path, "logits")[0] if "logits" in names else None
         for array in (features, *([] if logits is None else [logits])):
@@ -226,4 +243,4 @@ def _read_features(path: Path) -> Features:
     if spatial is not None:
         spatial = Moments(spatial.mu, spatial.sigma, count)
     rows = None if logits is None else torch.from_numpy(logits)
-    return Features(count, (h, w, c), identity, torch.from_numpy(features), rows, spatial)
+    return Features(count, (h, w, c), identity, torch.from_numpy(features), rows, spatial, protocol)

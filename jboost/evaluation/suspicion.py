@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -10,10 +10,11 @@ import torch
 from jboost.engine.errors import BadInputError
 
 from .extractors.base import Extractor, Numpy
+from .rounding import CONSTANT, Spread
 from .sets import Features, Source
 
 # The features' deviation over the images, relative to their size. Features of useful networks vary by a tenth or more.
-_SMALL, _TINY = 2e-2, 1e-5
+_SMALL = 2e-2
 _PROBED = 16  # images
 
 
@@ -44,7 +45,7 @@ def check_features(found: Features, source: Source, in_other_range: Callable[[],
                 f"{whose} hardly vary: by {varies:.2g} of their size, and by {other:.2g} if the extractor gets 0 to 255 instead "
                 "of 0 to 1. It seems to be made for that: add --features-range 255 (or --features-range 1 to keep 0 to 1)"
             )
-    if found.count > 1 and varies < _TINY:
+    if found.count > 1 and varies < CONSTANT:
         warnings.append(
             f"{whose} hardly vary (by {varies:.1e} of their size): the numbers measure rounding errors; check what the extractor "
             "takes and gives"
@@ -54,9 +55,21 @@ def check_features(found: Features, source: Source, in_other_range: Callable[[],
 
 def variation(features: torch.Tensor) -> float:
     """The root mean square of the features' deviations from their means, relative to that of the features; 0 if all are 0."""
-    rows = features.double()
-    size = float(rows.square().mean().sqrt())
-    return float((rows - rows.mean(0)).square().mean().sqrt()) / size if size > 0 else 0.0
+    return Spread.of_features(features).variation
+
+
+def images_vary(sources: Sequence[Source]) -> bool:
+    """Whether the first images of the sets differ from each other; true if a set has none to look at."""
+    seen: Numpy | None = None
+    for source in sources:
+        if source.images is None:
+            return True
+        images = source.images.read(np.arange(min(_PROBED, source.images.shape[0])))
+        if seen is None:
+            seen = images[:1]
+        if images.shape[1:] != seen.shape[1:] or (images != seen).any():
+            return True
+    return False
 
 
 def _features(extractor: Extractor, images: Numpy) -> torch.Tensor:

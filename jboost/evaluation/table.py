@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .protocols import PROTOCOLS
 from .result import METRICS, Evaluation, Measured
 
 #: Follows a number that should not be trusted; a note says why.
@@ -11,11 +12,12 @@ MARK = "(!)"
 
 
 def head_rows(result: Evaluation) -> list[tuple[str, str]]:
-    """The rows above the table: reference, features and bootstrap, which the numbers depend on."""
+    """The rows above the table: reference, protocol, features and bootstrap, which the numbers depend on."""
     count = "" if result.reference_images is None else f", {result.reference_images:,} images"
     identity = result.extractor
     rows = [
         ("reference", f"{result.reference} ({result.reference_kind}{count})"),
+        ("protocol", _protocol(result.protocol)),
         (
             "features",
             f"{identity.name}, {identity.source}, {result.dimensions:,} dimensions, SHA-256 {identity.sha256[:16]}",
@@ -29,6 +31,12 @@ def head_rows(result: Evaluation) -> list[tuple[str, str]]:
             )
         )
     return rows
+
+
+def _protocol(name: str) -> str:
+    protocol = PROTOCOLS[name]
+    parts = "10 shuffled parts" if protocol.part is None else f"parts of {protocol.part:,} images in their order"
+    return f"{name}; Inception Score of {parts}"
 
 
 def table_rows(result: Evaluation) -> list[tuple[str, ...]]:

@@ -33,6 +33,7 @@ class Yardstick:
     trust_code: bool = False
     reading: ReadOptions = AS_IT_IS
     features_range: int | None = None
+    protocol: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def measure_run(
     y = yardstick
     result = evaluate(
         y.reference, list(sets.values()), features=y.features, metrics=y.metrics, batch_size=y.batch_size, device=y.device,
-        resamples=y.resamples, seed=y.seed, trust_code=y.trust_code, features_range=y.features_range,
+        resamples=y.resamples, seed=y.seed, trust_code=y.trust_code, features_range=y.features_range, protocol=y.protocol,
         reading=y.reading, on_progress=on_progress,
     )  # fmt: skip
     ends = replace(result, samples=[result.samples[0], result.samples[-1]])

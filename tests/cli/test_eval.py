@@ -86,7 +86,10 @@ def test_before_against_after_in_a_table_and_in_json(jboost, desk, tmp_path) -> 
     for word in ("before.npz", "change", "FID", "coverage", "own_extractor:make", "200 images", "lower", "(!)"):
         assert word in done.stdout
     result = json.loads((tmp_path / "r.json").read_text())
-    assert set(result) == {"extractor", "reference", "samples", "bootstrap", "device", "seconds", "warnings"}
+    assert set(result) == {
+        "protocol", "extractor", "reference", "samples", "bootstrap", "device", "seconds", "warnings",
+    }  # fmt: skip
+    assert result["protocol"] == "openai"
     assert set(result["extractor"]) == {"name", "kind", "source", "sha256", "remark", "input_max", "dimensions"}
     assert result["reference"] == {"path": "ref.npz", "kind": "images", "images": 200}
     assert result["bootstrap"] == {"resamples": 100, "seed": 0, "level": 0.95}
@@ -184,10 +187,11 @@ def test_a_set_against_itself(there) -> None:
 
 
 def test_batch_size_labels_and_file_kind_change_nothing(there) -> None:
-    whole = measured("pngs", "before.npz", batch_size=1000).samples[0].metrics
+    how = {"protocol": "openai"}  # a folder's default is another
+    whole = measured("pngs", "before.npz", batch_size=1000, **how).samples[0].metrics
     np.savez(there / "forty.npz", pictures(200, 0)[:40])
     np.savez(there / "unlabelled.npz", np.load("before.npz")["arr_0"])
-    parts = measured("forty.npz", "unlabelled.npz", batch_size=7).samples[0].metrics
+    parts = measured("forty.npz", "unlabelled.npz", batch_size=7, **how).samples[0].metrics
     for key, number in whole.items():
         assert parts[key].value == pytest.approx(number.value, rel=1e-5), key
 

@@ -1,10 +1,7 @@
-"""FID's network: its shape, its loading, and its numbers against torch-fidelity's."""
+"""FID's network: its shape, its loading, its outputs; test_originals.py compares its numbers with other programs'."""
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -108,71 +105,3 @@ def test_other_files_are_refused(weights, tmp_path) -> None:
     ):
         with pytest.raises(BadInputError, match=words):
             open_extractor(str(tmp_path / f"{name}.pth"), "cpu")
-
-
-# torch-fidelity imports torchvision for data sets and other networks than this one; an empty module stands in for it.
-_AGAINST_TORCH_FIDELITY = """
-import sys, types
-for name in ("torchvision", "torchvision.datasets", "torchvision.transforms", "torchvision.transforms.functional"):
-    sys.modules[name] = types.ModuleType(name)
-for name in ("CIFAR10", "CIFAR100", "STL10"):
-    setattr(sys.modules["torchvision.datasets"], name, object)
-import numpy as np, torch
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
-from torch_fidelity.metric_isc import isc_features_to_metric
-from torch_fidelity.metric_kid import kid_features_to_metric
-from torch_fidelity.metric_prc import prc_features_to_metric
-from jboost.evaluation import kernel
-from jboost.evaluation.extractors.base import open_extractor
-from jboost.evaluation.metrics.frechet import Frechet, frechet_distances
-from jboost.evaluation.metrics.neighbours import overlap
-from jboost.evaluation.metrics.moments import moments
-from jboost.evaluation.metrics.inception_score import inception_scores
-
-torch.set_num_threads(1)
-pictures = np.load(sys.argv[2])
-theirs = FeatureExtractorInceptionV3("i", ["2048", "logits_unbiased"], feature_extractor_weights_path=sys.argv[1])
-features, logits = theirs(torch.from_numpy(pictures).permute(0, 3, 1, 2))
-ours = open_extractor(sys.argv[1], "cpu")(pictures)
-for name, a, b in (("features", ours.features, features), ("logits", ours.logits, logits)):
-    np.testing.assert_allclose(a, b.numpy(), rtol=1e-4, atol=1e-4 * float(b.abs().max()), err_msg=name)
-assert float(features.std(0).max()) > 1e-3  # the two pictures are told apart
-
-rng = np.random.default_rng(0)
-mix = rng.normal(size=(12, 12)) / 3
-x, y = (torch.from_numpy((rng.normal(size=(n, 12)) @ mix * s).astype(np.float32)) for n, s in ((1500, 1.1), (1700, 1.0)))
-once, quiet = torch.ones(1, 1500, dtype=torch.uint8), {"on_step": lambda: None}
-fid = fid_statistics_to_metric(fid_features_to_statistics(x), fid_features_to_statistics(y), False)
-kid = kid_features_to_metric(x, y, kid_subsets=20, kid_subset_size=1000, verbose=False)
-isc, prc = isc_features_to_metric(x), prc_features_to_metric(x, y, verbose=False)
-kernel.SUBSETS = 20
-found, deviation = kernel.kernel_distances(x, y, once, **quiet)
-score, spread = inception_scores(x, once)
-both = overlap(x, y, once, **quiet)
-pairs = {
-    "fid": (frechet_distances(x, Frechet(moments(y, y[0].double())), once, **quiet)[0], fid["frechet_inception_distance"]),
-    "kid": (found[0], kid["kernel_inception_distance_mean"]),
-    "kid std": (deviation, kid["kernel_inception_distance_std"]),
-    "is": (score[0], isc["inception_score_mean"]),
-    "is std": (spread, isc["inception_score_std"]),
-    "precision": (both.precision[0], prc["precision"]),
-    "recall": (both.recall[0], prc["recall"]),
-}
-for name, (a, b) in pairs.items():
-    np.testing.assert_allclose(float(a), b, rtol=1e-3, err_msg=name)
-print("equal", len(pairs))
-"""
-
-
-@pytest.mark.skipif(importlib.util.find_spec("torch_fidelity") is None, reason="torch-fidelity is not installed")
-def test_network_and_formulas_give_torch_fidelitys_numbers(weights, pictures, tmp_path) -> None:
-    np.save(tmp_path / "pictures.npy", pictures)
-    done = subprocess.run(
-        [sys.executable, "-c", _AGAINST_TORCH_FIDELITY, str(weights), str(tmp_path / "pictures.npy")],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "equal 7" in done.stdout

@@ -54,11 +54,11 @@ def test_an_extractor_for_0_to_255_is_recognised_and_the_remedy_is_right(here) -
     assert distance("byte_features:byte", features_range=1) < 1e-2  # whoever insists
 
 
-def test_probabilities_and_constants_are_noted(here) -> None:
+def test_probabilities_are_noted_and_constants_refused(here) -> None:
     result = evaluate("real.npz", ["made.npz"], features="byte_features:softmax", **HOW, features_range=1)
     assert sum("are probabilities: each image's add up to 1" in note for note in result.warnings) == 2
-    result = evaluate("real.npz", ["made.npz"], features="byte_features:constant", **HOW, features_range=1)
-    assert any("hardly vary" in note and "rounding errors" in note for note in result.warnings)
+    with pytest.raises(BadInputError, match=r"made\.npz and of real\.npz hardly vary .* rounding errors"):
+        evaluate("real.npz", ["made.npz"], features="byte_features:constant", **HOW, features_range=1)
     clean = evaluate("real.npz", ["made.npz"], features="byte_features:unit", **HOW)
     assert not any("vary" in note or "probabilities" in note for note in clean.warnings)
 

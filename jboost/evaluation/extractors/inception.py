@@ -153,10 +153,15 @@ def _block_8(inputs: int, pool: str) -> Mixed:
 
 
 class Inception(nn.Module):
-    """Turns images of any size into the features of FID, sFID and the Inception Score."""
+    """Turns images of any size into the features of FID, sFID and the Inception Score.
 
-    def __init__(self) -> None:
+    Args:
+        tensorflow: see `prepare`.
+    """
+
+    def __init__(self, tensorflow: bool = True) -> None:
         super().__init__()
+        self._tensorflow = tensorflow
         self.Conv2d_1a_3x3 = ConvNorm(3, 32, 3, stride=2)
         self.Conv2d_2a_3x3 = ConvNorm(32, 32, 3)
         self.Conv2d_2b_3x3 = ConvNorm(32, 64, 3, padding=1)
@@ -185,7 +190,7 @@ class Inception(nn.Module):
             ``features`` [B, 2048], the last average pool; ``logits`` [B, 1008] without the bias, as in torch-fidelity's
             and OpenAI's Inception Score; ``spatial`` [B, 17 * 17 * 7], channels last as in OpenAI's reference files.
         """
-        x = (resize(x, _SIZE) - 128) / 128
+        x = prepare(x, self._tensorflow)
         x = self.Conv2d_1a_3x3(x.expand(-1, 3, -1, -1))
         x = _shrink(self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(x)))
         x = _shrink(self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x)))
@@ -200,6 +205,21 @@ class Inception(nn.Module):
             "logits": features @ self.fc.weight.T,
             "spatial": spatial.permute(0, 2, 3, 1).flatten(1),
         }
+
+
+def prepare(x: Tensor, tensorflow: bool) -> Tensor:
+    """Resize and scale images for the network.
+
+    Args:
+        x: float32 [B, C, H, W] in [0, 255].
+        tensorflow: as the original graph and torch-fidelity do; else as pytorch-fid does, with pixels' centres and 255 as 1.
+
+    Returns:
+        float32 [B, C, 299, 299] in [-1, 1].
+    """
+    if tensorflow:
+        return (resize(x, _SIZE) - 128) / 128
+    return 2 * F.interpolate(x / 255, (_SIZE, _SIZE), mode="bilinear", align_corners=False) - 1
 
 
 def resize(x: Tensor, size: int) -> Tensor:
@@ -222,8 +242,8 @@ def resize(x: Tensor, size: int) -> Tensor:
     return x
 
 
-def load_inception(path: Path) -> Inception:
-    """Load the network with the weights in `path`, on the CPU, for inference.
+def load_inception(path: Path, tensorflow: bool = True) -> Inception:
+    """Load the network with the weights in `path`, on the CPU, for inference; `tensorflow`: see `prepare`.
 
     Raises:
         BadInputError: the file does not hold tensors, or not this network's.
@@ -235,7 +255,7 @@ def load_inception(path: Path) -> Inception:
             f"--features {path} is not a file that torch can load as plain tensors ({type(e).__name__}); give Inception's weights "
             "(.pth), an .onnx, TorchScript or .pt2 file, or package.module:factory"
         ) from e
-    network = Inception()
+    network = Inception(tensorflow)
     expected = {name: t.shape for name, t in network.state_dict().items() if not name.endswith("num_batches_tracked")}
     if not isinstance(state, Mapping) or not set(expected) <= set(state):
         found = list(state)[:3] if isinstance(state, Mapping) else type(state).__name__

@@ -9,7 +9,9 @@ from jboost.engine.errors import BadInputError
 from .base import INCEPTION_URL, Extractor
 
 
-def open_extractor(spec: str, device: str = "auto", *, trust_code: bool = False, full: int | None = None) -> Extractor:
+def open_extractor(
+    spec: str, device: str = "auto", *, trust_code: bool = False, full: int | None = None, tensorflow: bool = True
+) -> Extractor:
     """Open the extractor that ``--features`` names.
 
     Args:
@@ -19,13 +21,14 @@ def open_extractor(spec: str, device: str = "auto", *, trust_code: bool = False,
         trust_code: open TorchScript, torch.export programs and the code of bundles, whoever made them. A factory needs no
             such word: naming it asks for its code.
         full: the value of white in the extractor's input, 1 or 255; None: 255 for Inception's weights, else 1.
+        tensorflow: how Inception's input is resized; see `jboost.evaluation.extractors.inception.prepare`.
 
     Raises:
         BadInputError: the extractor does not exist or cannot be used, or has another range of its own.
     """
     if full not in (None, 1, 255):
         raise BadInputError(f"--features-range must be 1 or 255, got {full}")
-    extractor = _open(spec, device, trust_code, float(full or 1))
+    extractor = _open(spec, device, trust_code, float(full or 1), tensorflow)
     if full is not None and extractor.identity.input_max != full:
         raise BadInputError(
             f"--features {spec} takes 0 to {extractor.identity.input_max:g} by definition; leave --features-range out"
@@ -33,7 +36,7 @@ def open_extractor(spec: str, device: str = "auto", *, trust_code: bool = False,
     return extractor
 
 
-def _open(spec: str, device: str, trust_code: bool, full: float) -> Extractor:
+def _open(spec: str, device: str, trust_code: bool, full: float, tensorflow: bool) -> Extractor:
     from . import torch as torch_kinds
 
     path = Path(spec.removeprefix("bundle:"))
@@ -50,4 +53,4 @@ def _open(spec: str, device: str, trust_code: bool, full: float) -> Extractor:
         from .onnx import open_onnx
 
         return open_onnx(path, device, full)
-    return torch_kinds.open_file(path, device, trust_code, full)
+    return torch_kinds.open_file(path, device, trust_code, full, tensorflow=tensorflow)

@@ -56,8 +56,10 @@ class TorchExtractor:
         return read_outputs(raw, self.identity, len(images))
 
 
-def open_file(path: Path, device: str, trust_code: bool, full: float = 1.0) -> Extractor:
+def open_file(path: Path, device: str, trust_code: bool, full: float = 1.0, *, tensorflow: bool = True) -> Extractor:
     """Open Inception's weights, a TorchScript file or a torch.export program, whichever the file contains.
+
+    `tensorflow` concerns Inception's weights alone: see `jboost.evaluation.extractors.inception.prepare`.
 
     Raises:
         BadInputError: the file is none of these, or it is code and `trust_code` is false.
@@ -76,7 +78,7 @@ def open_file(path: Path, device: str, trust_code: bool, full: float = 1.0) -> E
         identity = Identity("torch.export program", "program", str(path), sha, input_max=full)
         program = load_program(path, device)
         return fix_batch(TorchExtractor(program, identity, device, full), _batch_of(program))
-    network = load_inception(path).to(device)
+    network = load_inception(path, tensorflow).to(device)
     published = sha.startswith(PUBLISHED)
     remark = None if published else f"these are not the published weights, whose SHA-256 begins with {PUBLISHED}"
     return TorchExtractor(

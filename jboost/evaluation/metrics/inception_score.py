@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,25 +13,54 @@ SPLITS = 10
 _SHUFFLE_SEED = 2020
 
 
-def inception_scores(logits: Tensor, weights: Tensor) -> tuple[Tensor, float]:
+def parts(count: int, size: int | None) -> list[Tensor]:
+    """The parts that a set of `count` images is split into: indices, [n] each.
+
+    Args:
+        count: number of images, at least 1.
+        size: images in a part, in the order of the set; the last part has what is left, as in OpenAI's evaluator. None:
+            `SPLITS` parts of the shuffled set, as in torch-fidelity.
+    """
+    if size is not None:
+        return [torch.arange(start, min(start + size, count)) for start in range(0, count, size)]
+    splits, order = min(SPLITS, count), _shuffled(count)
+    return [order[i * count // splits : (i + 1) * count // splits] for i in range(splits)]
+
+
+def inception_scores(logits: Tensor, weights: Tensor, size: int | None = None) -> tuple[Tensor, float]:
     """The Inception Score of a set, and of resamples of its rows.
 
-    The score is exp(mean KL(p(y|x) || p(y))), averaged over `SPLITS` parts of the set: Salimans et al. 2016 (arXiv
-    1606.03498).
+    The score is exp(mean KL(p(y|x) || p(y))), averaged over parts of the set: Salimans et al. 2016 (arXiv 1606.03498). Every
+    part counts the same, also a shorter last one.
 
     Args:
         logits: float32 [N, C].
         weights: [1 + R, N]; the first row is all ones, each other row counts how often a resample has each image.
+        size: see `parts`.
 
     Returns:
         float64 [1 + R], and the customary standard deviation between the parts.
     """
-    n = len(logits)
-    splits = min(SPLITS, n)
-    order = torch.from_numpy(np.random.RandomState(_SHUFFLE_SEED).permutation(n))
+    values = _scores(logits, weights, parts(len(logits), size))
+    # A resample may leave a short part empty.
+    return values.nanmean(0), float(values[:, 0].std(correction=0))
+
+
+def score_if_shuffled(logits: Tensor, size: int) -> float:
+    """The Inception Score of parts of `size` images after shuffling: a set that is sorted by class scores far less as it is."""
+    order = _shuffled(len(logits))
+    once = torch.ones(1, len(logits), dtype=torch.uint8)
+    return float(_scores(logits, once, [order[part] for part in parts(len(logits), size)]).mean())
+
+
+def _shuffled(count: int) -> Tensor:
+    return torch.from_numpy(np.random.RandomState(_SHUFFLE_SEED).permutation(count))
+
+
+def _scores(logits: Tensor, weights: Tensor, chosen: Sequence[Tensor]) -> Tensor:
+    """Float64 [parts, 1 + R]."""
     scores = []
-    for i in range(splits):
-        part = order[i * n // splits : (i + 1) * n // splits]
+    for part in chosen:
         log_p = logits[part].double().log_softmax(1)
         p = log_p.exp()
         w = weights[:, part].double()
@@ -37,5 +68,4 @@ def inception_scores(logits: Tensor, weights: Tensor) -> tuple[Tensor, float]:
         # mean KL = entropy of the mean - mean entropy
         marginal = w @ p
         scores.append((w @ (p * log_p).sum(1) - torch.xlogy(marginal, marginal).sum(1)).exp())
-    values = torch.stack(scores)
-    return values.mean(0), float(values[:, 0].std(correction=0))
+    return torch.stack(scores)
