@@ -16,7 +16,7 @@ from jboost.engine.method.updates import Update
 
 #: What opens a bundle; everything else describes the run.
 _OPENING = ("engine", "device", "dtype", "batch_size", "trust_code")
-_RUN = ("objective", "l0", "early_stop", "seed", "value_range", "layout", "numbers")
+_RUN = ("objective", "l0", "early_stop", "seed", "value_range", "layout", "numbers", "rounding")
 
 _lock = threading.Lock()
 #: The bundle opened last, while no call uses it.
@@ -31,11 +31,12 @@ def boost(images: Any, labels: Any = None, *, bundle: str | Path = "bundle", **o
 
     Args:
         images: uint8 or float numpy arrays, torch tensors, or lists of PIL images; see `jboost.conversion.take`.
-        labels: integers [N], each image's class; None: the model's prediction.
+        labels: integers [N], each image's class; ``"predicted"`` or None: the model's prediction; ``"debiased"``: as for
+            `Booster.boost`.
         bundle: the bundle's folder, or ``"hf://user/repo@revision"``.
         options: ``engine``, ``device``, ``dtype``, ``batch_size`` and ``trust_code`` as for `jboost.load`; ``preset``, a
             name; ``update``, a name or an `Update`; the update's own fields, such as ``steps`` and ``step_size``; and
-            ``objective``, ``l0``, ``early_stop``, ``seed``, ``value_range``, ``layout`` and ``numbers`` as for
+            ``objective``, ``l0``, ``early_stop``, ``seed``, ``value_range``, ``layout``, ``numbers`` and ``rounding`` as for
             `Booster.boost`.
 
     Returns:
@@ -52,7 +53,12 @@ def boost(images: Any, labels: Any = None, *, bundle: str | Path = "bundle", **o
 
 
 def boost_iter(
-    chunks: Iterable[Any], *, bundle: str | Path = "bundle", ordered: bool = True, **options: Any
+    chunks: Iterable[Any],
+    *,
+    bundle: str | Path = "bundle",
+    ordered: bool = True,
+    labels: str | None = None,
+    **options: Any,
 ) -> Iterator[Any]:
     """Boost a stream: ``for image in jboost.boost_iter(chunks, bundle="bundle"): ...``.
 
@@ -60,6 +66,7 @@ def boost_iter(
         chunks: images, or (images, labels), in chunks of any size; see `Booster.boost_iter`.
         bundle: the bundle's folder, or ``"hf://user/repo@revision"``.
         ordered: yield in the stream's order; False: yield (position, image) as images finish.
+        labels: which classes the images climb; see `Booster.boost_iter`.
         options: as for `boost`.
 
     Returns:
@@ -72,7 +79,7 @@ def boost_iter(
 
     def stream() -> Iterator[Any]:
         with _opened(bundle, opening) as booster:
-            yield from booster.boost_iter(chunks, ordered=ordered, **run)
+            yield from booster.boost_iter(chunks, ordered=ordered, labels=labels, **run)
 
     return stream()
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from jboost.booster import Booster
 from jboost.engine.errors import BadInputError, FailureError, JboostError
+from jboost.engine.method.labels import DEFAULT, GIVEN, PREDICTED, labels_used
 from jboost.engine.method.settings import Settings
 from jboost.engine.results.identity import run_identity
 from jboost.engine.results.run_file import reading_facts
@@ -181,6 +182,9 @@ class _Worker(ShardWorker):
             self.settings, fingerprint=run.plan.digest(run.reading), images=0, bundle=booster.bundle.digest, engine="",
             dtype=run.dtype,
         )  # fmt: skip
+        # Stated even at their defaults: what is left out here would be taken from the record of a finished run.
+        identity["rounding"] = self.settings.rounding
+        identity["labels"] = PREDICTED if self.settings.labels == PREDICTED else DEFAULT
         identity["plan"] = identity.pop("input")
         del identity["images"], identity["engine"]
         return identity | {"shards": len(run.plan.shards), "lossy": run.lossy, "jboost": version("jboost")}
@@ -194,7 +198,7 @@ class _Worker(ShardWorker):
         )  # fmt: skip
         return {
             "summary": summary.to_dict(),
-            "labelled": self.labelled,
+            "labelled": labels_used(self.settings.labels, self.labelled) == GIVEN,
             "reading": reading_facts(self.run.reading),
             "class_names": None if config.class_names is None else list(config.class_names),
             "model": {"architecture": config.architecture, "sha256": config.source["sha256"]},
