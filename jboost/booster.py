@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from jboost.calibration import calibrated, probe_of
+from jboost.classes import climbed_classes
 from jboost.conversion import Range, class_labels, image_numbers, take
 from jboost.engine.backends.engine import Engine
 from jboost.engine.backends.registry import default_batch, find_engine
@@ -24,8 +25,9 @@ from jboost.engine.loop.pipeline import Reader
 from jboost.engine.loop.run import ProgressCallback, run_set
 from jboost.engine.loop.runner import Runner
 from jboost.engine.method.auto_step import find_first_step
+from jboost.engine.method.labels import check_not_debiased
 from jboost.engine.method.plugins import find_objective
-from jboost.engine.method.rounding import why_nothing_moves
+from jboost.engine.method.rounding import NEAREST, why_nothing_moves
 from jboost.engine.method.settings import Preset, Settings, resolve_settings
 from jboost.engine.method.updates import PGD, Update
 from jboost.engine.results.identity import partial_folder, run_identity
@@ -137,19 +139,23 @@ class Booster:
         early_stop: bool | None = None,
         seed: int = 0,
         preset: Preset | None = None,
+        rounding: str = NEAREST,
+        labels: str | None = None,
         step_size: str | None = None,
         first_step: float | None = None,
     ) -> Settings:
         """Resolve the settings of a run: l0 from the bundle unless given, and the defaults that depend on l0.
 
-        The step size of ``step_size="auto"`` follows when a run begins; the arguments are those of `boost`.
+        `labels` is ``"given"``, ``"predicted"`` or ``"debiased"``; None: the set's labels if there are any, else predictions.
+        The step size of ``step_size="auto"`` follows when a run begins. The other arguments are those of `boost`.
         """
         l0 = self.bundle.config.l0 if l0 is None else l0
         if objective is not None:
             objective = find_objective(objective, trust_code=self._trust_code)
         settings = resolve_settings(
-            update or PGD(), objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=preset
-        )
+            update or PGD(), objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=preset, rounding=rounding,
+            labels=labels,
+        )  # fmt: skip
         return replace(settings, first_step=find_first_step(settings.update, step_size, first_step))
 
     def boost(
@@ -169,6 +175,7 @@ class Booster:
         step_size: str | None = None,
         first_step: float | None = None,
         snapshots: Sequence[int] = (),
+        rounding: str = NEAREST,
         on_progress: ProgressCallback | None = None,
     ) -> Boosted:
         """Make images look more real.
@@ -176,14 +183,15 @@ class Booster:
         Args:
             images: uint8 [N, H, W, C], or any other kind that `jboost.conversion.take` reads: float arrays, torch tensors,
                 lists of PIL images; of the bundle's resolution and channels.
-            labels: integers [N], each image's class: array, tensor or list; None: the model's prediction (algorithm 1).
+            labels: integers [N], each image's class: array, tensor or list; ``"predicted"`` or None: the model's prediction
+                (algorithm 1); ``"debiased"``: argmax of f + 1 - mean f over these images, for generators without classes.
             update: `PGD` (the default: 15 steps of 0.1), `SGLD`, or another registered update.
             objective: ``"logit"``, ``"ce"``, ``"bce"``, ``"ce-bce"``, ``"joint"`` ``"energy"``, one of an installed
                 package, or ``"FILE.py:NAME"`` with `trust_code`; None: ``"joint"`` if l0 is known, else ``"bce"``.
             l0: mean realness of real images; None: the bundle's.
             early_stop: whether an image stops once its realness reaches l0; None: on for ``"joint"``.
             seed: seed of SGLD's noise.
-            preset: gives defaults for `objective` and `early_stop`.
+            preset: gives defaults for `objective` and `early_stop`, and for `labels` if that is None.
             value_range: lowest and highest value of float images; None: told by the values, see `jboost.conversion.take`.
             layout: ``"NHWC"`` or ``"NCHW"``; None: told by the channels.
             numbers: whole numbers [N] in [0, 2^63) that key the noise, with the seed: an image keeps its noise wherever it
@@ -193,6 +201,7 @@ class Booster:
             first_step: mean length of the first step with ``"auto"``, in grey levels: the root mean square of an image's
                 changes; None: `jboost.engine.method.auto_step.DEFAULT_FIRST_STEP`.
             snapshots: step counts; for each, the result also has the images that a run of that many steps would give.
+            rounding: how levels are made: ``"nearest"``, or ``"floor"`` as the released script does.
             on_progress: called again and again with the `jboost.engine.loop.run.Progress` of the run.
 
         Returns:
@@ -204,24 +213,27 @@ class Booster:
         """
         given = take(images, channels=self.bundle.config.in_channels, value_range=value_range, layout=layout)
         images = given.images
+        asked, labels = (labels, None) if isinstance(labels, str) else (None, labels)
         if labels is not None:
             labels = check_labels("labels", class_labels(labels), len(images))
         self._check_fit(labels, images.shape)
         if numbers is not None:
             numbers = image_numbers(numbers, len(images))
         settings = self.settings(
-            update, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=preset, step_size=step_size,
-            first_step=first_step,
+            update, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=preset, rounding=rounding,
+            labels=asked, step_size=step_size, first_step=first_step,
         )  # fmt: skip
+        if labels is not None:  # they win over the preset
+            settings = replace(settings, labels=None)
         store = MemoryStore(images.shape, check_snapshots(snapshots, settings.update.steps))
         runner = self._open_runner(settings, images.shape[1], self._engine)
         runner.check_update(settings.update.kind)
         start = perf_counter()
-        settings = calibrated(
-            runner, settings, [probe_of(images.__getitem__, labels, len(images))], self._slots(runner)
-        )
+        read: Reader = images.__getitem__
+        climbed = climbed_classes(settings, labels, read, images.shape, bundle=self.bundle, device=self._device)
+        settings = calibrated(runner, settings, [probe_of(read, climbed.labels, len(images))], self._slots(runner))
         finished, batch_size = self._run(
-            runner, settings, lambda indices: images[indices], images.shape[1:], labels, store, on_progress, numbers
+            runner, settings, read, images.shape[1:], climbed.labels, store, on_progress, numbers
         )
         summary = self._summary(
             runner, settings, store, labelled=labels is not None, finished=finished, batch_size=batch_size,
@@ -245,6 +257,8 @@ class Booster:
         layout: str | None = None,
         numbers: Iterable[int] | None = None,
         ordered: bool = True,
+        rounding: str = NEAREST,
+        labels: str | None = None,
     ) -> Iterator[Any]:
         """Boost a stream of images; images of later chunks enter as earlier ones leave, so the slots stay full.
 
@@ -261,6 +275,8 @@ class Booster:
             numbers: for each image in the stream's order, the number that keys its noise, such as ``itertools.count(5000)``;
                 read as the images are; None: positions in the stream.
             ordered: yield in the stream's order; False: yield (position, image) as images finish.
+            rounding: as for `boost`.
+            labels: ``"given"``: every chunk must have labels; ``"predicted"``: none are used; None: those given, else predictions.
 
         Yields:
             One image after another, each of its chunk's kind: an array [H, W, C], a tensor, a PIL image.
@@ -270,9 +286,11 @@ class Booster:
                 under way. An error of `chunks` passes through.
         """
         settings = self.settings(
-            update, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=preset
+            update, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=preset, rounding=rounding,
+            labels=labels,
         )  # fmt: skip
-        source = Source(chunks, self.bundle.config, value_range, layout)
+        check_not_debiased(settings.labels, "a stream has no end to take it over; boost the images with jboost.boost")
+        source = Source(chunks, self.bundle.config, value_range, layout, settings.labels)
         return self._streamed(source, settings, ordered, numbers)
 
     def _streamed(
@@ -357,21 +375,25 @@ class Booster:
             begun = str(old.get("engine")) if old is not None and self._engine is None else None
             runner = self._open_runner(settings, samples.shape[1], find_engine(begun) if begun else self._engine)
             runner.check_update(settings.update.kind)
+            climbed = climbed_classes(
+                settings, labels, samples.read, samples.shape, bundle=self.bundle, device=self._device, name=samples.path,
+            )  # fmt: skip
             settings = calibrated(
                 runner,
                 settings,
-                [probe_of(samples.read, labels, samples.shape[0])],
+                [probe_of(samples.read, climbed.labels, samples.shape[0])],
                 self._slots(runner),
                 begun=old,
             )
             identity = run_identity(
                 settings, fingerprint=samples.fingerprint, images=samples.shape[0], bundle=self.bundle.digest,
                 engine=runner.name, dtype=runner.dtype, snapshots=snapshots, numbers=numbers,
+                labels=climbed.identity,
             )  # fmt: skip
             store = DiskStore(out, samples.shape, identity, resume=resume, snapshots=snapshots)
             try:
                 finished, batch_size = self._run(
-                    runner, settings, samples.read, samples.shape[1:], labels, store, on_progress, numbers
+                    runner, settings, samples.read, samples.shape[1:], climbed.labels, store, on_progress, numbers
                 )
                 for step, taken in store.snapshots.items():
                     write_samples(

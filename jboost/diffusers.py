@@ -61,7 +61,8 @@ class Boost:
             output: a pipeline's output with ``images`` (PIL images, or an array or tensor in [0, 1]), the tuple that
                 ``return_dict=False`` gives, or the images themselves.
             class_labels: the pipeline's own argument: an int for all images, a list, or a tensor [N]; None: the model's
-                predictions. A class-conditional pipeline that got no labels has drawn them at random and does not return them.
+                predictions; ``"debiased"``: see `jboost.Booster.boost`. A class-conditional pipeline that got no labels has
+                drawn them at random and does not return them.
 
         Returns:
             The same kind of output, with boosted images of the same type, dtype and layout. `output` is left as it is.
@@ -84,7 +85,7 @@ class Boost:
                 f"the pipeline's images are a list of {type(images[0]).__name__}; jboost takes PIL images, an array or a tensor: "
                 'call the pipeline with output_type "pil", "np" or "pt"'
             )
-        if labels is not None:
+        if labels is not None and not isinstance(labels, str):
             labels = as_labels(labels)
             if labels.ndim == 0:
                 labels = np.repeat(labels, len(images))

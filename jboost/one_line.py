@@ -17,7 +17,7 @@ from jboost.engine.method.updates import Update
 
 #: What opens a bundle; everything else describes the run.
 _OPENING = ("engine", "device", "dtype", "batch_size", "trust_code")
-_RUN = ("objective", "l0", "early_stop", "seed", "value_range", "layout", "numbers", "first_step")
+_RUN = ("objective", "l0", "early_stop", "seed", "value_range", "layout", "numbers", "rounding", "first_step")
 
 _lock = threading.Lock()
 #: The bundle opened last, while no call uses it.
@@ -32,11 +32,12 @@ def boost(images: Any, labels: Any = None, *, bundle: str | Path = "bundle", **o
 
     Args:
         images: uint8 or float numpy arrays, torch tensors, or lists of PIL images; see `jboost.conversion.take`.
-        labels: integers [N], each image's class; None: the model's prediction.
+        labels: integers [N], each image's class; ``"predicted"`` or None: the model's prediction; ``"debiased"``: as for
+            `Booster.boost`.
         bundle: the bundle's folder, or ``"hf://user/repo@revision"``.
         options: ``engine``, ``device``, ``dtype``, ``batch_size`` and ``trust_code`` as for `jboost.load`; ``preset``, a
             name; ``update``, a name or an `Update`; the update's own fields, such as ``steps`` and ``step_size``; and
-            ``objective``, ``l0``, ``early_stop``, ``seed``, ``value_range``, ``layout`` and ``numbers`` as for
+            ``objective``, ``l0``, ``early_stop``, ``seed``, ``value_range``, ``layout``, ``numbers`` and ``rounding`` as for
             `Booster.boost`.
 
     Returns:
@@ -53,7 +54,12 @@ def boost(images: Any, labels: Any = None, *, bundle: str | Path = "bundle", **o
 
 
 def boost_iter(
-    chunks: Iterable[Any], *, bundle: str | Path = "bundle", ordered: bool = True, **options: Any
+    chunks: Iterable[Any],
+    *,
+    bundle: str | Path = "bundle",
+    ordered: bool = True,
+    labels: str | None = None,
+    **options: Any,
 ) -> Iterator[Any]:
     """Boost a stream: ``for image in jboost.boost_iter(chunks, bundle="bundle"): ...``.
 
@@ -61,6 +67,7 @@ def boost_iter(
         chunks: images, or (images, labels), in chunks of any size; see `Booster.boost_iter`.
         bundle: the bundle's folder, or ``"hf://user/repo@revision"``.
         ordered: yield in the stream's order; False: yield (position, image) as images finish.
+        labels: which classes the images climb; see `Booster.boost_iter`.
         options: as for `boost`.
 
     Returns:
@@ -70,7 +77,7 @@ def boost_iter(
         BadInputError, TypeError: as for `boost`; options are checked now, chunks when they are read.
     """
     opening, run = sorted_options(options)
-    if "step_size" in run:
+    if not {"step_size", "first_step"}.isdisjoint(run):
         raise BadInputError(
             'a stream has no images to set step_size="auto" by; boost some of its images first, with '
             'jboost.load(...).boost(images, labels, SGLD(), step_size="auto"), and give the stream that step_size: '
@@ -79,7 +86,7 @@ def boost_iter(
 
     def stream() -> Iterator[Any]:
         with _opened(bundle, opening) as booster:
-            yield from booster.boost_iter(chunks, ordered=ordered, **run)
+            yield from booster.boost_iter(chunks, ordered=ordered, labels=labels, **run)
 
     return stream()
 

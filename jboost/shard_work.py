@@ -16,6 +16,7 @@ from jboost.booster import Booster
 from jboost.engine.errors import BadInputError, JboostError
 from jboost.engine.loop.runner import Runner
 from jboost.engine.loop.sets import SetWork, run_sets
+from jboost.engine.method.labels import GIVEN, OF_SHARDS, check_not_debiased, labels_used
 from jboost.engine.method.settings import Settings
 from jboost.engine.results.store import MemoryStore
 from jboost.engine.samples import ReadOptions, SampleSet, check_fit, check_output, labels_of
@@ -108,6 +109,7 @@ class ShardWorker:
         on_shard: Callable[[Shard, int, str | None], None],
         outcome: Outcome,
     ):
+        check_not_debiased(settings.labels, OF_SHARDS)
         self.run, self.booster, self.settings, self.outcome = run, booster, settings, outcome
         self._tell = on_shard
         self.size: list[int] = []  # height, width and channels of the run's images
@@ -136,6 +138,9 @@ class ShardWorker:
             labels, samples.shape, num_classes=config.num_classes, in_channels=config.in_channels,
             resolutions=config.resolutions,
         )  # fmt: skip
+        labels_used(
+            self.settings.labels, labels is not None, samples.path
+        )  # refuses where labels are asked for in vain
         return Opened(shard, samples, labels, ExitStack())
 
     def _check_like_others(self, opened: Opened) -> None:
@@ -156,7 +161,8 @@ class ShardWorker:
         shape = opened.samples.shape
         check_output(self.run.out / shard.name, opened.samples, bytes_needed=int(np.prod(shape)), lossy=self.run.lossy)
         numbers = sample_numbers(opened.samples)
-        return SetWork(opened, opened.samples.read, opened.labels, numbers, MemoryStore(shape), shape[1:])
+        climbed = opened.labels if self.settings.labels in (None, GIVEN) else None
+        return SetWork(opened, opened.samples.read, climbed, numbers, MemoryStore(shape), shape[1:])
 
     def _sets(self, todo: Iterable[Shard], told: bool) -> Iterator[SetWork]:
         """The shards one after another; those that another process writes come last, unless it has made them by then.

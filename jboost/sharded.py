@@ -22,6 +22,7 @@ from jboost.calibration import (
     with_step_size,
 )
 from jboost.engine.errors import BadInputError, FailureError, JboostError
+from jboost.engine.method.labels import DEFAULT, GIVEN, PREDICTED, labels_used
 from jboost.engine.method.settings import Settings
 from jboost.engine.results.identity import run_identity
 from jboost.engine.results.run_file import reading_facts
@@ -190,7 +191,8 @@ class _Worker(ShardWorker):
                 continue  # its own worker says so
             shape = opened.samples.shape
             if list(shape[1:]) == self.size and (opened.labels is not None) == self.labelled:
-                yield probe_of(opened.samples.read, opened.labels, shape[0], PROBE // len(chosen))
+                climbed = opened.labels if self.settings.labels in (None, GIVEN) else None
+                yield probe_of(opened.samples.read, climbed, shape[0], PROBE // len(chosen))
 
     def _open_choices(self) -> set[str]:
         free = {"engine": self.run.engine == "auto", "batch_size": self.run.batch_size is None, "threads": True}
@@ -209,6 +211,9 @@ class _Worker(ShardWorker):
             self.settings, fingerprint=run.plan.digest(run.reading), images=0, bundle=booster.bundle.digest, engine="",
             dtype=run.dtype,
         )  # fmt: skip
+        # Stated even at their defaults: what is left out here would be taken from the record of a finished run.
+        identity["rounding"] = self.settings.rounding
+        identity["labels"] = PREDICTED if self.settings.labels == PREDICTED else DEFAULT
         identity["plan"] = identity.pop("input")
         del identity["images"], identity["engine"]
         return identity | {"shards": len(run.plan.shards), "lossy": run.lossy, "jboost": version("jboost")}
@@ -222,7 +227,7 @@ class _Worker(ShardWorker):
         )  # fmt: skip
         return {
             "summary": summary.to_dict(),
-            "labelled": self.labelled,
+            "labelled": labels_used(self.settings.labels, self.labelled) == GIVEN,
             "reading": reading_facts(self.run.reading),
             "class_names": None if config.class_names is None else list(config.class_names),
             "model": {"architecture": config.architecture, "sha256": config.source["sha256"]},

@@ -15,6 +15,7 @@ from jboost.engine.bundle import BundleConfig
 from jboost.engine.errors import BadInputError
 from jboost.engine.loop.runner import Runner
 from jboost.engine.loop.stream import grouped, run_stream
+from jboost.engine.method.labels import GIVEN, labels_used
 from jboost.engine.method.settings import Settings
 from jboost.engine.results.moved import MovedTally
 from jboost.engine.samples import check_fit, check_labels
@@ -39,9 +40,18 @@ class Source:
         config: the bundle's configuration, which the images must fit.
         value_range: the range of float images; None: told by the first chunk, and the same from there on.
         layout: see `jboost.conversion.take`.
+        labels: ``"given"``, ``"predicted"`` or None; see `Booster.boost_iter`.
     """
 
-    def __init__(self, chunks: Iterable[Any], config: BundleConfig, value_range: Range | None, layout: str | None):
+    def __init__(
+        self,
+        chunks: Iterable[Any],
+        config: BundleConfig,
+        value_range: Range | None,
+        layout: str | None,
+        labels: str | None = None,
+    ):
+        self._choice = labels
         self._chunks, self._config, self._range, self._layout = chunks, config, value_range, layout
         self._alive: list[_Chunk] = []
         self._read = 0
@@ -79,7 +89,7 @@ class Source:
         self._settle(given)
         self._alive.append(_Chunk(given, self._read))
         self._read += len(given.images)
-        return given.images, y
+        return given.images, y if labels_used(self._choice, y is not None, "it") == GIVEN else None
 
     def _range_for(self, images: Any) -> Range | None:
         if self._range is not None or self._told != (-1.0, 1.0):

@@ -240,6 +240,8 @@ def test_the_identity_is_what_the_output_depends_on() -> None:
         want = {"input": "f", "images": 3, "bundle": "b", "engine": "eager", "dtype": "fp32", "update": text} | how
         assert run_identity(Settings(update, **how), **facts) == want
         assert run_identity(Settings(update, **how), **facts, snapshots=(1, 2)) == want | {"snapshots": [1, 2]}
+        floor = run_identity(Settings(update, **how, rounding="floor"), **facts, labels="predicted")
+        assert floor == want | {"rounding": "floor", "labels": "predicted"}
 
 
 def test_a_partial_folder_that_is_none_is_refused(tmp_path, samples) -> None:

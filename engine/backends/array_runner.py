@@ -11,7 +11,7 @@ import numpy as np
 from jboost.engine.loop.flight import Finished, RowStatus
 from jboost.engine.loop.runner import Evaluation
 from jboost.engine.method.arrays import Array, namespace, per_image
-from jboost.engine.method.rounding import NO_BALL, Limit, limit_of, round_within
+from jboost.engine.method.rounding import NEAREST, NO_BALL, Limit, limit_of, round_within
 from jboost.engine.method.step import Gradient, State, advance
 from jboost.engine.method.updates import Controls, l2_norm
 
@@ -45,9 +45,16 @@ class ArrayRunner(ABC):
         gradient = self.gradient(state.x, state.y, in_float32=in_float32)
         return advance(update_kind, state, gradient, controls, in_float32)
 
-    def flight(self, update_kind: str, controls: Controls, count: int, shape: tuple[int, int, int]) -> ArrayFlight:
+    def flight(
+        self,
+        update_kind: str,
+        controls: Controls,
+        count: int,
+        shape: tuple[int, int, int],
+        rounding: str = NEAREST,
+    ) -> ArrayFlight:
         """`count` empty rows for images of `shape` (C, H, W); see `jboost.engine.loop.runner.Runner.flight`."""
-        return ArrayFlight(self, update_kind, controls, count, shape)
+        return ArrayFlight(self, update_kind, controls, count, shape, rounding)
 
     def evaluate_images(self, images: Numpy, y: Numpy) -> Evaluation:
         """One forward pass on images uint8 [B, H, W, C] with classes `y` int64 [B]; numpy arrays."""
@@ -64,16 +71,23 @@ class ArrayFlight:
         controls: as numpy arrays.
         count: B, the number of rows.
         shape: (C, H, W) of an image.
+        rounding: how images leave; see `jboost.engine.method.rounding`.
     """
 
     status_every = 1
 
     def __init__(
-        self, runner: ArrayRunner, update_kind: str, controls: Controls, count: int, shape: tuple[int, int, int]
+        self,
+        runner: ArrayRunner,
+        update_kind: str,
+        controls: Controls,
+        count: int,
+        shape: tuple[int, int, int],
+        rounding: str = NEAREST,
     ):
         self._runner, self._update_kind = runner, update_kind
         self._controls = Controls(*map(runner.put, controls))
-        self._limit = limit_of(update_kind, float(controls.radius))
+        self._limit = limit_of(update_kind, float(controls.radius), rounding)
         # Copies, because rows are written in place when an image enters.
         self.state = State(*(runner.put(a.copy()) for a in empty_state(count, shape)))
 

@@ -36,7 +36,8 @@ class Finished:
     """Images copied out of their rows because they have finished or a snapshot is due, as numpy arrays.
 
     Attributes:
-        images: uint8 [n, H, W, C], rounded to nearest; an image that never moved equals the input byte for byte.
+        images: uint8 [n, H, W, C], whole levels as `jboost.engine.method.rounding` makes them; an image that never moved equals
+            the input byte for byte.
         index: int64 [n], the host's keys of the images, as they were admitted.
         y: int64 [n], classes.
         steps: int64 [n], steps taken.

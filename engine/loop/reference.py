@@ -15,7 +15,7 @@ from jboost.engine.method.noise import normal, split_seed
 from jboost.engine.method.objectives import realness
 from jboost.engine.method.settings import Settings
 from jboost.engine.method.step import Gradient
-from jboost.engine.method.updates import PGD, SGLD, Update, l2_norm, project_l2
+from jboost.engine.method.updates import PGD, SGLD, l2_norm, project_l2
 
 Numpy = np.ndarray[Any, Any]
 
@@ -49,11 +49,11 @@ def boost_image(
     for step in range(settings.update.steps):
         grad, class_logit, _, _ = gradient(x, y)
         if settings.early_stop and np.isfinite(class_logit) and realness(class_logit) >= settings.l0:
-            return _rounded(x, x0, settings.update), step
+            return _rounded(x, x0, settings), step
         if not np.isfinite(grad).all() or not np.isfinite(class_logit).all():
             return image, 0
         x = _moved(x, x0, grad, settings, number, step)
-    return _rounded(x, x0, settings.update), settings.update.steps
+    return _rounded(x, x0, settings), settings.update.steps
 
 
 def _moved(x: Numpy, x0: Numpy, grad: Numpy, settings: Settings, number: int, step: int) -> Numpy:
@@ -76,10 +76,13 @@ def _moved(x: Numpy, x0: Numpy, grad: Numpy, settings: Settings, number: int, st
     return x
 
 
-def _rounded(x: Numpy, x0: Numpy, update: Update) -> Numpy:
+def _rounded(x: Numpy, x0: Numpy, settings: Settings) -> Numpy:
     """uint8 [H, W, C] from the iterate: clamped (algorithm 3's last line), rounded to nearest, and inside the ball."""
+    update = settings.update
     scaled, start = 255 * np.clip(x[0], 0, 1), np.rint(255 * x0[0])
     levels = np.rint(scaled)
+    if settings.rounding == "floor":  # as the released script writes
+        levels = np.where(x[0] == x0[0], start, np.floor(scaled))
     if isinstance(update, PGD) and update.eps is not None:
         most = 255 * float(np.float32(update.eps)) * (1 + 1e-6)
         if update.norm == "linf":

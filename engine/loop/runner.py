@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 import numpy as np
 
 from jboost.engine.method.arrays import Array
+from jboost.engine.method.rounding import NEAREST
 
 if TYPE_CHECKING:
     from jboost.engine.method.step import Gradient
@@ -68,7 +69,9 @@ class Runner(Protocol):
         """
         ...
 
-    def flight(self, update_kind: str, controls: Controls, count: int, shape: tuple[int, int, int]) -> Flight:
+    def flight(
+        self, update_kind: str, controls: Controls, count: int, shape: tuple[int, int, int], rounding: str = NEAREST
+    ) -> Flight:
         """Empty rows for images in flight, which the flight's `step` moves by `update_kind` and `controls`.
 
         Args:
@@ -76,5 +79,6 @@ class Runner(Protocol):
             controls: as numpy arrays.
             count: the number of rows; equal to `batch_size` if that is fixed.
             shape: (C, H, W) of an image.
+            rounding: how images leave; see `jboost.engine.method.rounding`.
         """
         ...

@@ -49,7 +49,7 @@ class Slots:
     ):
         threshold = settings.l0 if settings.early_stop and settings.l0 is not None else np.inf
         controls = settings.update.controls(threshold=threshold, seed=settings.seed)
-        self.flight = runner.flight(settings.update.kind, controls, count, shape)
+        self.flight = runner.flight(settings.update.kind, controls, count, shape, settings.rounding)
         self._steps = settings.update.steps
         self._pace = Pace(self.flight.status_every, self._steps, early=bool(threshold < np.inf))
         self._index = np.full(count, _EMPTY, np.int64)

@@ -1,7 +1,11 @@
-"""From the iterate to whole grey levels: round to nearest, but never beyond the ball around the input.
+"""From the iterate to whole grey levels: round to nearest, but never beyond the ball around the input; or cut fractions off.
 
 A ball is a promise about the image that is written. Rounding to nearest breaks it: 0.03 is 7.65 levels and would become 8, and
 many small changes that are rounded up leave an L2 ball. So the largest change is settled in whole levels, and rounding keeps to it.
+
+The released script cuts fractions off instead. That darkens an image by half a level in the mean and can carry it out of a ball, so
+it is there for comparison with published figures, and without a ball alone.
+
 An image's rounding depends on that image alone. `kernels.cu` (jboost_collect) computes the same levels.
 """
 
@@ -10,10 +14,14 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from jboost.engine.errors import BadInputError, printable
+
 from .arrays import Array, namespace, per_image
 from .updates import BALLS, Update
 
-NO_BALL, L2, LINF = 0, 1, 2
+#: What a run may ask for, the default first.
+NEAREST, FLOOR = "nearest", "floor"
+NO_BALL, L2, LINF, CUT = 0, 1, 2, 3
 #: The smallest radius within which a pixel can change by one level, in either norm.
 ONE_LEVEL = 1 / 255
 # A radius of 8/255 is 8 levels, whichever way its float32 is rounded.
@@ -27,7 +35,7 @@ class Limit(NamedTuple):
     """How far a written image may lie from its input.
 
     Attributes:
-        ball: `NO_BALL`, `L2` or `LINF`.
+        ball: `NO_BALL`, `L2` or `LINF`; ``CUT``: no ball, and fractions of a level are cut off.
         most: in whole levels: ``LINF``: the largest change of a value; ``L2``: the largest sum of squared changes.
     """
 
@@ -35,11 +43,22 @@ class Limit(NamedTuple):
     most: int
 
 
-def limit_of(update_kind: str, radius: float) -> Limit:
-    """The limit for an update kind and a radius in units of the image's range [0, 1]; infinity for no ball."""
+def limit_of(update_kind: str, radius: float, rounding: str = NEAREST) -> Limit:
+    """The limit for an update kind, a radius in units of the image's range [0, 1] (infinity for no ball) and a rounding.
+
+    Raises:
+        BadInputError: there is no such rounding, or it does not keep to the ball.
+    """
+    if rounding not in (NEAREST, FLOOR):
+        raise BadInputError(f"--rounding {printable(str(rounding)[:60])}: give {NEAREST} or {FLOOR}")
     norm = BALLS.get(update_kind)
     if norm is None or not math.isfinite(radius):
-        return Limit(NO_BALL, 0)
+        return Limit(CUT if rounding == FLOOR else NO_BALL, 0)
+    if rounding == FLOOR:
+        raise BadInputError(
+            f"--rounding floor cuts fractions off, which would carry images out of the ball of eps {radius:g}; use --rounding "
+            "nearest, which keeps to the ball"
+        )
     levels = float(radius) * 255 * (1 + _SLACK)
     if norm == "linf":
         return Limit(LINF, int(min(levels, 255)))
@@ -51,10 +70,13 @@ def round_within(x: Array, x0: Array, limit: Limit) -> Array:
 
     Without a ball: `x` clamped to [0, 1] (algorithm 3's last line) and rounded to nearest. ``LINF``: the nearest level of
     those within the ball. ``L2``: rounded to nearest, and if that leaves the ball, the image's changes are rounded with a
-    higher threshold than one half, the lowest that keeps the image inside.
+    higher threshold than one half, the lowest that keeps the image inside. ``CUT``: `x` clamped, and what changed cut off to
+    the level below; a value that did not change keeps its level.
     """
     xp = namespace(x, x0)
     scaled = xp.clip(x, 0.0, 1.0) * 255.0
+    if limit.ball == CUT:
+        return xp.where(x == x0, xp.round(x0 * 255.0), xp.floor(scaled))
     nearest = xp.round(scaled)
     if limit.ball == NO_BALL:
         return nearest

@@ -1,4 +1,4 @@
-"""Presets with the paper's values (table 5: number of steps x step size), and the resolution of a run's settings.
+"""Presets with the paper's values (table 5: number of steps x step size) and its successors', and a run's settings.
 
 A preset only gives defaults: the user's own values take precedence.
 """
@@ -11,7 +11,10 @@ from typing import Any
 
 from jboost.engine.errors import BadInputError
 
+from .labels import check_labels_choice
 from .objectives import LABEL_FREE, NEEDS_L0, resolve_objective
+from .rounding import NEAREST, limit_of
+from .successors import SUCCESSORS
 from .updates import UPDATES, Update, find_update, owners
 
 
@@ -22,7 +25,7 @@ class Preset:
     Attributes:
         steps, step_size, noise: values of the update's fields; None for the update's own default.
         update: the update's name.
-        objective, early_stop: None for the run's own defaults.
+        objective, early_stop, labels: None for the run's own defaults.
         about: the generator that the values are for.
         options: values of the update's other fields.
     """
@@ -34,6 +37,7 @@ class Preset:
     objective: str | None = None
     early_stop: bool | None = None
     about: str = ""
+    labels: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -61,8 +65,9 @@ PRESETS: dict[str, Preset] = {
         noise=1e-4,
         objective="logit",
         early_stop=False,
-        about="the released script: its 0.2 averaged over its batch of 100",
+        about="the released script: its 0.2 averaged over its batch of 100; no row of tables 3 and 4 is known to be its",
     ),
+    **{name: Preset(**values) for name, values in SUCCESSORS.items()},
 }
 
 
@@ -78,6 +83,8 @@ class Settings:
         seed: the noise's seed.
         first_step: with ``--step-size auto``, the mean length of the first step in grey levels, which determines the step
             size; see `jboost.engine.method.auto_step`. None: the step size was stated.
+        rounding: how the iterate becomes whole levels: ``"nearest"`` or ``"floor"``.
+        labels: the classes to climb, ``"given"``, ``"predicted"`` or ``"debiased"``; None: those given, else predictions.
     """
 
     update: Update
@@ -86,6 +93,8 @@ class Settings:
     early_stop: bool
     seed: int
     first_step: float | None = None
+    rounding: str = NEAREST
+    labels: str | None = None
 
 
 def find_preset(name: str | None) -> Preset | None:
@@ -146,12 +155,15 @@ def resolve_settings(
     early_stop: bool | None,
     seed: int,
     preset: Preset | None = None,
+    rounding: str = NEAREST,
+    labels: str | None = None,
 ) -> Settings:
-    """Resolve the objective and early stopping (default: on for objectives that need l0).
+    """Resolve the objective, early stopping (default: on for objectives that need l0), rounding and labels.
 
     Raises:
         BadInputError: the objective is unknown, the objective or early stopping needs l0 and l0 is None, l0 is not
-            finite, or the seed is out of range.
+            finite, the seed is out of range, the rounding does not keep to the update's ball, or the objective uses no
+            labels and some are asked for.
     """
     objective = resolve_objective(objective or (preset.objective if preset else None), l0)
     if early_stop is None:
@@ -163,7 +175,13 @@ def resolve_settings(
         )
     if not 0 <= seed < 2**64:
         raise BadInputError(f"seed must lie in [0, 2^64), got {seed}")
-    return Settings(update=update, objective=objective, l0=l0, early_stop=early_stop, seed=seed)
+    limit_of(update.kind, update.strengths().radius, rounding)  # refuses what cannot be
+    check_labels_choice(labels)
+    if labels is not None and ignores_labels(objective):
+        raise BadInputError(f"the objective {objective} uses no labels; leave out --labels {labels}")
+    if labels is None and preset is not None and not ignores_labels(objective):
+        labels = preset.labels
+    return Settings(update, objective, l0, early_stop, seed, rounding, labels)
 
 
 def ignores_labels(objective: str) -> bool:

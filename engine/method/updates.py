@@ -108,7 +108,7 @@ RESERVED = frozenset({
     "help", "images_key", "labels_key", "resize", "background", "class_folders", "sources", "shard", "shards", "ranges", "devices",
     "on", "address", "workers", "gpus_per_worker", "allow_mixed",
     "images", "steps_used", "stopped_early", "seconds", "images_per_second", "realness_before", "realness_after",
-    "accuracy_before", "accuracy_after", "l2_moved", "fallbacks", "unchanged_after_failure", "labels", "peak_memory",
+    "accuracy_before", "accuracy_after", "rounding", "l2_moved", "fallbacks", "unchanged_after_failure", "labels", "peak_memory",
     "redone", "lossy", "engines_failed", "not_finite", "not_finite_at", "unmoved",
     "first_step",
 })  # fmt: skip

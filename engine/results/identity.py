@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from jboost.engine.errors import BadInputError
+from jboost.engine.method.labels import DEFAULT
+from jboost.engine.method.rounding import NEAREST
 from jboost.engine.method.settings import Settings
 from jboost.engine.method.sources import versioned
 from jboost.engine.method.updates import MOVES
@@ -31,6 +33,7 @@ def run_identity(
     dtype: str,
     snapshots: Sequence[int] = (),
     numbers: np.ndarray[Any, Any] | None = None,
+    labels: str | None = None,
 ) -> dict[str, Any]:
     """Everything that a run's output depends on, as JSON values. The batch size is not part of it.
 
@@ -42,6 +45,7 @@ def run_identity(
         engine, dtype: the engine and the network's dtype.
         snapshots: numbers of steps, ascending.
         numbers: int64 [N], the numbers that key the noise; None for positions.
+        labels: what the classes are if they are not `DEFAULT`; None if they are.
     """
     identity = {
         "input": fingerprint,
@@ -57,6 +61,11 @@ def run_identity(
     }
     if settings.first_step is not None:
         identity |= {"first_step": settings.first_step, "step_size": settings.update.step_size}
+    # What is at its default is left out, so that runs go on that an earlier version began.
+    if settings.rounding != NEAREST:
+        identity["rounding"] = settings.rounding
+    if labels is not None:
+        identity["labels"] = labels
     if numbers is not None:
         identity["numbers"] = hashlib.sha256(np.asarray(numbers, "<i8").tobytes()).hexdigest()
     return identity | ({"snapshots": list(snapshots)} if snapshots else {})
@@ -120,6 +129,10 @@ _HASHED = {
 }
 
 
+#: The values of entries that `run_identity` leaves out.
+_LEFT_OUT = {"rounding": NEAREST, "labels": DEFAULT}
+
+
 def check_same(out: Path, old: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     """Check that the unfinished run into `out` is the one to go on with.
 
@@ -136,6 +149,7 @@ def check_same(out: Path, old: Mapping[str, Any], identity: Mapping[str, Any]) -
 
 def differences(old: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
     """What differs between two identities, for a message; empty if nothing does."""
+    old, identity = {**_LEFT_OUT, **old}, {**_LEFT_OUT, **identity}
     differ = [key for key in {**identity, **old} if old.get(key) != identity.get(key)]
     hashed = [text for key, text in _HASHED.items() if key in differ]
     plain = [f"{key} was {old.get(key)!r}, is {identity.get(key)!r}" for key in differ if key not in _HASHED]

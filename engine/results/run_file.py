@@ -52,6 +52,7 @@ _LATER = {
     "not_finite_at": [],
     "unmoved": 0,
     "first_step": None,
+    "rounding": "nearest",
 }
 _COLUMNS = [name for name in RECORD.names or () if name != "done"]
 
@@ -219,7 +220,7 @@ def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
 
 def _typed(path: Path, facts: dict[str, Any], records: np.ndarray[Any, Any]) -> RunFile:
     """The run file of `facts`, every value checked. Figures that are not finite become NaN: missing."""
-    summary = {**_LATER, **as_mapping(facts["summary"], "summary", most=1000)}
+    summary = as_mapping(facts["summary"], "summary", most=1000)
     snapshots = as_list(summary["snapshots"], "snapshots", most=_MOST_SNAPSHOTS)
     typed = typed_summary(summary)
     if typed["images"] != len(records):
@@ -268,7 +269,7 @@ def typed_summary(summary: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         BadInputError: an entry is missing, or its value is of another kind.
     """
-    typed = {key: _of_summary(key, value) for key, value in summary.items() if key != "snapshots"}
+    typed = {key: _of_summary(key, value) for key, value in {**_LATER, **summary}.items() if key != "snapshots"}
     check_keys(typed, _KINDS, None)
     return typed
 
@@ -361,7 +362,7 @@ _KINDS: dict[str, tuple[Callable[[Any, str], Any], bool]] = {
         ),
         (_count, False),
     ),
-    **dict.fromkeys(("engine", "dtype", "device", "update", "objective", "labels"), (as_text, False)),
+    **dict.fromkeys(("engine", "dtype", "device", "update", "objective", "labels", "rounding"), (as_text, False)),
     **dict.fromkeys(
         ("steps_used", "seconds", "images_per_second", "l2_moved", "step_size"),
         (as_figure, False),

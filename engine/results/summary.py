@@ -10,6 +10,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from jboost.engine.method.labels import GIVEN, labels_used
+from jboost.engine.method.rounding import NEAREST
 from jboost.engine.method.settings import Settings, ignores_labels
 from jboost.engine.system.memory import peak_memory
 
@@ -46,7 +48,7 @@ class Summary:
         images_per_second: images finished by this run over `seconds`.
         realness_before, realness_after: mean of softplus(f_c) over the images that did not fail and whose realness is
             finite before and after; None if there is none. "After" means the uint8 images as written.
-        accuracy_before, accuracy_after: share of the same images that the model assigns to their class; None without labels.
+        accuracy_before, accuracy_after: share of the same images that the model assigns to their class; None unless it was given.
         l2_moved: mean L2 distance between input and output, in units of the image's range [0, 1].
         fallbacks: images whose low-precision gradient was not finite and that were retried in float32.
         eps, norm, noise: the update's values; None for a field that the update does not have.
@@ -65,6 +67,9 @@ class Summary:
             None: the step size was stated.
         snapshots: one entry per snapshot, ascending: ``step``; ``file``, None if it is in memory; mean ``realness`` and
             ``accuracy`` as above.
+        rounding: how the iterate became whole levels: ``"nearest"`` or ``"floor"``.
+        labels: the classes that the images climbed: ``"given"``, ``"predicted"`` or ``"debiased"``; ``"unused"`` if the
+            objective ignores those given.
         options: the update's fields that are not named above; `to_dict` gives each its own entry.
     """
 
@@ -96,6 +101,7 @@ class Summary:
     seed: int
     labels: str
     peak_memory: int | None
+    rounding: str = NEAREST
     engines_failed: Mapping[str, str] = field(default_factory=dict)
     redone: int = 0
     lossy: str | None = None
@@ -130,7 +136,7 @@ class Summary:
         Args:
             settings: the run's settings.
             records: [N] of `RECORD`.
-            labelled: whether labels were given.
+            labelled: whether the set has labels.
             engine, dtype, device, batch_size: those of the run.
             finished: images that this run finished; fewer than N if the run was resumed.
             seconds: wall-clock time.
@@ -141,6 +147,8 @@ class Summary:
             files: the file of each snapshot; empty if the snapshots are in memory.
         """
         update = {name: getattr(settings.update, name) for name in settings.update.options}
+        classes = labels_used(settings.labels, labelled)
+        labelled = classes == GIVEN
         return cls(
             seconds=seconds,
             images_per_second=finished / seconds,
@@ -160,7 +168,8 @@ class Summary:
             redone=redone,
             lossy=lossy,
             first_step=settings.first_step,
-            labels="predicted" if not labelled else "unused" if ignores_labels(settings.objective) else "given",
+            rounding=settings.rounding,
+            labels="unused" if labelled and ignores_labels(settings.objective) else classes,
             snapshots=[
                 {"step": step, "file": str(files[step]) if files else None, **model_means(kept, "after", labelled)}
                 for step, kept in snapshots.items()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,7 @@ from .notes import log_to
 from .on_ray import RayCommand, check_on
 from .options import Debug, split_numbers
 from .paths import check_paths
+from .presets import list_presets
 from .shards import ManyOptions, boost_many
 from .tables import print_columns
 from .terminal import console, is_terminal
@@ -69,7 +70,10 @@ def boost(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Defaults for a generator (table 5): ct1, ct2, cd1, cd2, adm, biggan or iddpm; or released-sgld.",
+            help="Defaults: ct1, ct2, cd1, cd2, adm, biggan or iddpm for the paper's generators (table 5); released-sgld; or "
+            "one of BIGROC's and DAT's, bigroc-... and dat-...; list shows all, with their values.",
+            callback=list_presets,
+            is_eager=True,
             rich_help_panel=_METHOD,
         ),
     ] = None,
@@ -99,6 +103,22 @@ def boost(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of sgld's noise.", rich_help_panel=_METHOD)] = 0,
+    rounding: Annotated[
+        str,
+        typer.Option(
+            help="How levels are made: nearest, or floor as the released script does (for published figures; not with --eps).",
+            rich_help_panel=_METHOD,
+        ),
+    ] = "nearest",
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            help="Classes to climb: given, predicted, or debiased (argmax of f + 1 - mean f over the set: an image's result then "
+            "depends on its set).",
+            show_default="given, else predicted",
+            rich_help_panel=_METHOD,
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume a killed run; for shards, also begin one.", rich_help_panel=_OUTPUT)
     ] = False,
@@ -192,6 +212,7 @@ def boost(
     """
     from jboost.booster import Booster
     from jboost.engine.errors import FailureError
+    from jboost.engine.method.labels import OF_SHARDS, check_not_debiased
     from jboost.engine.method.plugins import find_update_name
     from jboost.engine.method.settings import find_preset, make_update
     from jboost.engine.results.identity import partial_folder
@@ -213,36 +234,37 @@ def boost(
     only_ray = {
         "--address": address, "--workers": workers, "--gpus-per-worker": gpus_per_worker, "--allow-mixed": allow_mixed or None,
     }  # fmt: skip
+    method: dict[str, Any] = {
+        "objective": objective, "l0": l0, "early_stop": early_stop, "seed": seed, "rounding": rounding, "labels": labels,
+    }  # fmt: skip
     ray = None
     auto = take_auto(values)
     if check_on(on, only_ray, {"--shard": shard, "--devices": devices}):
-        method = {"objective": objective, "l0": l0, "early_stop": early_stop, "seed": seed}
         method |= {"step_size": auto, "first_step": first_step}
         ray = RayCommand(address, workers, gpus_per_worker, allow_mixed, update, preset, values, method)
     chosen = find_preset(preset)
     if update is not None:
         update = find_update_name(update, trust_code=trust_code)
     how = make_update(chosen, update=update, **values)
+
+    def settings_of(booster: Booster) -> Settings:
+        return booster.settings(how, preset=chosen, **method)
+
     if shard is not None or ranges is not None or devices is not None or ray is not None or is_many(sources):
+        check_not_debiased(labels or (chosen.labels if chosen else None), OF_SHARDS)
         boost_many(
             ManyOptions(
                 sources, output, bundle, engine, dtype, device, batch_size, trust_code, shard, ranges, devices, resume, lossy,
                 grid, snapshots, run_file, json_file, reading, ray,
             ),
-            lambda booster: booster.settings(
-                how, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=chosen, step_size=auto,
-                first_step=first_step,
-            ),
+            settings_of,
             show_summary,
         )  # fmt: skip
         return
     with Booster(
         bundle, engine=engine, device=device, dtype=dtype, batch_size=batch_size, trust_code=trust_code
     ) as booster:
-        settings = booster.settings(
-            how, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=chosen, step_size=auto,
-            first_step=first_step,
-        )  # fmt: skip
+        settings = settings_of(booster)
         images = open_samples(samples, replace(reading, channels=booster.bundle.config.in_channels))
         out = output or default_output(images)
         steps_kept = split_numbers(snapshots, "--snapshots") or ()
@@ -292,18 +314,23 @@ def _run(
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
+    from jboost.engine.method.labels import GIVEN, PREDICTED, labels_used
     from jboost.engine.method.settings import ignores_labels
     from jboost.engine.samples import output_kind
     from jboost.engine.samples.outputs import written_as
 
     notes = console(stderr=True)
     log_to(notes)
-    if images.labels is None and not ignores_labels(settings.objective):
+    labelled, keeps = images.labels is not None, "the output keeps them"
+    used = labels_used(settings.labels, labelled, images.path)
+    if not labelled and used == PREDICTED and not ignores_labels(settings.objective):
         notes.print(
             f"{images.path} has no labels: each image's class is the model's prediction (algorithm 1)", style="dim"
         )
-    elif images.labels is not None and ignores_labels(settings.objective):
-        notes.print(f"objective {settings.objective} does not use the labels; the output keeps them", style="dim")
+    elif labelled and ignores_labels(settings.objective):
+        notes.print(f"objective {settings.objective} does not use the labels; {keeps}", style="dim")
+    elif labelled and used != GIVEN:
+        notes.print(f"--labels {used} does not use the labels of {images.path}; {keeps}", style="dim")
     if (said := written_as(out, output_kind(out), images, lossy=lossy)) is not None:
         notes.print(said, style="dim")
     columns = (
@@ -355,8 +382,9 @@ def show_summary(summary: Summary, out: Path, *, stderr: bool) -> None:
     if s.objective == "bce" and s.l0 is None:
         method += " (l0 is unknown; joint needs it)"
     rows = [
-        ("images", f"{s.images:,}" + (" (classes predicted)" if s.labels == "predicted" else "")),
+        ("images", f"{s.images:,}" + (f" (classes {s.labels})" if s.labels in ("predicted", "debiased") else "")),
         ("method", method + (f", l0 {s.l0:.3f}" if s.l0 is not None else "")),
+        *([] if s.rounding == "nearest" else [("rounding", f"{s.rounding}: fractions of a level are cut off")]),
         ("engine", f"{s.engine}, {s.dtype}, {s.device}, batch {s.batch_size}"),
         *((f"instead of {name}", f"which failed: {why}") for name, why in s.engines_failed.items()),
         ("steps used", f"{s.steps_used:.2f} of {s.steps} on average"),
@@ -373,7 +401,8 @@ def show_summary(summary: Summary, out: Path, *, stderr: bool) -> None:
     if s.redone:
         rows.append(("done again", f"{s.redone:,} (what the interrupted run left of them was damaged)"))
     if s.unmoved:
-        rows.append(("came back as they were", f"{s.unmoved:,} (no change reached half a grey level)"))
+        least = "half a grey level" if s.rounding == "nearest" else "another grey level"
+        rows.append(("came back as they were", f"{s.unmoved:,} (no change reached {least})"))
     if s.unchanged_after_failure:
         rows.append(("left unchanged", f"{s.unchanged_after_failure:,} (gradient or logit not finite)"))
     if s.not_finite:

@@ -23,7 +23,7 @@ class Job:
         device, dtype, trust_code: as for `Booster`.
         update: name of the update as the user typed it; None: the preset's or the default.
         values: values of the update's fields.
-        method: the arguments `objective`, `l0`, `early_stop` and `seed` of `Booster.settings`.
+        method: the arguments `objective`, `l0`, `early_stop`, `seed`, `rounding` and `labels` of `Booster.settings`.
         preset: name of the preset.
         folder: the folder in which the command runs. All machines share it.
     """

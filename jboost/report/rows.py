@@ -36,6 +36,7 @@ def settings_rows(run: RunFile) -> list[tuple[str, str]]:
         ("early stopping", "on" if s["early_stop"] else "off"),
         ("seed", str(s["seed"])),
         ("labels", s["labels"]),
+        ("rounding", s["rounding"]),
         ("model", run.model.get("architecture", "unknown")),
         ("checkpoint", f"SHA-256 {run.model.get('sha256', 'unknown')[:16]}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in run.versions.items())),
@@ -155,9 +156,13 @@ def remarks(inputs: ReportInputs) -> list[str]:
         out.append(f"{still:,} of {len(records):,} images did not move.")
     if (why := why_little_moved(run.summary, math.prod(inputs.samples.shape[1:]))) is not None:
         out.append(f"{why[0].upper()}{why[1:]}.")
-    if inputs.labels is None:
+    if run.summary["labels"] == "debiased":
+        out.append("Each image's class is argmax of f + 1 - mean f over the set, so it depends on the set.")
+    elif inputs.labels is None:
         out.append("The samples have no labels, so each image's class is the model's prediction.")
-    elif (classes := len(np.unique(inputs.labels))) > _MOST_CLASSES:
+    elif run.summary["labels"] == "predicted":
+        out.append("The samples' labels were not used: each image's class is the model's prediction.")
+    if inputs.labels is not None and (classes := len(np.unique(inputs.labels))) > _MOST_CLASSES:
         out.append(f"There is no table by class: {classes:,} classes are too many.")
     return out
 

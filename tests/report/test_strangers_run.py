@@ -149,7 +149,7 @@ KEEPS = {
     "reading": [{}], "reading/resize": [None], "reading/background": [None], "reading/class_folders": [None],
     "reading/images_key": [None, "x", "\x00"], "reading/labels_key": [None, "x", "\x00"],
 }  # fmt: skip
-TEXTS = ("engine", "dtype", "device", "update", "objective", "labels", "norm")
+TEXTS = ("engine", "dtype", "device", "update", "objective", "labels", "norm", "rounding")
 NONES = (
     "realness",
     "realness_before",

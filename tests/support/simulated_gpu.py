@@ -33,7 +33,7 @@ class SimulatedGpu:
     def clock(self) -> float:
         return self.now
 
-    def flight(self, update_kind, controls, count, shape):
+    def flight(self, update_kind, controls, count, shape, rounding="nearest"):
         self.index, self.taken = np.full(count, -1), np.zeros(count, np.int64)
         self.limit, self.moving = np.zeros(count, np.int64), np.zeros(count, bool)
         self.earlier = None

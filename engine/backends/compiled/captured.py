@@ -19,6 +19,7 @@ import torch
 
 from jboost.engine.backends.array_runner import ArrayFlight
 from jboost.engine.loop.flight import RowStatus
+from jboost.engine.method.rounding import NEAREST
 from jboost.engine.method.step import CHANGED
 from jboost.engine.method.updates import Controls
 
@@ -52,15 +53,21 @@ class CapturedFlight(ArrayFlight):
     Args:
         runner: computes the steps on tensors, without synchronising with the host, and allocates nothing that must
             outlive a step. On a CPU, which tests use, nothing is captured and each step runs directly.
-        update_kind, controls, count, shape: as for `ArrayFlight`.
+        update_kind, controls, count, shape, rounding: as for `ArrayFlight`.
     """
 
     status_every = STATUS_EVERY
 
     def __init__(
-        self, runner: ArrayRunner, update_kind: str, controls: Controls, count: int, shape: tuple[int, int, int]
+        self,
+        runner: ArrayRunner,
+        update_kind: str,
+        controls: Controls,
+        count: int,
+        shape: tuple[int, int, int],
+        rounding: str = NEAREST,
     ):
-        super().__init__(runner, update_kind, controls, count, shape)
+        super().__init__(runner, update_kind, controls, count, shape, rounding)
         device = self.state.x.device
         self._cuda = device.type == "cuda"
         self._uploads = _stream(device) if self._cuda else None

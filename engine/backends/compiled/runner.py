@@ -14,6 +14,7 @@ from jboost.engine.backends.request import RunRequest
 from jboost.engine.backends.torch_device import find_device
 from jboost.engine.bundle import Bundle
 from jboost.engine.loop.runner import Evaluation
+from jboost.engine.method.rounding import NEAREST
 from jboost.engine.method.step import CHANGED, READ, Gradient, State
 from jboost.engine.method.updates import Controls
 from jboost.engine.system.devices import device_kind
@@ -70,10 +71,17 @@ class CompiledRunner(ArrayRunner):
         """A tensor as numpy."""
         return array.cpu().numpy()
 
-    def flight(self, update_kind: str, controls: Controls, count: int, shape: tuple[int, int, int]) -> ArrayFlight:
+    def flight(
+        self,
+        update_kind: str,
+        controls: Controls,
+        count: int,
+        shape: tuple[int, int, int],
+        rounding: str = NEAREST,
+    ) -> ArrayFlight:
         """Rows for images in flight; on CUDA a step is one captured graph."""
         rows = CapturedFlight if self._cuda else ArrayFlight
-        return rows(self, update_kind, controls, count, shape)
+        return rows(self, update_kind, controls, count, shape, rounding)
 
     def gradient(self, x: torch.Tensor, y: torch.Tensor, *, in_float32: bool = False) -> Gradient:
         """The objective's gradient for `x` float32 [B, C, H, W], classes `y` int64 [B]; B is the package's size."""

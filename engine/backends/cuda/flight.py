@@ -19,7 +19,7 @@ from dataclasses import fields
 import numpy as np
 
 from jboost.engine.loop.flight import Finished, RowStatus
-from jboost.engine.method.rounding import limit_of
+from jboost.engine.method.rounding import NEAREST, limit_of
 from jboost.engine.method.step import State
 from jboost.engine.method.updates import Controls
 
@@ -43,6 +43,7 @@ class DeviceFlight:
         controls: as numpy arrays.
         count: B, the number of rows.
         shape: (C, H, W) of an image.
+        rounding: how images leave; see `jboost.engine.method.rounding`.
 
     Raises:
         BadInputError: the update has no kernel.
@@ -65,11 +66,12 @@ class DeviceFlight:
         controls: Controls,
         count: int,
         shape: tuple[int, int, int],
+        rounding: str = NEAREST,
     ):
         self._device, self._compute, self._transfers = device, compute, transfers
         self._gradient, self._float32, self._count = gradient, float32, count
         self._step_kernel = kernels.step_kernel(update_kind)
-        self._limit = limit_of(update_kind, float(controls.radius))
+        self._limit = limit_of(update_kind, float(controls.radius), rounding)
         channels, height, width = shape
         self._form, self._size = [channels, height * width], channels * height * width
         self._rows = RowBuffers(device, compute, controls, count, shape)

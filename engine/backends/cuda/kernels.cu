@@ -287,7 +287,7 @@ extern "C" __global__ void jboost_admit(AdmitArguments a) {
 }
 
 // jboost.engine.method.rounding.round_within for one image; `parts` is that of its _shortened, 0 for round to nearest.
-constexpr int64 L2_BALL = 1, LINF_BALL = 2;
+constexpr int64 L2_BALL = 1, LINF_BALL = 2, CUT = 3;
 
 struct Levels {
   const float *x, *x0;
@@ -296,6 +296,7 @@ struct Levels {
   __device__ float start(int i) const { return rintf(x0[i] * 255.0f); } // half to even, as numpy rounds
   __device__ float operator()(int i) const {
     const float scaled = clip(x[i]) * 255.0f, nearest = rintf(scaled);
+    if (ball == CUT) return x[i] == x0[i] ? start(i) : floorf(scaled);
     if (ball == LINF_BALL) return fminf(fmaxf(nearest, start(i) - (float)most), start(i) + (float)most);
     if (parts == 0) return nearest;
     const float moved = scaled - start(i);

@@ -11,6 +11,7 @@ import numpy as np
 
 from jboost.engine.errors import BadInputError, FailureError
 from jboost.engine.loop.runner import Evaluation
+from jboost.engine.method.rounding import NEAREST
 from jboost.engine.method.step import Gradient
 from jboost.engine.method.updates import Controls
 
@@ -128,7 +129,14 @@ class DeviceRunner:
         """
         kernels.step_kernel(update_kind)
 
-    def flight(self, update_kind: str, controls: Controls, count: int, shape: tuple[int, int, int]) -> DeviceFlight:
+    def flight(
+        self,
+        update_kind: str,
+        controls: Controls,
+        count: int,
+        shape: tuple[int, int, int],
+        rounding: str = NEAREST,
+    ) -> DeviceFlight:
         """`count` empty rows for images of `shape` (C, H, W); see `jboost.engine.loop.runner.Runner.flight`."""
         self._check(count, self._gradient.network)
         with self._room(count):
@@ -142,6 +150,7 @@ class DeviceRunner:
                 controls,
                 count,
                 shape,
+                rounding,
             )
         self._flights.add(flight)
         return flight

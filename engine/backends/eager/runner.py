@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from jboost.engine.backends.array_runner import ArrayRunner
+from jboost.engine.backends.array_runner import ArrayRunner, to_float
 from jboost.engine.backends.batch_of_one import at_least_two
 from jboost.engine.backends.program import load_forward
 from jboost.engine.backends.request import RunRequest
@@ -82,12 +82,20 @@ class EagerRunner(ArrayRunner):
         logits, loss = logits.detach(), loss.detach()
         return Gradient(grad / scale if scale != 1.0 else grad, class_logit(logits, y), loss, logits.argmax(1))
 
-    @torch.no_grad()
     def evaluate(self, x: torch.Tensor, y: torch.Tensor) -> Evaluation:
         """Class logit and prediction for `x`."""
-        with self._exact_float32(), self._autocast(in_float32=False):
-            logits = self._model(x).float()
+        logits = self._logits(x)
         return Evaluation(class_logit(logits, y), logits.argmax(1))
+
+    def logits(self, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """One forward pass on images uint8 [B, H, W, C]: float32 [B, num_classes], in numpy."""
+        return self.get(self._logits(to_float(self.put(images))))
+
+    @torch.no_grad()
+    def _logits(self, x: torch.Tensor) -> torch.Tensor:
+        with self._exact_float32(), self._autocast(in_float32=False):
+            logits: torch.Tensor = self._model(x).float()
+        return logits
 
     def _exact_float32(self) -> AbstractContextManager[None]:
         # float32 means float32 here: TF32 would leave the yardstick 10 bits of mantissa.

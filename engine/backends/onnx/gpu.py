@@ -21,6 +21,7 @@ from jboost.engine.backends.request import RunRequest
 from jboost.engine.bundle import Bundle
 from jboost.engine.errors import BadInputError, FailureError, one_line
 from jboost.engine.loop.runner import Evaluation
+from jboost.engine.method.rounding import NEAREST
 from jboost.engine.method.step import Gradient
 from jboost.engine.method.updates import Controls
 from jboost.engine.system.devices import DeviceName
@@ -95,10 +96,17 @@ class OnnxCudaRunner(DeviceRunner):
         self._resize(len(images))
         return super().evaluate_images(images, y)
 
-    def flight(self, update_kind: str, controls: Controls, count: int, shape: tuple[int, int, int]) -> DeviceFlight:
+    def flight(
+        self,
+        update_kind: str,
+        controls: Controls,
+        count: int,
+        shape: tuple[int, int, int],
+        rounding: str = NEAREST,
+    ) -> DeviceFlight:
         """`count` empty rows for images of `shape` (C, H, W), which move by `update_kind` and `controls`."""
         self._resize(count)
-        return super().flight(update_kind, controls, count, shape)
+        return super().flight(update_kind, controls, count, shape, rounding)
 
     def _resize(self, count: int) -> None:
         if self._networks[0].batch_size != count:

@@ -44,7 +44,7 @@ class BowlRunner(NumpyRunner):
 class LaggingRunner(BowlRunner):
     """Its flight gives the status as a GPU's does: every few steps, and the one before if it need not be fresh."""
 
-    def flight(self, update_kind, controls, count, shape):
+    def flight(self, update_kind, controls, count, shape, rounding="nearest"):
         return LaggingFlight(self, update_kind, controls, count, shape)
 
 

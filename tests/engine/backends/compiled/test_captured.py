@@ -44,7 +44,7 @@ class Plain(NumpyRunner):
 
 
 class Captured(Plain):
-    def flight(self, update_kind, controls, count, shape):
+    def flight(self, update_kind, controls, count, shape, rounding="nearest"):
         return CapturedFlight(self, update_kind, controls, count, shape)
 
 
