@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,7 +79,7 @@ def tune(
     ] = None,
     noise: Annotated[
         str | None,
-        typer.Option(help="sgld: noise, several with commas.", show_default="0,1e-4", rich_help_panel=_GRID),
+        typer.Option(help="sgld: noise, several with commas.", show_default="1e-4", rich_help_panel=_GRID),
     ] = None,
     grow: Annotated[
         int,
@@ -175,6 +177,7 @@ def tune(
             bundle, engine=engine, device=device, dtype=dtype, batch_size=batch_size, trust_code=trust_code
         ) as booster,
         Bars() as bars,
+        _said_once(),
     ):
         result = run_tune(
             booster,
@@ -205,6 +208,17 @@ class _Once(logging.Filter):
         new = record.getMessage() not in self._seen
         self._seen.add(record.getMessage())
         return new
+
+
+@contextmanager
+def _said_once() -> Iterator[None]:
+    """Let each message of the log pass once: an engine that is opened again says again why it was chosen."""
+    once = _Once()
+    logging.getLogger("jboost").addFilter(once)
+    try:
+        yield
+    finally:
+        logging.getLogger("jboost").removeFilter(once)
 
 
 def _show(result: Tuning, command: str, eval_words: list[str], json_file: str | None, out: Path) -> None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 STEPS = (1, 2, 3, 5, 7, 10, 15, 20, 25, 35)
 #: L2 lengths of a step for images of 64x64x3, around table 5's 0.1.
 LENGTHS = (0.05, 0.1, 0.2, 0.4)
-#: Standard deviations of SGLD's noise; the released script's is 1e-4.
-NOISES = (0.0, 1e-4)
+#: Standard deviations of SGLD's noise: the released script's.
+NOISES = (1e-4,)
 _VALUES = 64 * 64 * 3
 _RATIO = 2.0
 _NOISE_RATIO = 10.0

@@ -21,6 +21,8 @@ from .subset import LEAST, Subset
 
 #: More runs than this are taken for a mistake.
 MOST_RUNS = 2000
+#: Each time, a list gets longer by a value or two.
+MOST_GROWTH = 20
 _MOST_STEPS = 100  # as for snapshots
 _LEAST_RESAMPLES = 20
 
@@ -66,8 +68,8 @@ class Request:
             raise BadInputError(f"--steps has {len(set(self.steps))} values; a run takes at most {_MOST_STEPS}")
         if self.images < LEAST:
             raise BadInputError(f"--images must be at least {LEAST}, got {self.images}")
-        if not 0 <= self.grow <= 5:
-            raise BadInputError(f"--grow must be 0 to 5, got {self.grow}")
+        if not 0 <= self.grow <= MOST_GROWTH:
+            raise BadInputError(f"--grow must be 0 to {MOST_GROWTH}, got {self.grow}")
         if self.resamples != 0 and self.resamples < _LEAST_RESAMPLES:
             raise BadInputError(
                 f"a 95% interval needs at least {_LEAST_RESAMPLES} resamples (0 for none), got {self.resamples}"
@@ -110,7 +112,7 @@ def families_of(request: Request, booster: Booster, subset: Subset, *, trust_cod
             elif update == "pgd":
                 sizes = default_lengths(subset.images.shape[1:])
             else:
-                # A first step as long as pgd's, so that both are tried alike.
+                # A first step as long as pgd's, so that both updates are tried alike.
                 length = gradient_length(booster, subset, objective, rules.l0)
                 sizes = [tidy(one / length) for one in default_lengths(subset.images.shape[1:])]
             noises = sorted(set(request.noises or NOISES)) if update in noisy else (None,)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from jboost.engine.method.objectives import typed
-
 from .choice import RULE, RULE_WITHOUT
-from .grid import Edge, Setting
-from .result import Tuning, exact
+from .grid import Setting
+from .request import MOST_GROWTH
+from .result import Tuning
 
 #: Follows the FIDs inside the best one's interval, the best one's and the chosen one's.
 LIKE_BEST, BEST, CHOSEN = "~", " best", " <-"
@@ -60,10 +59,11 @@ def notes(result: Tuning) -> list[str]:
     """What a reader must know of the figures, the gravest first."""
     lines = []
     for setting, edge in result.edges:
+        more = ", ".join(f"{value:g}" for value in edge.beyond)
         which = "the chosen" if setting == result.choice.chosen else "the best"
         lines.append(
-            f"ON THE GRID'S EDGE: {which} setting's {edge}, so a better one may lie beyond; run the same command with "
-            f"{_further(result, setting, edge)}"
+            f"ON THE GRID'S EDGE: {which} setting's {edge}, so a better one may lie beyond ({more}); run the same command "
+            f"with --resume --grow {min(MOST_GROWTH, result.request.grow + 2)}"
         )
     if result.choice.chosen.fid >= result.yardstick.unboosted:
         lines.append("NO GAIN: no setting has a lower FID than the unboosted images; do not boost with these settings")
@@ -78,19 +78,6 @@ def notes(result: Tuning) -> list[str]:
         "is also too low"
     )
     return lines
-
-
-def _further(result: Tuning, setting: Setting, edge: Edge) -> str:
-    """The options that go on beyond an edge; they replace those of the command, whose finished runs are kept."""
-    combination = setting.combination
-    (family,) = (f for f in result.families if combination.family == (f.update, f.objective))
-    tried = {
-        "--step-size": family.sizes,
-        "--steps": family.longer.get(combination, family.steps),
-        "--noise": [noise for noise in family.noises if noise is not None],
-    }[edge.option]
-    values = ",".join(exact(value) for value in sorted({*tried, *edge.beyond}))
-    return f"--resume --update {family.update} --objective {typed(family.objective)} {edge.option} {values}"
 
 
 def describe(setting: Setting) -> str:

@@ -17,7 +17,7 @@ from jboost.engine.samples.identity import file_contents
 from jboost.engine.system.locks import only_writer
 from jboost.evaluation.sets import open_source
 
-from .choice import choose
+from .choice import Choice, choose
 from .grid import Combination, Family, Setting, best_of, edges, grow
 from .holdout import split
 from .marks import reference_digest
@@ -87,14 +87,23 @@ def _tune(
     families = families_of(request, booster, subset, trust_code=ruler.trust_code)
     runner = _Runs(booster, request, subset, yardstick, folder, families, on_progress, say)
     runner.run()
-    for _ in range(request.grow):
-        if not runner.grow():
-            break
+    left = request.grow
+    while left > 0 and runner.grow([best_of(runner.settings([family])) for family in families]):
         runner.run()
-    choice = choose(
-        runner.settings(families), runner.features(), yardstick, resamples=request.resamples, seed=request.rules.seed,
-        on_progress=on_progress,
-    )  # fmt: skip
+        left -= 1
+
+    def chosen() -> Choice:
+        return choose(
+            runner.settings(families), runner.features(), yardstick, resamples=request.resamples,
+            seed=request.rules.seed, on_progress=on_progress,
+        )  # fmt: skip
+
+    choice = chosen()
+    # The chosen setting may lie on an edge where its family's best does not.
+    while left > 0 and runner.grow([choice.chosen]):
+        runner.run()
+        left -= 1
+        choice = chosen()
     ends = [
         (setting, edge)
         for setting in dict.fromkeys((choice.chosen, choice.best))
@@ -148,16 +157,16 @@ class _Runs:
             best = best_of(run.settings)
             self._say(f"run {i} of {len(todo)}: {combination}: FID {best.fid:.4g} after {best.steps} steps ({how})")
 
-    def grow(self) -> bool:
-        """Let each family grow where its best setting lies on an edge; returns whether one did."""
+    def grow(self, settings: Iterable[Setting]) -> bool:
+        """Let the families grow where these settings lie on an edge; returns whether one did."""
         grown = False
-        for family in self._families:
-            best = best_of(self.settings([family]))
-            for edge in grow(family, best):
+        for setting in settings:
+            (family,) = (f for f in self._families if (f.update, f.objective) == setting.combination.family)
+            for edge in grow(family, setting):
                 grown = True
                 more = ", ".join(f"{value:g}" for value in edge.beyond)
                 self._say(
-                    f"{family.update}, {family.objective}: best at the edge ({edge}); adding {edge.option} {more}"
+                    f"{family.update}, {family.objective}: on the grid's edge ({edge}); adding {edge.option} {more}"
                 )
         return grown
 
