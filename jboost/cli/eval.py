@@ -80,6 +80,7 @@ def evaluate_sets(
     )
     from jboost.evaluation import evaluate
     from jboost.evaluation.table import head_rows, notes, table_rows
+    from jboost.tuning.marks import warning as tuned_warning
 
     opened: list[SampleSet] = []
     with Bars() as bars:
@@ -102,5 +103,7 @@ def evaluate_sets(
         )
     for images in opened:
         read_options.print_labels(images)
+    if (tuned := tuned_warning(reference, next((s for s in opened if s.path == reference), None))) is not None:
+        result.warnings.insert(0, tuned)
     print_results(head_rows(result), table_rows(result), notes(result), stderr=json_file == STDOUT)
     write_json(result.to_dict(), json_file)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-_RESUMED = ("boost", "train")
+_RESUMED = ("boost", "train", "tune")
 
 
 class Interrupted(BaseException):

@@ -21,6 +21,7 @@ from .report import report
 from .terminal import flush_stdout, open_closed_streams, print_line
 from .train import train
 from .trust import trust
+from .tune import tune
 from .update_options import load_named_updates
 from .verify import verify
 
@@ -61,6 +62,7 @@ def make_app(*, boost_options: bool = True) -> typer.Typer:
     app.command("train")(train)
     app.command("export")(export)
     app.command("boost", help=boost.__doc__)(boost_command() if boost_options else lambda: None)
+    app.command("tune")(tune)
     app.command("merge")(merge)
     app.command("verify")(verify)
     app.command("trust")(trust)

@@ -51,6 +51,7 @@ def evaluate(
     reading: ReadOptions = AS_IT_IS,
     on_open: Callable[[SampleSet], None] = lambda samples: None,
     features_range: int | None = None,
+    on_ready: Callable[[Reference, Callable[[Source], Features]], object] = lambda reference, features_of: None,
     on_progress: Progress = lambda what, done, total: None,
 ) -> Evaluation:
     """Measure sample sets against a reference.
@@ -73,6 +74,8 @@ def evaluate(
         on_open: called with every set of images once it is open.
         features_range: the value of white in the extractor's input, see `open_extractor`; 1 or 255, None: settled by the
             extractor, and features that hardly vary are refused if they vary with the other range.
+        on_ready: called with the reference, prepared, and with what extracts a set's features as this evaluation does, before
+            the sets are measured. Both may be kept to measure more sets; they must be images like the ones checked here.
         on_progress: called as the work proceeds, see `Progress`.
 
     Raises:
@@ -139,6 +142,7 @@ def evaluate(
         return SampleResult(str(source.path), found.count, found.shape, numbers.measured), numbers
 
     compared, count = _prepare_reference(ref, wanted, features_of, save, where)
+    on_ready(compared, features_of)
     results: list[SampleResult] = []
     first: tuple[Numbers, int] | None = None
     for source in sets:
