@@ -81,10 +81,10 @@ class Settings:
         l0: mean realness of real images (eq. 13), if known.
         early_stop: whether an image stops once its realness has reached l0.
         seed: the noise's seed.
-        first_step: with ``--step-size auto``, the mean length of the first step in grey levels, which determines the step
-            size; see `jboost.engine.method.auto_step`. None: the step size was stated.
         rounding: how the iterate becomes whole levels: ``"nearest"`` or ``"floor"``.
         labels: the classes to climb, ``"given"``, ``"predicted"`` or ``"debiased"``; None: those given, else predictions.
+        first_step: with ``--step-size auto``, the mean length of the first step in grey levels, which determines the step
+            size; see `jboost.engine.method.auto_step`. None: the step size was stated.
     """
 
     update: Update
@@ -92,9 +92,9 @@ class Settings:
     l0: float | None
     early_stop: bool
     seed: int
-    first_step: float | None = None
     rounding: str = NEAREST
     labels: str | None = None
+    first_step: float | None = None
 
 
 def find_preset(name: str | None) -> Preset | None:
