@@ -237,10 +237,9 @@ def boost(
     method: dict[str, Any] = {
         "objective": objective, "l0": l0, "early_stop": early_stop, "seed": seed, "rounding": rounding, "labels": labels,
     }  # fmt: skip
+    method |= {"step_size": take_auto(values), "first_step": first_step}
     ray = None
-    auto = take_auto(values)
     if check_on(on, only_ray, {"--shard": shard, "--devices": devices}):
-        method |= {"step_size": auto, "first_step": first_step}
         ray = RayCommand(address, workers, gpus_per_worker, allow_mixed, update, preset, values, method)
     chosen = find_preset(preset)
     if update is not None:
