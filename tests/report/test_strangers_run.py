@@ -157,6 +157,7 @@ NONES = (
     "accuracy_before",
     "accuracy_after",
     "eps",
+    "first_step",
     "noise",
     "l0",
     "norm",
