@@ -48,7 +48,7 @@ class TrainConfig(BaseModel):
         flip, crop_padding: augmentation of real and generated images alike, see `jboost.trainer.data.Augmentation`.
         real_crop, real_flip, real_rotation: augmentation of real images alone, see `jboost.trainer.data.Augmentation`.
         generated_size: ``"same"``: generated images have the real images' size; ``"own"``: they may have another one,
-            see `jboost.trainer.pooled_norm`.
+            and each half has a forward pass of its own, so BatchNorm takes its statistics per half.
         held_out: number of images of each kind that are held out for validation; 0: no validation.
         validation_real, validation_generated: sets to take these images from, instead of the training sets.
         check_images: decode every image once before training.
