@@ -193,7 +193,8 @@ def objective(
     images, sizes = [batch.real_adv, batch.generated_adv], [len(real), len(generated)]
     if config.clean_weights.any:
         images, sizes = [*images, real, generated], sizes * 2
-    # One forward pass for all images: BatchNorm then normalises by the mixture that its running statistics describe.
+    # One forward pass for all images of one size: BatchNorm then normalises by the mixture that its running statistics
+    # describe. Images of two sizes need two.
     logits = torch.split(_logits(forward, images).float(), sizes)
 
     def terms(real_logits: torch.Tensor, generated_logits: torch.Tensor) -> JointLoss:

@@ -46,9 +46,10 @@ class TrainConfig(BaseModel):
         background, class_folders: how to read image files, see `jboost.engine.samples.options`.
         missing_classes: train although a class has only real or only generated images.
         flip, crop_padding: augmentation of real and generated images alike, see `jboost.trainer.data.Augmentation`.
-        real_crop, real_flip, real_rotation: augmentation of real images alone, see `jboost.trainer.data.Augmentation`.
+        real_resize, real_crop, real_flip, real_rotation, real_vertical_flip: augmentation of real images alone, in this
+            order, see `jboost.trainer.data.Augmentation`.
         generated_size: ``"same"``: generated images have the real images' size; ``"own"``: they may have another one,
-            see `jboost.trainer.pooled_norm`.
+            and each half has a forward pass of its own, so BatchNorm takes its statistics per half.
         held_out: number of images of each kind that are held out for validation; 0: no validation.
         validation_real, validation_generated: sets to take these images from, instead of the training sets.
         check_images: decode every image once before training.
@@ -104,9 +105,11 @@ class TrainConfig(BaseModel):
     missing_classes: bool = False
     flip: bool = False
     crop_padding: Count = 0
+    real_resize: Count = 0
     real_crop: bool = False
     real_flip: bool = False
     real_rotation: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0
+    real_vertical_flip: bool = False
     generated_size: Literal["same", "own"] = "same"
     held_out: Count = 500
     validation_real: str | None = None
@@ -186,6 +189,11 @@ class TrainConfig(BaseModel):
         if self.generated_weights is not None and len(self.generated_weights) != len(self.generated):
             raise ValueError(
                 f"{len(self.generated_weights)} generated weights for {len(self.generated)} sample sets; give one for each"
+            )
+        if self.real_resize and not self.real_crop:
+            raise ValueError(
+                f"--real-resize {self.real_resize} is for random crops; give --real-crop too, or --real-resize 0 "
+                "(without crops, images are resized to --resolution)"
             )
         if self.batch_size % self.accumulate:
             raise ValueError(

@@ -18,7 +18,6 @@ from .attack import Rater, compiled_forward
 from .config import TrainConfig
 from .growth import AttackLength, roc_auc
 from .joint import JointModel
-from .pooled_norm import check_norms, run_together
 from .random_start import random_start
 from .state import pack_optimizer, unpack_optimizer
 from .sync_norm import synchronise_batch_norm
@@ -33,23 +32,15 @@ _FP16_SCALE = 256.0
 
 
 class _Forward(nn.Module):
-    """The module that accelerate wraps for mixed precision and many processes; the attacks use the model inside.
+    """The module that accelerate wraps for mixed precision and many processes; the attacks use the model inside."""
 
-    Args:
-        model: the model in training.
-        processes: number of processes that share the statistics of `run_together`; None: images have one size.
-    """
-
-    def __init__(self, model: JointModel, processes: int | None):
+    def __init__(self, model: JointModel):
         super().__init__()
-        self.model, self._processes = model, processes
+        self.model = model
 
     def forward(self, *sizes: Tensor) -> Tensor:
-        if self._processes is not None:
-            return run_together(self.model, sizes, processes=self._processes)
-        (x,) = sizes
-        logits: Tensor = self.model(x)
-        return logits
+        """Images of each size, [B_i, C, H_i, W_i] -> the logits of all, in order; a pass for each size."""
+        return torch.cat([self.model(x) for x in sizes])
 
 
 class Learner:
@@ -73,18 +64,13 @@ class Learner:
         # Convolutions are fastest in channels-last memory, with tensor cores and in oneDNN on CPUs (a third less time).
         placed = model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model: JointModel = placed.requires_grad_(True)
-        own_size = config.generated_size == "own"
-        if own_size and config.batch_norm == "train":
-            check_norms(self.model)
-        if accelerator.num_processes > 1 and config.batch_norm == "train" and not own_size:
+        if accelerator.num_processes > 1 and config.batch_norm == "train":
             synchronise_batch_norm(self.model, accelerator.device)
         # The average includes BatchNorm's statistics: they belong to the weights.
         self._average = _make_average(self.model, config.ema, warmup=config.ema_warmup) if config.ema else None
         self.kept = self.model if self._average is None else cast(JointModel, self._average.module)
         self._raw_optimizer = _make_optimizer(self.model, config)
-        self._forward, self._optimizer = accelerator.prepare(
-            _Forward(self.model, accelerator.num_processes if own_size else None), self._raw_optimizer
-        )
+        self._forward, self._optimizer = accelerator.prepare(_Forward(self.model), self._raw_optimizer)
         self._raters = self._make_raters()
 
     def _make_raters(self) -> Raters:

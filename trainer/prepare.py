@@ -75,7 +75,8 @@ def open_data(config: TrainConfig, *, decode: bool, say: Callable[[str], object]
         raise BadInputError(f"{generated.path} has images of {wide}x{tall}; training takes square images")
     if config.real_crop:
         real.original(0)  # a set that has no images at their own size is refused before training
-        say(f"{real.path}: training crops the images at random, each from its own size, to {height}x{height}")
+        before = f"resized to {config.real_resize} by its shorter side" if config.real_resize else "from its own size"
+        say(f"{real.path}: training crops the images at random, each {before}, to {height}x{height}")
     if generated.shape[1] != height:
         say(
             f"real images of {height}x{height} train beside generated ones of {wide}x{tall}; the checkpoints are for "

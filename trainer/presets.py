@@ -10,12 +10,13 @@ near the 35 steps of boosting in table 5. Nobody has trained with these two pres
 
 **released-rn50, released-wrn50-2** take the values of the training script that the authors released: Adam with a
 learning rate of 1e-5, times 0.1 at iteration 4,000, no weight decay, gradients clipped to 1; the generated attack
-starts at 5 steps and gains one every 1,000 iterations, within a ball of 100; the real attack takes 2 steps of 0.5 from
-a random start within a ball of 1; real images are cropped at random to 224 pixels, mirrored and rotated, generated ones
-keep their own size; 128 of each per step. The released sampler loads the weights of iteration 1,000, so the presets
-keep that checkpoint. These values are ours: the length of a generated step (the paper's 0.1), rotations of up to 2
-degrees, 5,000 iterations (the fall at 4,000 and a thousand after it), float32, and everything about validation.
-docs/train.md says what of the released script cannot be followed. Nobody has trained with these two presets yet.
+starts at 5 steps of 0.1 and gains one every 1,000 iterations, within a ball of 100; the real attack takes 2 steps of 0.5
+from a random start within a ball of 1. Real images are resized to 256 pixels by their shorter side, cropped at random to
+224, mirrored, rotated by any angle, and mirrored top to bottom; generated ones keep their own size. A step takes 128 of
+each. The script keeps a checkpoint every 100 iterations, and its sampler loads that of iteration 1,000, so the presets
+keep that one. These values are ours: 5,000 iterations (the fall at 4,000 and a thousand after it), float32 (the script
+trains in float16 mixed precision, on GPUs alone), and everything about validation. docs/train.md says what of the
+released script cannot be followed. Nobody has trained with these two presets yet.
 
 **digits**: scikit-learn's handwritten digits, enlarged to 16x16; 200 iterations, under a minute on two cores. The
 paper's radius of 1.0 is for 64x64 colour images. These images have 1/48 as many values, and an attack of radius 0.5
@@ -59,9 +60,11 @@ _RELEASED: dict[str, Any] = {
     "resolution": 224,
     "channels": 3,
     "reset_head": True,
+    "real_resize": 256,
     "real_crop": True,
     "real_flip": True,
-    "real_rotation": 2.0,
+    "real_rotation": 180.0,
+    "real_vertical_flip": True,
     "generated_size": "own",
     "real_steps": 2,
     "real_step_size": 0.5,

@@ -219,9 +219,11 @@ class _Run:
         changes = Augmentation(
             config.seed,
             resized_crop=config.real_crop,
+            resize=config.real_resize,
             flip=config.flip or config.real_flip,
             crop_padding=config.crop_padding,
             rotation=config.real_rotation,
+            vertical_flip=config.real_vertical_flip,
         )
         real = reader(self.data.real, EpochOrder(len(self.data.real.labels), config.seed), changes)
         # Another seed, so that the two images of a pair are not always flipped alike.

@@ -87,6 +87,9 @@ def train(
     ] = None,
     flip: Annotated[bool | None, _data("Mirror images at random.", "off", "--flip/--no-flip")] = None,
     crop_padding: Annotated[int | None, _data("Shift images at random by up to this many pixels.", "0")] = None,
+    real_resize: Annotated[
+        int | None, _data("Resize real images' shorter side to this before --real-crop; 0 for no resizing.", "0")
+    ] = None,
     real_crop: Annotated[
         bool | None,
         _data(
@@ -100,6 +103,10 @@ def train(
     ] = None,
     real_rotation: Annotated[
         float | None, _data("Rotate real images at random by up to this many degrees.", "0")
+    ] = None,
+    real_vertical_flip: Annotated[
+        bool | None,
+        _data("Mirror real images top to bottom at random.", "off", "--real-vertical-flip/--no-real-vertical-flip"),
     ] = None,
     generated_size: Annotated[
         str | None, _data("Size of generated images: same as the real images', or their own.", "same")

@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_released_preset_trains_exports_and_boosts_at_the_generators_size(folder: Path, jboost: Run) -> None:
     done = jboost("train", *SMALL, "--init", "robust.safetensors", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "training crops the images at random, each from its own size, to 12x12" in done.stderr
+    assert "training crops the images at random, each resized to 256 by its shorter side, to 12x12" in done.stderr
     assert "the checkpoints are for 8x8, and l0 is the mean over real images of 12x12" in done.stderr
     assert "iteration 2: kept as run/000002.safetensors" in done.stderr
     assert "released sampler" not in done.stderr  # iteration 1,000 is not kept here

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from jboost.engine.errors import BadInputError
 from jboost.engine.method.updates import PGD
 from jboost.trainer.config import TrainConfig, resolve_config
 from jboost.trainer.presets import preset_remarks
@@ -48,7 +49,7 @@ CUSTOM = {
     "boost_steps": 25,
     "boost_step_size": 0.1,
 }
-# The released training script.
+# The released scripts `train` and `data`.
 RELEASED = {
     "optimizer": "adam",
     "learning_rate": 1e-5,
@@ -60,25 +61,27 @@ RELEASED = {
     "clip": 1.0,
     "generated_steps": 5,
     "grow_every": 1000,
+    "generated_step_size": 0.1,
     "generated_eps": 100.0,
     "real_steps": 2,
     "real_step_size": 0.5,
     "real_eps": 1.0,
     "real_start": 1.0,
     "resolution": 224,
+    "real_resize": 256,
     "real_crop": True,
     "real_flip": True,
+    "real_rotation": 180.0,
+    "real_vertical_flip": True,
     "flip": False,
     "generated_size": "own",
     "batch_size": 128,
     "keep_at": (1000,),
     "reset_head": True,
 }
-# What our sources do not give of it: ours, as jboost.trainer.presets names it.
+# Ours, as jboost.trainer.presets names it. The script's precision is float16, on a GPU.
 OURS = {
     "channels": 3,
-    "real_rotation": 2.0,
-    "generated_step_size": 0.1,
     "iterations": 5000,
     "dtype": "fp32",
     "held_out": 1000,
@@ -114,8 +117,13 @@ def test_the_released_presets_attack_and_learn_as_the_script_does(preset: str) -
 
 
 def test_a_flag_undoes_what_a_preset_sets() -> None:
-    config = resolve_config({**PATHS, "reset_head": False, "real_crop": False}, preset="released-rn50")
-    assert (config.reset_head, config.real_crop, config.real_flip) == (False, False, True)
+    flags = {"reset_head": False, "real_crop": False, "real_resize": 0, "real_vertical_flip": False}
+    config = resolve_config({**PATHS, **flags}, preset="released-rn50")
+    assert {name: getattr(config, name) for name in flags} == flags
+    assert config.real_flip
+    del flags["real_resize"]
+    with pytest.raises(BadInputError, match=r"--real-resize 256 is for random crops; .* or --real-resize 0 "):
+        resolve_config({**PATHS, **flags}, preset="released-rn50")
 
 
 def test_what_a_user_of_a_preset_should_know() -> None:

@@ -31,9 +31,11 @@ OPTIONS = {
     "milestones": (4,),
     "clip": 1.0,
     "real_start": 0.2,
+    "real_resize": 10,
     "real_crop": True,
     "real_flip": True,
     "real_rotation": 10.0,
+    "real_vertical_flip": True,
     "generated_size": "own",
     "keep_at": (1, 4),
 }
@@ -73,14 +75,17 @@ def test_every_option_counts(tmp_path: Path) -> None:
     whole = weights(tmp_path / "all")["network.conv1.weight"]
     off = {
         "real_start": 0.0,
+        "real_resize": 0,
         "real_crop": False,
         "real_flip": False,
         "real_rotation": 0.0,
+        "real_vertical_flip": False,
         "optimizer": "adamw",
         "weight_decay": 0.1,
     }
     for name, value in off.items():
-        config = released(iterations=2, keep_at=(), milestones=(1,), **{name: value})
+        without = {"real_resize": 0} if name == "real_crop" else {}  # which belongs to it
+        config = released(iterations=2, keep_at=(), milestones=(1,), **{name: value}, **without)
         if name == "optimizer":  # with the same decay, the two treat it differently
             config = config.model_copy(update={"weight_decay": 0.1})
             run(config, tmp_path / name, data=two_sizes())
@@ -90,7 +95,10 @@ def test_every_option_counts(tmp_path: Path) -> None:
             )
             continue
         run(config, tmp_path / name, data=two_sizes())
-        assert not torch.equal(weights(tmp_path / name)["network.conv1.weight"], whole), name
+        changed = weights(tmp_path / name)["network.conv1.weight"]
+        assert not torch.equal(changed, whole), name
+        if name == "real_crop":
+            assert not torch.equal(changed, weights(tmp_path / "real_resize")["network.conv1.weight"])
 
 
 def test_the_distance_is_taken_at_the_generators_size(tmp_path: Path) -> None:
@@ -121,8 +129,8 @@ import accelerate, torch._dynamo  # so that not every child has to
 from pathlib import Path
 from train_cases import configuration, fork, run, run_on_processes, two_sizes, wait
 one, two = Path(sys.argv[1]), Path(sys.argv[2])
-config = configuration(arch="small_resnet4", iterations=1, generated_steps=4, real_start=0.2, real_crop=True,
-    real_flip=True, real_rotation=10.0, generated_size="own")
+config = configuration(arch="small_resnet4", iterations=1, generated_steps=4, real_start=0.2, real_resize=10,
+    real_crop=True, real_flip=True, real_rotation=10.0, real_vertical_flip=True, generated_size="own")
 assert wait(fork(lambda: run(config, one, data=two_sizes()))) == 0
 assert run_on_processes(config, two, 2, two_sizes) == [0, 0]
 """
@@ -169,6 +177,7 @@ def test_a_network_for_one_size_is_refused_before_training() -> None:
     [
         ({"real_start": 2.0}, "leaves the ball of --real-eps 1; lower --real-start or raise --real-eps"),
         ({"real_rotation": 200.0}, "--real-rotation must be less than or equal to 180, got 200.0"),
+        ({"real_resize": 256}, "--real-resize 256 is for random crops; give --real-crop too, or --real-resize 0"),
         ({"generated_size": "half"}, "--generated-size must be 'same' or 'own', got 'half'"),
         ({"keep_at": (7, 20_000)}, "--keep-at 20000 comes after the last of 10000 iterations; give --keep-at 10000"),
         ({"keep_at": (0,)}, "--keep-at must be greater than or equal to 1, got 0"),

@@ -21,6 +21,8 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 _TRIES = 10
+# Of images longer than 17 times their shorter side only the middle is ever cropped: the smallest area does not fit.
+_LONGEST = 32
 _WORD, _MASK32 = 2**32, 0xFFFFFFFF
 
 
@@ -73,8 +75,27 @@ def words_of(seed: int, position: int) -> Callable[[int], tuple[int, int, int, i
 
 def resized_crop(pixels: Pixels, box: Box, side: int) -> Pixels:
     """Crop one image uint8 [h, w, C], C = 1 or 3, and resize the crop bilinearly (antialiased) to [side, side, C]."""
-    part = pixels[box.top : box.top + box.height, box.left : box.left + box.width]
-    grey = part.shape[2] == 1
-    image = Image.fromarray(np.ascontiguousarray(part[..., 0] if grey else part))
-    small: Pixels = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
+    return _bilinear(pixels[box.top : box.top + box.height, box.left : box.left + box.width], side, side)
+
+
+def resized(pixels: Pixels, side: int) -> Pixels:
+    """Resize one image uint8 [h, w, C], C = 1 or 3, as torchvision's Resize: its shorter side gets `side` pixels.
+
+    Of an image longer than 32 times its shorter side only the middle is kept, so that memory is bounded.
+    """
+    height, width = pixels.shape[:2]
+    most = _LONGEST * min(height, width)
+    if max(height, width) > most:
+        top, left = max(0, height - most) // 2, max(0, width - most) // 2
+        pixels = pixels[top : top + most, left : left + most]
+        height, width = pixels.shape[:2]
+    if height <= width:
+        return _bilinear(pixels, side, side * width // height)
+    return _bilinear(pixels, side * height // width, side)
+
+
+def _bilinear(pixels: Pixels, height: int, width: int) -> Pixels:
+    grey = pixels.shape[2] == 1
+    image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if grey else pixels))
+    small: Pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
     return small[..., None] if grey else small

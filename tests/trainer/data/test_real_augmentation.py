@@ -1,4 +1,4 @@
-"""Random crops and rotations of real images, against torchvision's RandomResizedCrop and RandomRotation."""
+"""Random crops and rotations of real images, against torchvision's."""
 
 from __future__ import annotations
 
@@ -12,13 +12,23 @@ from data_cases import save_npz, save_png
 from PIL import Image
 
 from jboost.engine.errors import BadInputError
+from jboost.engine.method.noise import philox, split_seed
 from jboost.trainer.data import Augmentation, BatchReader, EpochOrder, Subset, open_generated, open_real
-from jboost.trainer.data.resized_crop import Box, choose_box, resized_crop, words_of
+from jboost.trainer.data.order import Stream
+from jboost.trainer.data.resized_crop import Box, choose_box, resized, resized_crop, words_of
 from jboost.trainer.data.rotation import angle, rotated
 
 foreign_networks.declare_operators()
 pytest.importorskip("torchvision")
-from torchvision.transforms import InterpolationMode, RandomResizedCrop, RandomRotation  # noqa: E402
+from torchvision.transforms import (  # noqa: E402
+    Compose,
+    InterpolationMode,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    RandomRotation,
+    RandomVerticalFlip,
+    Resize,
+)
 from torchvision.transforms import functional as F  # noqa: E402
 
 
@@ -89,8 +99,53 @@ def test_pixels_are_torchvisions(channels: int) -> None:
         np.testing.assert_array_equal(rotated(pixels, degrees), np.asarray(turn(image)).reshape(pixels.shape))
 
 
+@pytest.mark.parametrize(("height", "width"), [(37, 53), (53, 37), (20, 20), (5, 99), (16, 40)])
+def test_the_size_before_the_crop_is_torchvisions(height: int, width: int) -> None:
+    for channels in (1, 3):
+        pixels = picture(height, width, channels)
+        image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+        for side in (16, 47):
+            theirs = np.asarray(Resize(side)(image))
+            np.testing.assert_array_equal(resized(pixels, side).reshape(theirs.shape), theirs)
+
+
+def test_a_strip_is_resized_in_its_middle_alone() -> None:
+    """A pixel of height and 60,000 of width would be 256 times 15 million. The crop is the middle anyway."""
+    strip = picture(2, 2000, seed=7)
+    for image, wide in ((strip, True), (strip.transpose(1, 0, 2), False)):
+        small = resized(image, 8)
+        assert small.shape == ((8, 256, 3) if wide else (256, 8, 3))
+        whole = np.asarray(Resize(8)(Image.fromarray(np.ascontiguousarray(image))))
+        crops = [resized_crop(pixels, choose_box(*pixels.shape[:2], words_of(3, 4)), 6) for pixels in (small, whole)]
+        np.testing.assert_array_equal(*crops)
+
+
+def test_the_released_scripts_chain_is_torchvisions() -> None:
+    """Resize, crop, horizontal flip, rotation within a half turn, vertical flip, with torchvision's draws set to ours."""
+    ours = Augmentation(5, resized_crop=True, resize=20, flip=True, rotation=180.0, vertical_flip=True)
+    seen = []
+    for position in range(12):
+        pixels, at = picture(30, 41, seed=position), np.array([position])
+        box = choose_box(20, 27, words_of(5, position))
+        # What each draw was, from the augmentation one change at a time; each change has random words of its own.
+        probe = picture(9, 9, seed=99)[None]
+        across = not (Augmentation(5, flip=True).apply(probe, at) == probe).all()
+        down = not (Augmentation(5, flip=False, vertical_flip=True).apply(probe, at) == probe).all()
+        word = philox((at, at * 0, np.int64(0), np.int64(Stream.AUGMENT)), split_seed(5))[3]
+        degrees = angle(180.0, int(word[0]))
+        seen.append((across, down, abs(degrees) > 90))
+        crop, turn = RandomResizedCrop(16), RandomRotation(180)
+        crop.get_params = lambda *_, box=box: tuple(box)
+        turn.get_params = lambda *_, degrees=degrees: degrees
+        chain = Compose([Resize(20), crop, RandomHorizontalFlip(float(across)), turn, RandomVerticalFlip(float(down))])
+        theirs = np.asarray(chain(Image.fromarray(pixels)))
+        np.testing.assert_array_equal(ours.apply(ours.crop([pixels], 16, at), at)[0], theirs)
+    assert {pair[:2] for pair in seen} == {(a, b) for a in (False, True) for b in (False, True)}
+    assert {pair[2] for pair in seen} == {False, True}
+
+
 def test_a_batch_is_cropped_mirrored_and_rotated_by_position_alone() -> None:
-    augmentation = Augmentation(9, resized_crop=True, flip=True, rotation=15.0)
+    augmentation = Augmentation(9, resized_crop=True, resize=14, flip=True, rotation=15.0, vertical_flip=True)
     originals = [picture(20 + i, 30 - i, seed=i) for i in range(8)]
     positions = np.array([5, 2**35, 6, 7, 8, 9, 10, 11])
     whole = augmentation.apply(augmentation.crop(originals, 12, positions), positions)
