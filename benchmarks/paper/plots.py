@@ -10,7 +10,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, FormatStrFormatter, MaxNLocator, NullLocator
 from tables import TABLES, Results
 from variants import SOURCES
 
@@ -62,6 +62,10 @@ def plot_steps(path: Path, results: Results) -> bool:
     for (steps, distances), variants in curves.items():  # one line for those that are the same
         axes.plot(steps, distances, "o-", label=", ".join(variants), linewidth=1.2, markersize=4)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_yscale("log")  # without early stopping, too many steps cost ten times the lowest FID
+    axes.yaxis.set_major_locator(FixedLocator((5, 7, 10, 15, 20, 30, 50, 70)))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("steps")
     axes.set_ylabel("FID to training images")
     axes.spines[["top", "right"]].set_visible(False)

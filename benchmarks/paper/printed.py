@@ -59,7 +59,7 @@ class Printed:
         of = {row: ", ".join(f"{self.figure(table, row, column):.2f}" for column in columns) for row in (low, high)}
         won = sum(self.figure(table, low, column) < self.figure(table, high, column) for column in columns)
         return (
-            f"table {table}, {', '.join(columns)}: {low} {of[low]} against {high} {of[high]}, "
+            f"table {table} ({'; '.join(columns)}): {low} {of[low]} against {high} {of[high]}, "
             f"lower in {won} of {len(columns)}"
         )
 
