@@ -10,7 +10,7 @@ from typing import Any
 
 from jboost.booster import Booster
 from jboost.engine.errors import BadInputError
-from jboost.engine.method.auto_step import AUTO
+from jboost.engine.method.auto_step import FOR_A_STREAM
 from jboost.engine.method.plugins import find_update_name
 from jboost.engine.method.settings import find_preset, make_update
 from jboost.engine.method.updates import Update
@@ -77,12 +77,8 @@ def boost_iter(
         BadInputError, TypeError: as for `boost`; options are checked now, chunks when they are read.
     """
     opening, run = sorted_options(options)
-    if not {"step_size", "first_step"}.isdisjoint(run):
-        raise BadInputError(
-            'a stream has no images to set step_size="auto" by; boost some of its images first, with '
-            'jboost.load(...).boost(images, labels, SGLD(), step_size="auto"), and give the stream that step_size: '
-            "result.summary.step_size"
-        )
+    if run.pop("step_size", None) is not None or run.pop("first_step", None) is not None:
+        raise BadInputError(f'a stream has no images to set step_size="auto" by; {FOR_A_STREAM}')
 
     def stream() -> Iterator[Any]:
         with _opened(bundle, opening) as booster:
@@ -97,14 +93,14 @@ def sorted_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, A
     run = {name: options.pop(name) for name in _RUN if name in options}
     preset = find_preset(options.pop("preset", None))
     update = options.pop("update", None)
+    if isinstance(options.get("step_size"), str):  # "auto", or a misspelling that the settings refuse
+        run["step_size"] = options.pop("step_size")
     if isinstance(update, Update):
         if options:
             raise BadInputError(
                 f"update is an object, so its values stand in it; leave {', '.join(options)} out or give update by name"
             )
     else:
-        if options.get("step_size") == AUTO:
-            run["step_size"] = options.pop("step_size")
         if update is not None:
             update = find_update_name(update, trust_code=bool(opening.get("trust_code")))
         update = make_update(preset, update=update, **options)

@@ -71,6 +71,13 @@ def test_a_preset_and_its_values_count_as_on_the_command_line(bundle, images, la
     assert np.array_equal(got, want.images)
 
 
+def test_an_update_s_object_takes_auto_as_its_name_does(bundle, images, labels) -> None:
+    by_name = jboost.boost(images, labels, bundle=bundle, **HOW, update="sgld", steps=2, step_size="auto")
+    by_object = jboost.boost(images, labels, bundle=bundle, **HOW, update=jboost.SGLD(2), step_size="auto")
+    np.testing.assert_array_equal(by_name, by_object)
+    assert len(list(jboost.boost_iter([images], bundle=bundle, **HOW, steps=1, first_step=None))) == len(images)
+
+
 def test_the_bundle_stays_open_for_the_next_call(bundle, images, labels, tmp_path, monkeypatch) -> None:
     opened = []
     monkeypatch.setattr(one_line, "Booster", lambda *a, **k: opened.append(a) or jboost.Booster(*a, **k))
@@ -97,6 +104,9 @@ def test_the_bundle_stays_open_for_the_next_call(bundle, images, labels, tmp_pat
         ({"preset": "ct9"}, jboost.BadInputError, "unknown preset 'ct9'"),
         ({"noise": 1.0}, jboost.BadInputError, "--noise belongs to SGLD"),
         ({"bundle": "nowhere"}, jboost.BadInputError, "nowhere does not exist"),
+        ({"update": "sgld", "step_size": "AUTO"}, jboost.BadInputError, "step_size"),
+        ({"update": "sgld", "step_size": "auto", "first_step": "x"}, jboost.BadInputError, "step"),
+        ({"update": "sgld", "step_size": "auto", "first_step": True}, jboost.BadInputError, "step"),
     ],
 )
 def test_options_that_cannot_be_used(bundle, images, options, error, message) -> None:

@@ -19,6 +19,11 @@ DEFAULT_FIRST_STEP = 1.0
 #: Grey levels of the image's range [0, 1].
 LEVELS = 255
 _DIGITS = 3
+#: The remedy for a stream, which has no images to probe before it begins.
+FOR_A_STREAM = (
+    'boost some of its images first, with jboost.load(...).boost(images, labels, SGLD(), step_size="auto"), and give the stream '
+    "that step_size: result.summary.step_size"
+)
 
 
 def find_first_step(update: Update, step_size: str | None, first_step: float | None) -> float | None:
@@ -52,6 +57,8 @@ def find_first_step(update: Update, step_size: str | None, first_step: float | N
             f"--step-size auto: {why}; give a number, such as --step-size {type(update).step_size:g}, or use "
             f"{' or '.join(f'--update {name}' for name in others)}"
         )
+    if isinstance(first_step, bool) or not isinstance(first_step, int | float | None):
+        raise BadInputError(f"first step must be a number of grey levels, got {first_step!r}")
     length = DEFAULT_FIRST_STEP if first_step is None else float(first_step)
     if not 0 < length <= LEVELS:
         raise BadInputError(f"first step must be above 0 and at most {LEVELS} grey levels, got {length:g}")

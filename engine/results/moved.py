@@ -11,7 +11,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from jboost.engine.method.auto_step import DEFAULT_FIRST_STEP, LEVELS, steeper_objective
+from jboost.engine.method.auto_step import DEFAULT_FIRST_STEP, FOR_A_STREAM, LEVELS, steeper_objective
+from jboost.engine.method.rounding import FLOOR
 from jboost.engine.method.settings import Settings
 from jboost.engine.method.updates import UPDATES
 
@@ -19,13 +20,15 @@ from jboost.engine.method.updates import UPDATES
 LITTLE = 1.0
 # What a remedy aims at: the steps are not all in one direction, and rounding drops changes below half a level.
 _ENOUGH = 3.0
+# The mean square of a fraction that is cut off, in grey levels: fractions are spread evenly.
+_CUT = 1 / 3
 
 _log = logging.getLogger("jboost")
 
 
-def warn_if_little_moved(summary: Mapping[str, Any], values: int) -> None:
+def warn_if_little_moved(summary: Mapping[str, Any], values: int, *, stream: bool = False) -> None:
     """Log `why_little_moved`, if there is something to say."""
-    if (why := why_little_moved(summary, values)) is not None:
+    if (why := why_little_moved(summary, values, stream=stream)) is not None:
         _log.warning("%s", why)
 
 
@@ -48,21 +51,25 @@ class MovedTally:
     def warn(self, values: int) -> None:
         """Log `why_little_moved` of the images so far, if there is something to say."""
         settings, images = self._settings, max(self._images, 1)
-        update = {name: getattr(settings.update, name, None) for name in ("steps", "step_size", "eps", "norm")}
+        update = {name: getattr(settings.update, name, None) for name in ("steps", "step_size", "eps", "norm", "noise")}
         run = {
             "images": self._images, "steps_used": self._steps / images, "stopped_early": self._stopped,
             "unchanged_after_failure": self._failed, "l2_moved": self._l2 / images, "update": settings.update.name,
             "objective": settings.objective, "early_stop": settings.early_stop, "first_step": settings.first_step,
+            "rounding": settings.rounding,
         }  # fmt: skip
-        warn_if_little_moved(run | update, values)
+        warn_if_little_moved(run | update, values, stream=True)
 
 
-def why_little_moved(summary: Mapping[str, Any], values: int) -> str | None:
+def why_little_moved(summary: Mapping[str, Any], values: int, *, stream: bool = False) -> str | None:
     """Why a run moved its images by less than a grey level in the mean, and the remedy.
+
+    What the noise and the cutting off of fractions add to the distance does not count.
 
     Args:
         summary: `jboost.engine.results.summary.Summary.to_dict`.
         values: the number of an image's values, H x W x C.
+        stream: whether the images were a stream's, which takes other remedies.
 
     Returns:
         None if it moved them further; if it took no steps; if most images failed, which the summary says; or if the user's
@@ -74,9 +81,12 @@ def why_little_moved(summary: Mapping[str, Any], values: int) -> str | None:
         return None
     unit = LEVELS / math.sqrt(values)  # grey levels, root mean square, of an L2 distance of 1
     levels = s["l2_moved"] * unit * s["images"] / tried
+    idle = s["steps_used"] * ((s["noise"] or 0.0) * LEVELS) ** 2 + (_CUT if s["rounding"] == FLOOR else 0.0)
+    levels = math.sqrt(max(levels**2 - idle, 0.0))
     if not levels < LITTLE or _within_radius(s, unit, levels):
         return None
-    return f"the run moved its images by {levels:.2g} grey levels (RMS) in the mean, which is little: {_cause(s, unit, levels)}"
+    cause = _cause(s, unit, levels, stream)
+    return f"the run moved its images by {levels:.2g} grey levels (RMS) in the mean, which is little: {cause}"
 
 
 def _within_radius(s: Mapping[str, Any], unit: float, levels: float) -> bool:
@@ -89,7 +99,7 @@ def _within_radius(s: Mapping[str, Any], unit: float, levels: float) -> bool:
     return bool(s["steps"] * s["step_size"] >= s["eps"]) and bool(bound <= LITTLE or levels >= bound / 2)
 
 
-def _cause(s: Mapping[str, Any], unit: float, levels: float) -> str:
+def _cause(s: Mapping[str, Any], unit: float, levels: float, stream: bool) -> str:
     if s["early_stop"] and 2 * s["stopped_early"] >= s["images"]:
         return (
             f"{s['stopped_early']:,} of {s['images']:,} images had reached l0 before their last step; if they should move on, "
@@ -99,6 +109,8 @@ def _cause(s: Mapping[str, Any], unit: float, levels: float) -> str:
     if first is not None:
         return f"raise --steps ({steps} now), or --first-step ({first:g} now): --first-step {_more(first, steps)}"
     update = UPDATES.get(s["update"])  # None where the update of the run is not registered
+    if update is not None and update.scales_with_gradient and stream:
+        return f"a step of {s['update']} is {s['step_size']:g} x the gradient, which is short for this model; {FOR_A_STREAM}"
     if update is not None and update.scales_with_gradient:
         length = "" if steps * DEFAULT_FIRST_STEP >= _ENOUGH else f" --first-step {_more(DEFAULT_FIRST_STEP, steps)}"
         return (

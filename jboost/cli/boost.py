@@ -377,7 +377,8 @@ def show_summary(summary: Summary, out: Path, *, stderr: bool) -> None:
 
     s = summary
     auto = "" if s.first_step is None else f" (auto: a first step of {in_levels(s.first_step)})"
-    method = f"{s.update} {s.steps} x {s.step_size:g}{auto}, objective {s.objective}"
+    within = "" if s.eps is None else f" within {s.norm} {s.eps:g}"
+    method = f"{s.update} {s.steps} x {s.step_size:g}{auto}{within}, objective {s.objective}"
     if s.objective == "bce" and s.l0 is None:
         method += " (l0 is unknown; joint needs it)"
     rows = [

@@ -109,6 +109,8 @@ def test_every_way_to_run_says_it(bundle, samples, images, labels, jboost, tmp_p
         assert len(re.findall(wanted, caplog.text)) == 1
         list(booster.boost_iter([(images[:9], labels[:9]), (images[9:], labels[9:])], PGD(2, 0.001)))
         assert len(re.findall(wanted, caplog.text)) == 2
+        list(booster.boost_iter([(images, labels)], SGLD(2, 1e-6)))  # a stream refuses --step-size auto
+        assert "short for this model; boost some of its images first" in caplog.text
         booster.boost(images, labels, PGD(8, 0.1))
         list(booster.boost_iter([(images, labels)], PGD(8, 0.1)))
         assert len(re.findall(wanted, caplog.text)) == 2
@@ -119,9 +121,12 @@ def summary(**changed: Any) -> dict[str, Any]:
     plain = {
         "images": 100, "steps": 15, "steps_used": 15.0, "stopped_early": 0, "early_stop": True, "unchanged_after_failure": 0,
         "l2_moved": 0.5 / 255 * math.sqrt(VALUES), "update": "pgd", "step_size": 0.001, "eps": None, "norm": "l2", "noise": None,
-        "objective": "joint", "first_step": None,
+        "objective": "joint", "first_step": None, "rounding": "nearest",
     }  # fmt: skip
     return plain | changed
+
+
+NOISE = {"update": "sgld", "norm": None, "noise": 0.01}
 
 
 @pytest.mark.parametrize(
@@ -150,6 +155,15 @@ def summary(**changed: Any) -> dict[str, Any]:
             {"update": "sgld", "norm": None},
             "0.001 x the gradient, which is short for this model; give --step-size auto",
         ),
+        # 15 steps of noise alone, and half a level beside them
+        (NOISE | {"l2_moved": 0.01 * math.sqrt(15 * VALUES)}, "which is short for this model"),
+        (
+            NOISE | {"l2_moved": math.sqrt((15 * 0.01**2 + (0.5 / 255) ** 2) * VALUES)},
+            "moved its images by 0.5 grey levels",
+        ),
+        (NOISE | {"l2_moved": math.sqrt((15 * 0.01**2 + (1.1 / 255) ** 2) * VALUES)}, None),
+        # Cut off fractions are 0.58 levels.
+        ({"rounding": "floor", "l2_moved": 1.1 / 255 * math.sqrt(VALUES)}, "moved its images by 0.94 grey levels"),
         ({"l2_moved": 0.0, "step_size": 0.1}, "the gradient of objective joint is zero"),
         ({"l2_moved": 0.0, "step_size": 0.1, "objective": "logit"}, "give another one: --objective energy"),
         ({"l2_moved": 0.0}, "raise --steps"),
@@ -163,7 +177,7 @@ def test_what_it_says(changed, said) -> None:
 
 def test_the_measure_is_the_root_mean_square_in_grey_levels(bundle, images, labels, caplog) -> None:
     with caplog.at_level(logging.WARNING, "jboost"), api.load(bundle, engine="onnx", device="cpu") as booster:
-        made = booster.boost(images, labels, SGLD(1, 1e-6, noise=0.002)).images.astype(float)
+        made = booster.boost(images, labels, PGD(3, 0.025), early_stop=False).images.astype(float)
     want = np.sqrt(((made - images) ** 2).mean((1, 2, 3))).mean()
     assert 0.1 < want < 1
     assert f"moved its images by {want:.2g} grey levels" in caplog.text
