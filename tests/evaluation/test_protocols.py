@@ -230,7 +230,8 @@ def test_kept_features_of_a_file_with_statistics_are_the_same_reference(there, t
         arrays |= {"mu_s": apart.mean(0), "sigma_s": np.cov(apart.T)}
     with np.load("ref.npz") as data:
         np.savez(tmp_path / "virtual.npz", data["arr_0"], **arrays)
-    kept, how = tmp_path / "kept.npz", {"features": "weights.pth", "protocol": "openai", "resamples": 0, "device": "cpu"}
+    how = {"features": "weights.pth", "protocol": "openai", "resamples": 0, "device": "cpu"}
+    kept = tmp_path / "kept.npz"
     first = evaluate(tmp_path / "virtual.npz", ["set.npz", "ref.npz"], save=kept, **how)
     # As samples, the file stands for its images.
     again = evaluate(kept, ["set.npz", kept], **how | {"protocol": None})
