@@ -104,7 +104,9 @@ def open_source(path: str | Path, reading: ReadOptions = AS_IT_IS, *, reference:
         BadInputError: the file is none of these, is damaged, or holds statistics where images are needed.
     """
     path = Path(path)
-    if reference and (cached := read_cached(path)) is not None:
+    if (cached := read_cached(path)) is not None:
+        if not reference:
+            raise _only_statistics(path)
         return Source(path, moments=_check_moments(path, "mu", "sigma", *cached), origin="torch-fidelity")
     names = _npz_members(path)
     if "features" in names:
@@ -123,9 +125,7 @@ def open_source(path: str | Path, reading: ReadOptions = AS_IT_IS, *, reference:
     if not reference:
         if "arr_0" in names:
             return Source(path, images=open_samples(path, reading))
-        raise BadInputError(
-            f"{path} holds statistics (mu, sigma) and no images; only a reference may, samples must be images"
-        )
+        raise _only_statistics(path)
     spatial = _read_moments(path, names, "mu_s", "sigma_s") if names & {"mu_s", "sigma_s"} else None
     return Source(
         path,
@@ -188,6 +188,12 @@ def save_features(path: Path, kept: Features, moments: Moments | None = None, sp
             np.savez(f, about=np.array(json.dumps(about)), **arrays)
     except OSError as e:
         raise cannot_write(path, e) from e
+
+
+def _only_statistics(path: Path) -> BadInputError:
+    return BadInputError(
+        f"{path} holds statistics (mu, sigma) and no images; only a reference may, samples must be images"
+    )
 
 
 def _npz_members(path: Path) -> set[str]:
