@@ -90,6 +90,13 @@ def test_npz_references_follow_openai_and_others_torch_fidelity(there) -> None:
     assert followed("old.npz", "torch-fidelity.npz") == "torch-fidelity"
 
 
+def test_help_and_docs_say_that_files_of_features_decide_the_default(jboost) -> None:
+    shown = " ".join(re.sub(r"[│|]", " ", jboost("eval", "--help").stdout).split())
+    assert "that of features or statistics among the files, else openai for an npz REF, else torch-fidelity" in shown
+    docs = (Path(__file__).parents[2] / "docs" / "eval.md").read_text()
+    assert "Without `--protocol`, jboost follows the first file of features, REF before SAMPLES." in docs
+
+
 def test_header_and_json_name_the_protocol(jboost, desk, tmp_path) -> None:
     how = ("ref.npz", "set.npz", "--features", "own:make", *QUICK)
     done = jboost("eval", *how, "--json", tmp_path / "r.json", cwd=desk)
@@ -179,6 +186,7 @@ def test_own_features_may_be_measured_by_another_protocol(there, tmp_path) -> No
     evaluate("ref.npz", ["set.npz"], save=kept, **how)
     assert json.loads(str(np.load(kept)["about"]))["protocol"] == "openai"
     assert followed(str(kept), "set.npz", features="own:make") == "openai"
+    assert followed("folder", str(kept), features="own:make") == "openai"  # not a folder's torch-fidelity
     assert followed(str(kept), "set.npz", features="own:make", protocol="torch-fidelity") == "torch-fidelity"
 
 
