@@ -74,7 +74,7 @@ json_file = _Shared("Write the results to this JSON file; - is stdout.", "--json
 metrics = _Shared("Metrics, several with commas: fid,sfid,kid,is,precision,recall,density,coverage.", default="all")
 protocol = _Shared(
     "Whose conventions the numbers follow: openai, torch-fidelity or pytorch-fid.",
-    default="openai for an npz REF, else torch-fidelity",
+    default="that of features or statistics among the files, else openai for an npz REF, else torch-fidelity",
 )
 bootstrap = _Shared("Bootstrap resamples for the intervals; 0 for none.")
 bootstrap_seed = _Shared("Seed of the bootstrap.", "--seed")

@@ -258,13 +258,13 @@ def _settle_statistics(ref: Source, identity: Identity) -> list[str]:
     """
     if ref.moments is None:
         return []
-    if ref.images is None:
+    if ref.images is None and ref.features is None:
         if identity.kind == "inception":
             return []
         return [
             f"{ref.path} does not say which extractor its statistics come from; if not {identity.source}, FID means nothing"
         ]
-    count = ref.images.shape[0]
+    count = _count(ref)
     if identity.kind != "inception":
         ref.moments = ref.spatial = None
         return [
@@ -317,7 +317,7 @@ def _prepare_reference(
     if kept is None and ref.images is not None and (save or mean is None or set(wanted) - _FROM_STATISTICS - {"is"}):
         kept = features_of(ref)
         if save is not None:
-            save_features(save, kept)
+            save_features(save, kept, mean, spatial)
     if kept is not None and mean is None:
         mean = _moments_of(kept, device) if kept.count > 1 else None
         spatial = kept.spatial
@@ -331,8 +331,14 @@ def _prepare_reference(
         spatial=spatial,
         of_file=of_file,
     )
-    count = kept.count if kept is not None else None if ref.images is None else ref.images.shape[0]
-    return reference, count
+    return reference, _count(ref)
+
+
+def _count(source: Source) -> int | None:
+    """The number of images; None if the file does not give it."""
+    if source.features is not None:
+        return source.features.count
+    return None if source.images is None else source.images.shape[0]
 
 
 def _moments_of(kept: Features, device: str) -> Moments:

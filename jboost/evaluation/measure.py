@@ -11,7 +11,7 @@ from torch import Tensor
 from .metrics import kid, neighbours
 from .metrics.bootstrap import change_interval, interval, resample_weights
 from .metrics.frechet import Frechet, frechet_distances
-from .metrics.inception_score import SPLITS, inception_scores, parts, score_if_shuffled
+from .metrics.inception_score import SPLITS, inception_scores, parts, scores_of_parts
 from .metrics.moments import Moments, moments
 from .protocols import Protocol
 from .result import METRICS, Measured
@@ -223,18 +223,21 @@ def _why_doubtful(key: str, samples: Features, reference: Reference, protocol: P
 def _why_parts_are_doubtful(logits: Tensor, size: int) -> str | None:
     count, classes = logits.shape
     sizes = [len(part) for part in parts(count, size)]
-    if sizes[-1] < classes:
+    reasons = []
+    short = sizes[-1] < classes
+    if short:
         whose = f"{count:,} images" if len(sizes) == 1 else f"the last of {len(sizes)} parts has {sizes[-1]:,} images"
-        return f"{whose} for {classes:,} classes: the score is too low"
+        reasons.append(f"{whose} for {classes:,} classes: the score is too low")
     if len(sizes) > 1:
-        score = float(inception_scores(logits, torch.ones(1, count, dtype=torch.uint8), size)[0])
-        shuffled = score_if_shuffled(logits, size)
-        if shuffled > _SORTED * score:
-            return (
-                f"the set is sorted: shuffled, its parts of {size:,} images score {shuffled:.2f}; OpenAI's evaluator does not "
-                "shuffle, so shuffle the images before you save them, or compare with --protocol torch-fidelity"
+        scores, shuffled = (scores_of_parts(logits, size, shuffled=order) for order in (False, True))
+        # The score of a part with fewer images than classes depends on which few it has, also in a shuffled set.
+        compared = len(sizes) - 1 if short else len(sizes)
+        if shuffled[:compared].mean() > _SORTED * scores[:compared].mean():
+            reasons.append(
+                f"the set is sorted: shuffled, its parts of {size:,} images score {float(shuffled.mean()):.2f}; OpenAI's evaluator "
+                "does not shuffle, so shuffle the images before you save them, or compare with --protocol torch-fidelity"
             )
-    return None
+    return "; ".join(reasons) or None
 
 
 class _Steps:

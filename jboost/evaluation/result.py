@@ -88,7 +88,8 @@ class Evaluation:
         extractor: identity of the extractor.
         dimensions: number of dimensions of the features.
         reference: path of the reference.
-        reference_kind: ``"images"``, ``"features"``, ``"statistics"`` or ``"statistics and images"``.
+        reference_kind: ``"images"``, ``"features"``, ``"statistics"``, ``"statistics and images"`` or
+            ``"statistics and features"``.
         reference_images: number of its images; None if a file of statistics does not give it.
         samples: results in the order of the sets; all others are compared with the first.
         resamples, seed: number of resamples and seed of the bootstrap.

@@ -28,6 +28,8 @@ from .protocols import PROTOCOLS, UNNAMED
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, int, int]
+# Names in a file of features for the statistics that the reference came with: mu_s and sigma_s are the images' own there.
+_MU, _SIGMA, _MU_S, _SIGMA_S = (f"reference_{name}" for name in ("mu", "sigma", "mu_s", "sigma_s"))
 
 
 @dataclass
@@ -61,7 +63,7 @@ class Source:
         path: the file or folder.
         images: the images, not read yet.
         features: features saved by an earlier run.
-        moments, spatial: statistics of a reference file.
+        moments, spatial: statistics of a reference file; beside features, those that its images' file held.
         origin: protocol of the program that made the statistics; None if the file does not tell.
     """
 
@@ -82,9 +84,9 @@ class Source:
 
     @property
     def kind(self) -> str:
-        """``"images"``, ``"features"``, ``"statistics"``, or ``"statistics and images"``."""
+        """``"images"``, ``"features"``, ``"statistics"``, ``"statistics and images"`` or ``"statistics and features"``."""
         if self.features is not None:
-            return "features"
+            return "features" if self.moments is None else "statistics and features"
         if self.moments is not None:
             return "statistics" if self.images is None else "statistics and images"
         return "images"
@@ -102,19 +104,28 @@ def open_source(path: str | Path, reading: ReadOptions = AS_IT_IS, *, reference:
         BadInputError: the file is none of these, is damaged, or holds statistics where images are needed.
     """
     path = Path(path)
-    if reference and (cached := read_cached(path)) is not None:
+    if (cached := read_cached(path)) is not None:
+        if not reference:
+            raise _only_statistics(path)
         return Source(path, moments=_check_moments(path, "mu", "sigma", *cached), origin="torch-fidelity")
     names = _npz_members(path)
     if "features" in names:
-        return Source(path, features=_read_features(path))
+        kept = _read_features(path)
+        if not reference or not names & {_MU, _SIGMA}:
+            return Source(path, features=kept)
+        return Source(
+            path,
+            features=kept,
+            moments=_read_moments(path, names, _MU, _SIGMA),
+            spatial=_read_moments(path, names, _MU_S, _SIGMA_S) if names & {_MU_S, _SIGMA_S} else None,
+            origin=kept.protocol,
+        )
     if not names & {"mu", "sigma"}:
         return Source(path, images=open_samples(path, reading))
     if not reference:
         if "arr_0" in names:
             return Source(path, images=open_samples(path, reading))
-        raise BadInputError(
-            f"{path} holds statistics (mu, sigma) and no images; only a reference may, samples must be images"
-        )
+        raise _only_statistics(path)
     spatial = _read_moments(path, names, "mu_s", "sigma_s") if names & {"mu_s", "sigma_s"} else None
     return Source(
         path,
@@ -151,8 +162,14 @@ def open_sources(
     return opened[0], opened[1:], [f"{e}; it is read by the usual names" for e in missing]
 
 
-def save_features(path: Path, kept: Features) -> None:
+def save_features(path: Path, kept: Features, moments: Moments | None = None, spatial: Moments | None = None) -> None:
     """Write features; `open_source` reads them back.
+
+    Args:
+        path: npz file to write.
+        kept: the features.
+        moments, spatial: statistics to compare with instead of the features' own, made by the same protocol; None if the
+            reference has none.
 
     Raises:
         BadInputError: the place is not writable, or the disk is full.
@@ -162,12 +179,21 @@ def save_features(path: Path, kept: Features) -> None:
         arrays["logits"] = kept.logits.numpy()
     if kept.spatial is not None:
         arrays |= {"mu_s": kept.spatial.mu.numpy(), "sigma_s": kept.spatial.sigma.numpy()}
+    for of_file, mu, sigma in ((moments, _MU, _SIGMA), (spatial, _MU_S, _SIGMA_S)):
+        if of_file is not None:
+            arrays |= {mu: of_file.mu.numpy(), sigma: of_file.sigma.numpy()}
     about = {"extractor": kept.identity.to_dict(), "shape": kept.shape, "protocol": kept.protocol}
     try:
         with replacing(path) as aside, aside.open("wb") as f:
             np.savez(f, about=np.array(json.dumps(about)), **arrays)
     except OSError as e:
         raise cannot_write(path, e) from e
+
+
+def _only_statistics(path: Path) -> BadInputError:
+    return BadInputError(
+        f"{path} holds statistics (mu, sigma) and no images; only a reference may, samples must be images"
+    )
 
 
 def _npz_members(path: Path) -> set[str]:

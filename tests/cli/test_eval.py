@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.linalg
+import torch
 from PIL import Image
 
 from jboost.cli.main import main
@@ -60,6 +61,7 @@ def desk(tmp_path_factory) -> Path:
     x, s = rng.normal(size=(500, 24)), rng.normal(size=(500, 12))
     mu, sigma, mu_s, sigma_s = x.mean(0), np.cov(x.T), s.mean(0), np.cov(s.T)
     np.savez(root / "stats.npz", mu=mu, sigma=sigma)
+    torch.save({"mu": mu, "sigma": sigma}, root / "cached.pt")
     np.savez(root / "spatial.npz", mu=mu, sigma=sigma, mu_s=mu_s, sigma_s=sigma_s)
     np.savez(root / "openai.npz", real, mu=mu, sigma=sigma, mu_s=mu_s, sigma_s=sigma_s)
     np.savez(root / "halved.npz", mu=mu)
@@ -138,6 +140,7 @@ BAD = {
     "floats": (["ref.npz", "floats.npz"], "uint8"),
     "grey against colour": (["ref.npz", "grey.npz"], "--channels 3"),
     "statistics as samples": (["ref.npz", "stats.npz"], "samples must be images"),
+    "cached statistics as samples": (["ref.npz", "cached.pt"], "holds statistics (mu, sigma) and no images; only"),
     "sigma missing": (["halved.npz", "after.npz"], "sigma"),
     "statistics of another extractor": (["inception.npz", "after.npz"], "2,048"),
     "spatial statistics of another extractor": (["spatial_wrong.npz", "after.npz"], "mu_s"),

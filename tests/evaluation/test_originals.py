@@ -291,6 +291,22 @@ def test_parts_of_the_inception_score_are_openais(tmp_path, count) -> None:
     assert f"score {shuffled:.1f}" in number.warning
 
 
+@pytest.mark.parametrize(("count", "in_order"), [(10_003, True), (10_003, False), (5003, False)])
+def test_a_sorted_set_with_a_short_last_part_has_both_faults(tmp_path, count, in_order) -> None:
+    """Parts of three images differ by chance: they do not make a shuffled set a sorted one."""
+    logits = sorted_logits(count, 12, 3)
+    if not in_order:
+        logits = np.random.default_rng(0).permutation(logits)
+        logits[-3:] = logits[-1]  # a last part of one class
+    features, spatial = inception_like(count, 4, 2), inception_like(20, 3, 5)
+    samples = save(tmp_path / "set.npz", features, logits, spatial, "openai")
+    result = evaluate(samples, [samples], resamples=0, metrics=["is"], device="cpu")
+    said = result.samples[0].metrics["is"].warning
+    parts = 3 if count > 10_000 else 2
+    assert f"the last of {parts} parts has 3 images for 12 classes: the score is too low" in said
+    assert ("the set is sorted: shuffled, its parts of 5,000 images score" in said) == in_order
+
+
 # --- whole programs ---------------------------------------------------------------------------------------------------------------
 
 

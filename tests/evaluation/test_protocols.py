@@ -14,7 +14,7 @@ from PIL import Image
 from jboost.cli.main import main
 from jboost.engine.errors import BadInputError
 from jboost.evaluation import evaluate
-from jboost.evaluation.extractors.base import Identity
+from jboost.evaluation.extractors.base import Identity, Outputs
 from jboost.evaluation.extractors.inception import Inception
 from jboost.evaluation.sets import Features, save_features
 from jboost.report.metrics import Yardstick, measure_run
@@ -88,6 +88,13 @@ def test_npz_references_follow_openai_and_others_torch_fidelity(there) -> None:
         assert followed(f"{protocol}.npz", f"{protocol}.npz") == protocol
         assert followed("folder", "set.npz", protocol=protocol, features="own:make") == protocol
     assert followed("old.npz", "torch-fidelity.npz") == "torch-fidelity"
+
+
+def test_help_and_docs_say_that_files_of_features_decide_the_default(jboost) -> None:
+    shown = " ".join(re.sub(r"[│|]", " ", jboost("eval", "--help").stdout).split())
+    assert "that of features or statistics among the files, else openai for an npz REF, else torch-fidelity" in shown
+    docs = (Path(__file__).parents[2] / "docs" / "eval.md").read_text()
+    assert "Without `--protocol`, jboost follows the first file of features, REF before SAMPLES." in docs
 
 
 def test_header_and_json_name_the_protocol(jboost, desk, tmp_path) -> None:
@@ -179,6 +186,7 @@ def test_own_features_may_be_measured_by_another_protocol(there, tmp_path) -> No
     evaluate("ref.npz", ["set.npz"], save=kept, **how)
     assert json.loads(str(np.load(kept)["about"]))["protocol"] == "openai"
     assert followed(str(kept), "set.npz", features="own:make") == "openai"
+    assert followed("folder", str(kept), features="own:make") == "openai"  # not a folder's torch-fidelity
     assert followed(str(kept), "set.npz", features="own:make", protocol="torch-fidelity") == "torch-fidelity"
 
 
@@ -207,3 +215,44 @@ def test_images_are_read_by_the_protocol_and_foreign_statistics_left_aside(there
         kept[protocol] = np.load(file)["features"]
         assert json.loads(str(np.load(file)["about"]))["protocol"] == protocol
     assert not np.allclose(kept["openai"], kept["pytorch-fid"], rtol=1e-2, atol=0)
+
+
+class Small:
+    """Stands in for Inception: six features and three spatial ones, by which nothing takes long."""
+
+    identity = INCEPTION
+
+    def __call__(self, images: np.ndarray) -> Outputs:
+        x = images.reshape(len(images), -1).astype(np.float32) / 255
+        return Outputs(x[:, :6], x[:, 6:12], x[:, 12:15])
+
+
+@pytest.mark.parametrize("spatial", [True, False])
+def test_kept_features_of_a_file_with_statistics_are_the_same_reference(there, tmp_path, monkeypatch, spatial) -> None:
+    """OpenAI's VIRTUAL files hold a few images and the statistics of far more."""
+    monkeypatch.setitem(evaluate.__globals__, "open_extractor", lambda *args, **how: Small())
+    rng = np.random.default_rng(3)
+    far, apart = rng.normal(0.9, 0.2, (500, 6)), rng.normal(0.2, 0.2, (500, 3))
+    arrays = {"mu": far.mean(0), "sigma": np.cov(far.T)}
+    if spatial:
+        arrays |= {"mu_s": apart.mean(0), "sigma_s": np.cov(apart.T)}
+    with np.load("ref.npz") as data:
+        np.savez(tmp_path / "virtual.npz", data["arr_0"], **arrays)
+    how = {"features": "weights.pth", "protocol": "openai", "resamples": 0, "device": "cpu"}
+    kept = tmp_path / "kept.npz"
+    first = evaluate(tmp_path / "virtual.npz", ["set.npz", "ref.npz"], save=kept, **how)
+    # As samples, the file stands for its images.
+    again = evaluate(kept, ["set.npz", kept], **how | {"protocol": None})
+    assert (again.protocol, again.reference_kind, again.reference_images) == ("openai", "statistics and features", 40)
+    assert any("FID and sFID use the statistics in" in w for w in again.warnings)
+    own = evaluate("ref.npz", ["set.npz"], **how).samples[0].metrics
+    for one, other in zip(first.samples, again.samples, strict=True):
+        for key, number in one.metrics.items():
+            if key == "sfid" and not spatial:
+                assert (number.value, other.metrics[key].value) == (None, None)
+                continue
+            assert other.metrics[key].value == pytest.approx(number.value, rel=1e-6), key
+    assert first.samples[0].metrics["fid"].value > 2 * own["fid"].value
+    for stated in ("torch-fidelity", "pytorch-fid"):
+        with pytest.raises(BadInputError, match="were made by openai"):
+            evaluate(kept, ["set.npz"], **how | {"protocol": stated})

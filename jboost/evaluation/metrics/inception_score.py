@@ -46,11 +46,18 @@ def inception_scores(logits: Tensor, weights: Tensor, size: int | None = None) -
     return values.nanmean(0), float(values[:, 0].std(correction=0))
 
 
-def score_if_shuffled(logits: Tensor, size: int) -> float:
-    """The Inception Score of parts of `size` images after shuffling: a set that is sorted by class scores far less as it is."""
-    order = _shuffled(len(logits))
-    once = torch.ones(1, len(logits), dtype=torch.uint8)
-    return float(_scores(logits, once, [order[part] for part in parts(len(logits), size)]).mean())
+def scores_of_parts(logits: Tensor, size: int, *, shuffled: bool) -> Tensor:
+    """The Inception Scores of parts of `size` images, float64 [parts]; a set that is sorted by class rises when it is shuffled.
+
+    Args:
+        logits: float32 [N, C].
+        size: see `parts`.
+        shuffled: whether to shuffle the set first.
+    """
+    count = len(logits)
+    order = _shuffled(count) if shuffled else torch.arange(count)
+    once = torch.ones(1, count, dtype=torch.uint8)
+    return _scores(logits, once, [order[part] for part in parts(count, size)])[:, 0]
 
 
 def _shuffled(count: int) -> Tensor:
