@@ -58,6 +58,31 @@ def test_what_grew_is_run() -> None:
     assert edges(family, setting(0.2, 5)) == []
 
 
+@pytest.mark.parametrize(
+    ("steps", "noise", "found", "ran"),
+    [
+        (8, 0.02, [("--steps", (4,))], (4, 8, 16)),
+        (16, 0.01, [("--steps", (24, 32)), ("--noise", (0.0, 0.001))], (8, 16, 24, 32)),
+        (8, 0.01, [("--steps", (4,)), ("--noise", (0.0, 0.001))], (4, 8, 16)),
+    ],
+)
+def test_lower_edges_grow_down_to_no_noise_and_one_step(steps, noise, found, ran) -> None:
+    family = Family("sgld", "logit", (0.1,), (8, 16), (0.01, 0.02, 0.03))
+    there = setting(0.1, steps, noise=noise)
+    assert [(e.option, e.beyond) for e in grow(family, there)] == found
+    assert dict(family.runs())[there.combination] == ran
+    assert [c.noise for c, _ in family.runs()] == sorted(c.noise for c, _ in family.runs())
+    assert edges(family, there) == []
+    ends = Family("sgld", "logit", (0.1,), (1, 8), (0.0, 0.01))
+    assert edges(ends, setting(0.1, 1, noise=0.0)) == []
+
+
+@pytest.mark.parametrize(("steps", "below"), [(2, 1), (3, 1), (5, 2)])
+def test_the_lowest_step_count_is_halved(steps: int, below: int) -> None:
+    (edge,) = edges(Family("pgd", "logit", (0.1,), (steps, 9)), setting(0.1, steps))
+    assert (str(edge), edge.beyond) == (f"{steps} is the smallest --steps tried", (below,))
+
+
 class Drawn:
     """A yardstick whose resamples are given."""
 

@@ -111,6 +111,23 @@ def test_the_steps_and_the_noise_grow_as_well(place) -> None:
     assert found["edges"] == []
 
 
+@pytest.mark.parametrize(
+    ("lists", "said"),
+    [
+        (("--steps", 4, "--noise", "0.1,0.3"), "adding --noise 0, 0.01"),
+        (("--steps", "8,16", "--noise", 0), "adding --steps 4"),
+    ],
+)
+def test_the_lower_edges_of_noise_and_steps_grow(place, capsys, lists, said) -> None:
+    place.planted(SGLD(4, 0.5, 0.0), "logit")
+    how = ("--update", "sgld", "--objective", "logit", "--step-size", 0.5, "--bootstrap", 0, *lists)
+    found = place.tune(*how, ref="planted.npz", out=f"lower {lists[1]}")
+    assert key_of(found["chosen"])[-1] == 4
+    assert found["chosen"]["noise"] <= 0.01
+    assert found["edges"] == []
+    assert said in capsys.readouterr().err
+
+
 def test_a_killed_tuning_keeps_its_finished_runs(place, monkeypatch, capsys) -> None:
     whole = place.tune(*GRID, out="whole")
     real, runs = tuning.measure, []
