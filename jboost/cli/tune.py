@@ -122,7 +122,7 @@ def tune(
             "-o",
             "--output",
             help="Folder for runs, table and curve.",
-            show_default="SAMPLES.tune",
+            show_default="SAMPLES.tune, or SAMPLES_tune if SAMPLES is a folder",
             rich_help_panel=_OUTPUT,
         ),
     ] = None,
@@ -148,7 +148,7 @@ def tune(
 
     Example: jboost tune samples.npz --ref train.npz --features pt_inception-2015-12-05-6726825d.pth
     """
-    out = output or samples.with_name(f"{samples.name.split('.')[0]}.tune")
+    out = output or _default_folder(samples)
     inputs = {"SAMPLES": samples, "--ref": reference, "--bundle": bundle, "--features": if_path(features)}
     check_paths(inputs=inputs, folders={"-o": out}, json_file=json_file, replaced=False)
     _check_folder(out)
@@ -169,9 +169,6 @@ def tune(
     )  # fmt: skip
     ruler = Ruler(reference, features, features_range, device, None, trust_code, reading)
     log_to(console(stderr=True))
-    logging.getLogger("jboost").addFilter(
-        _Once()
-    )  # an engine is opened again and again, and each time says why it was chosen
     with (
         Booster(
             bundle, engine=engine, device=device, dtype=dtype, batch_size=batch_size, trust_code=trust_code
@@ -251,6 +248,26 @@ def _show(result: Tuning, command: str, eval_words: list[str], json_file: str | 
     print_line(command, stderr=stderr)
     print_line(f"then report on other real images: {result.report_command(eval_words)}", stderr=stderr)
     write_json(content, json_file)
+
+
+def _default_folder(samples: Path) -> Path:
+    """``a.tune`` beside ``a.npz``, and ``a_tune`` beside the folder ``a``, as `jboost boost` names its outputs.
+
+    Raises:
+        BadInputError: the folder has no name, like ``/``.
+    """
+    from jboost.engine.errors import BadInputError
+    from jboost.engine.samples.files import KINDS
+    from jboost.engine.samples.listing import TAR_SUFFIXES
+
+    if samples.is_dir():
+        folder = samples.resolve()  # "." and ".." have names too
+        if not folder.name:
+            raise BadInputError(f"{samples} has no name to derive the output folder's from; give -o")
+        return folder.parent / f"{folder.name}_tune"
+    name = samples.name
+    known = next((s for s in (*TAR_SUFFIXES, *filter(None, KINDS)) if name.lower().endswith(s)), "")
+    return samples.parent / f"{name.removesuffix(name[len(name) - len(known) :])}.tune"
 
 
 def _check_folder(out: Path) -> None:

@@ -133,8 +133,8 @@ def read_identity(path: Path, *, resume: bool) -> dict[str, Any] | None:
         )
     if not resume:
         raise BadInputError(
-            f"{path} holds a tuning; go on with it with --resume (finished runs are kept, the lists may change), or remove it: "
-            f"{remove_folder(path)}"
+            f"{path} holds a tuning; go on with it with --resume (finished runs are kept, the lists may change), name another -o, "
+            f"or remove it: {remove_folder(path)}"
         )
     return identity
 
