@@ -40,6 +40,7 @@ def tune(
     ],
     features: Annotated[str | None, options.features(_MEASURE)] = None,
     features_range: Annotated[int | None, options.features_range(_MEASURE)] = None,
+    protocol: Annotated[str | None, options.protocol(_MEASURE)] = None,
     images: Annotated[
         int, typer.Option("--images", help="Images to tune on, spread over the classes.", rich_help_panel=_MEASURE)
     ] = 1000,
@@ -167,7 +168,7 @@ def tune(
         images=images, grow=grow, resamples=bootstrap, rules=Rules(l0, early_stop, seed), dtype=dtype, holdout=holdout,
         resume=resume,
     )  # fmt: skip
-    ruler = Ruler(reference, features, features_range, device, None, trust_code, reading)
+    ruler = Ruler(reference, features, features_range, device, batch_size, trust_code, reading, protocol)
     log_to(console(stderr=True))
     with (
         Booster(
@@ -184,14 +185,15 @@ def tune(
             on_progress=bars.show,
             say=lambda line: print_line(line, stderr=True),
         )
-    # What of the command line the images' reading and the precision of the features depend on, for the printed commands.
-    read_words = _given(
-        images_key=images_key, labels_key=labels_key, resize=resize, background=background, class_folders=class_folders
-    )
+    # What both printed commands need of this command line.
+    both = _given(
+        images_key=images_key, labels_key=labels_key, resize=resize, background=background, class_folders=class_folders,
+        device=None if device == "auto" else device, batch_size=batch_size,
+    )  # fmt: skip
     trusting = ["--trust-code"] if trust_code else []
     engine_words = [] if engine == "auto" else ["--engine", engine]
-    command = result.command(bundle, [*engine_words, *read_words, *trusting])
-    _show(result, command, [*_given(features_range=features_range), *read_words, *trusting], json_file, out)
+    command = result.command(bundle, [*engine_words, *both, *trusting])
+    _show(result, command, [*_given(features_range=features_range), *both, *trusting], json_file, out)
 
 
 class _Once(logging.Filter):

@@ -12,6 +12,7 @@ from jboost.export.checkpoints.load import load_checkpoint
 from jboost.tuning.choice import choose
 from jboost.tuning.grid import Combination, Family, Setting, default_lengths, edges, grow
 from jboost.tuning.probe import gradient_length
+from jboost.tuning.store import differences
 from jboost.tuning.subset import Subset, spread
 
 
@@ -81,6 +82,17 @@ def test_lower_edges_grow_down_to_no_noise_and_one_step(steps, noise, found, ran
 def test_the_lowest_step_count_is_halved(steps: int, below: int) -> None:
     (edge,) = edges(Family("pgd", "logit", (0.1,), (steps, 9)), setting(0.1, steps))
     assert (str(edge), edge.beyond) == (f"{steps} is the smallest --steps tried", (below,))
+
+
+def test_what_differs_is_said_as_options() -> None:
+    old = {"images": 100, "positions": "a", "holdout": 0.5, "early_stop": True, "features_range": None}
+    new = {"images": 50, "positions": "b", "holdout": None, "early_stop": None, "features_range": 255}
+    assert differences(old, new) == (
+        "--images was 100, is 50; --holdout was 0.5, is not given; --early-stop was on, is not given; "
+        "--features-range was not given, is 255"
+    )
+    assert differences(old, old | {"positions": "b"}) == "other images of SAMPLES were tuned on"
+    assert differences(old, old) == ""
 
 
 class Drawn:

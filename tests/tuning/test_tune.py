@@ -160,21 +160,23 @@ def test_a_killed_tuning_keeps_its_finished_runs(place, monkeypatch, capsys) -> 
 
 
 OTHERS = {
-    "seed": ("--seed", 1),
-    "images": ("--images", 20),
-    "reference": ("--ref", "samples.npz"),
-    "early_stop": ("--no-early-stop",),
+    "seed": (("--seed", 1), "--seed was 0, is 1"),
+    "images": (("--images", 20), "--images was 40, is 20"),
+    "holdout": (("--holdout", 0.5), "--holdout was not given, is 0.5"),
+    "protocol": (("--protocol", "pytorch-fid"), "--protocol was not given, is pytorch-fid"),
+    "reference": (("--ref", "samples.npz"), "--ref was another one, or had other contents"),
+    "early_stop": (("--no-early-stop",), "--early-stop was not given, is off"),
 }
 
 
-@pytest.mark.parametrize("option", OTHERS.values(), ids=OTHERS)
-def test_another_tuning_is_not_gone_on_with(place, capsys, option) -> None:
+@pytest.mark.parametrize(("option", "said"), OTHERS.values(), ids=OTHERS)
+def test_another_tuning_is_not_gone_on_with(place, capsys, option, said) -> None:
     if not Path("mine").exists():
         place.tune(*GRID, out="mine")
     before = {file: file.read_bytes() for file in Path("mine").rglob("*") if file.is_file()}
     capsys.readouterr()
     assert main._run(place.arguments(*GRID, "--resume", *option, out="mine")) == 2
-    assert "holds another tuning" in capsys.readouterr().err
+    assert f"mine holds another tuning ({said}); go on" in capsys.readouterr().err
     assert {file: file.read_bytes() for file in Path("mine").rglob("*") if file.is_file()} == before
 
 
@@ -257,6 +259,20 @@ def test_images_of_the_working_folder_are_tuned_beside_it(place, monkeypatch, tm
     options = ["tune", ".", *place.arguments(*PGD_GRID, "--bootstrap", 0, ref=str(ref))[2:]]
     assert main._run([a for i, a in enumerate(options) if a != "-o" and options[i - 1] != "-o"]) == 0
     assert (tmp_path / "images_tune/tune.json").exists()
+
+
+def test_the_printed_commands_repeat_what_was_given(place, capsys) -> None:
+    place.tune(*PGD_GRID, "--bootstrap", 0, "-b", 7, "--protocol", "pytorch-fid", out="repeated")
+    out = capsys.readouterr().out.splitlines()
+    (boost,) = [line for line in out if line.startswith("jboost boost")]
+    (report,) = [line for line in out if ": jboost eval" in line]
+    for line in (boost, report):
+        assert "--device cpu --batch-size 7" in line
+    assert "--protocol pytorch-fid" in report
+    place.tune(*PGD_GRID, "--bootstrap", 0, out="plain")
+    out = capsys.readouterr().out
+    assert "--batch-size" not in out
+    assert "--protocol" not in out
 
 
 def test_the_log_s_filter_is_removed(place) -> None:
