@@ -40,6 +40,7 @@ def tune(
     ],
     features: Annotated[str | None, options.features(_MEASURE)] = None,
     features_range: Annotated[int | None, options.features_range(_MEASURE)] = None,
+    protocol: Annotated[str | None, options.protocol(_MEASURE)] = None,
     images: Annotated[
         int, typer.Option("--images", help="Images to tune on, spread over the classes.", rich_help_panel=_MEASURE)
     ] = 1000,
@@ -122,7 +123,7 @@ def tune(
             "-o",
             "--output",
             help="Folder for runs, table and curve.",
-            show_default="SAMPLES.tune",
+            show_default="SAMPLES.tune, or SAMPLES_tune if SAMPLES is a folder",
             rich_help_panel=_OUTPUT,
         ),
     ] = None,
@@ -148,7 +149,7 @@ def tune(
 
     Example: jboost tune samples.npz --ref train.npz --features pt_inception-2015-12-05-6726825d.pth
     """
-    out = output or samples.with_name(f"{samples.name.split('.')[0]}.tune")
+    out = output or _default_folder(samples)
     inputs = {"SAMPLES": samples, "--ref": reference, "--bundle": bundle, "--features": if_path(features)}
     check_paths(inputs=inputs, folders={"-o": out}, json_file=json_file, replaced=False)
     _check_folder(out)
@@ -167,11 +168,8 @@ def tune(
         images=images, grow=grow, resamples=bootstrap, rules=Rules(l0, early_stop, seed), dtype=dtype, holdout=holdout,
         resume=resume,
     )  # fmt: skip
-    ruler = Ruler(reference, features, features_range, device, None, trust_code, reading)
+    ruler = Ruler(reference, features, features_range, device, batch_size, trust_code, reading, protocol)
     log_to(console(stderr=True))
-    logging.getLogger("jboost").addFilter(
-        _Once()
-    )  # an engine is opened again and again, and each time says why it was chosen
     with (
         Booster(
             bundle, engine=engine, device=device, dtype=dtype, batch_size=batch_size, trust_code=trust_code
@@ -187,14 +185,15 @@ def tune(
             on_progress=bars.show,
             say=lambda line: print_line(line, stderr=True),
         )
-    # What of the command line the images' reading and the precision of the features depend on, for the printed commands.
-    read_words = _given(
-        images_key=images_key, labels_key=labels_key, resize=resize, background=background, class_folders=class_folders
-    )
+    # What both printed commands need of this command line.
+    both = _given(
+        images_key=images_key, labels_key=labels_key, resize=resize, background=background, class_folders=class_folders,
+        device=None if device == "auto" else device, batch_size=batch_size,
+    )  # fmt: skip
     trusting = ["--trust-code"] if trust_code else []
     engine_words = [] if engine == "auto" else ["--engine", engine]
-    command = result.command(bundle, [*engine_words, *read_words, *trusting])
-    _show(result, command, [*_given(features_range=features_range), *read_words, *trusting], json_file, out)
+    command = result.command(bundle, [*engine_words, *both, *trusting])
+    _show(result, command, [*_given(features_range=features_range), *both, *trusting], json_file, out)
 
 
 class _Once(logging.Filter):
@@ -251,6 +250,26 @@ def _show(result: Tuning, command: str, eval_words: list[str], json_file: str | 
     print_line(command, stderr=stderr)
     print_line(f"then report on other real images: {result.report_command(eval_words)}", stderr=stderr)
     write_json(content, json_file)
+
+
+def _default_folder(samples: Path) -> Path:
+    """``a.tune`` beside ``a.npz``, and ``a_tune`` beside the folder ``a``, as `jboost boost` names its outputs.
+
+    Raises:
+        BadInputError: the folder has no name, like ``/``.
+    """
+    from jboost.engine.errors import BadInputError
+    from jboost.engine.samples.files import KINDS
+    from jboost.engine.samples.listing import TAR_SUFFIXES
+
+    if samples.is_dir():
+        folder = samples.resolve()  # "." and ".." have names too
+        if not folder.name:
+            raise BadInputError(f"{samples} has no name to derive the output folder's from; give -o")
+        return folder.parent / f"{folder.name}_tune"
+    name = samples.name
+    known = next((s for s in (*TAR_SUFFIXES, *filter(None, KINDS)) if name.lower().endswith(s)), "")
+    return samples.parent / f"{name.removesuffix(name[len(name) - len(known) :])}.tune"
 
 
 def _check_folder(out: Path) -> None:

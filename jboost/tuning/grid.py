@@ -70,7 +70,7 @@ class Family:
     Attributes:
         update, objective: their names.
         sizes, steps, noises: the values, ascending; noises are (None,) for an update without noise.
-        longer: step counts of combinations that are run longer than `steps` says.
+        grown: step counts of the combinations for which `steps` has grown.
     """
 
     update: str
@@ -78,14 +78,14 @@ class Family:
     sizes: tuple[float, ...]
     steps: tuple[int, ...]
     noises: tuple[float | None, ...] = (None,)
-    longer: dict[Combination, tuple[int, ...]] = field(default_factory=dict)
+    grown: dict[Combination, tuple[int, ...]] = field(default_factory=dict)
 
     def runs(self) -> Iterator[tuple[Combination, tuple[int, ...]]]:
         """The combinations, each with its step counts."""
         for noise in self.noises:
             for size in self.sizes:
                 combination = Combination(self.update, self.objective, size, noise)
-                yield combination, self.longer.get(combination, self.steps)
+                yield combination, self.grown.get(combination, self.steps)
 
 
 @dataclass(frozen=True)
@@ -119,19 +119,23 @@ def tidy(value: float) -> float:
 
 
 def edges(family: Family, setting: Setting) -> list[Edge]:
-    """The lists of `family` at whose end `setting` lies. A list of one value has no end, and 0 and 1 step are ends in earnest."""
+    """The lists of `family` at whose end `setting` lies. A list of one value has no end; nothing lies below noise 0 and 1 step."""
     chosen, found = setting.combination, []
     sizes = family.sizes
     if len(sizes) > 1 and chosen.step_size == sizes[-1]:
         found.append(Edge("--step-size", sizes[-1], (tidy(sizes[-1] * _ratio(sizes[-1], sizes[-2])),)))
     elif len(sizes) > 1 and chosen.step_size == sizes[0]:
         found.append(Edge("--step-size", sizes[0], (tidy(sizes[0] / _ratio(sizes[1], sizes[0])),)))
-    steps = family.longer.get(chosen, family.steps)
+    steps = family.grown.get(chosen, family.steps)
     if len(steps) > 1 and setting.steps == steps[-1]:
         found.append(Edge("--steps", steps[-1], tuple(math.ceil(steps[-1] * factor) for factor in _LONGER)))
+    elif len(steps) > 1 and setting.steps == steps[0] > 1:
+        found.append(Edge("--steps", steps[0], (steps[0] // 2,)))
     noises = [noise for noise in family.noises if noise is not None]
     if len(noises) > 1 and chosen.noise == noises[-1]:
         found.append(Edge("--noise", noises[-1], (tidy(noises[-1] * _NOISE_RATIO),)))
+    elif len(noises) > 1 and chosen.noise == noises[0] > 0:
+        found.append(Edge("--noise", noises[0], (0.0, tidy(noises[0] / _NOISE_RATIO))))
     return found
 
 
@@ -145,7 +149,7 @@ def grow(family: Family, setting: Setting) -> list[Edge]:
             family.noises = tuple(sorted({*(n for n in family.noises if n is not None), *edge.beyond}))
         else:
             chosen = setting.combination
-            family.longer[chosen] = (*family.longer.get(chosen, family.steps), *map(int, edge.beyond))
+            family.grown[chosen] = tuple(sorted({*family.grown.get(chosen, family.steps), *map(int, edge.beyond)}))
     return found
 
 

@@ -12,6 +12,7 @@ from jboost.booster import Booster
 from jboost.engine.bundle import sha256_file
 from jboost.engine.method.objectives import typed
 from jboost.engine.samples import SampleSet, default_output
+from jboost.evaluation.protocols import PROTOCOLS
 
 from .choice import RULE, RULE_WITHOUT, Choice
 from .grid import Combination, Edge, Family, Setting
@@ -84,6 +85,10 @@ class Tuning:
         reference = "OTHER_REAL" if self.held_out is None else _path(self.held_out)
         words = ["jboost", "eval", reference, _path(self.request.samples), _path(default_output(self.samples))]
         words += ["--features", str(self.ruler.features)]
+        start, stated = self.yardstick.start, self.ruler.protocol
+        # Unless the reference was of another protocol, eval's default resizes as this tuning did, whatever OTHER_REAL is.
+        if stated is not None or (start.extractor.kind == "inception" and not PROTOCOLS[start.protocol].tensorflow):
+            words += ["--protocol", start.protocol]
         return shlex.join([*words, *extra])
 
     def mark(self) -> dict[str, Any]:
@@ -112,6 +117,7 @@ class Tuning:
                 "sha256": sha256_file(reference) if reference.is_file() else None,
                 "held_out": None if self.held_out is None else str(self.held_out),
             },
+            "protocol": start.protocol,
             "extractor": start.extractor.to_dict() | {"dimensions": start.dimensions},
             "bundle": self.booster.bundle.digest,
             "dtype": self.request.dtype,

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from jboost.engine.errors import BadInputError
-from jboost.engine.results.identity import differences
 from jboost.engine.samples.files import cannot_write
 from jboost.engine.system.commands import remove_folder
 from jboost.engine.system.replacing import discard, replacing, replacing_folder
@@ -25,10 +24,36 @@ from .grid import Combination, Setting
 from .runs import Run
 
 #: Increased when this version would misread an older folder.
-FORMAT = 1
+FORMAT = 2
 ABOUT, RUNS = "about.json", "runs"
 #: Features of settings up to this many times the lowest FID are kept: only those can be chosen.
 KEPT = 1.5
+
+
+#: What is said of the parts of an identity that are hashes.
+_HASHED = {
+    "input": "SAMPLES had other contents, or were read with other options",
+    "positions": "other images of SAMPLES were tuned on",
+    "bundle": "--bundle was another one, or this one before it was exported again",
+    "reference": "--ref was another one, or had other contents",
+    "features": "--features was another one, or had other contents",
+}
+
+
+def differences(old: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
+    """What differs between two tunings' identities, in terms of the options; empty if nothing does."""
+    differ = [key for key in {**identity, **old} if old.get(key) != identity.get(key)]
+    if "positions" in differ and {"images", "input"} & set(differ):
+        differ.remove("positions")  # they follow from both
+    said = [_HASHED[key] for key in differ if key in _HASHED]
+    for key in differ:
+        if key not in _HASHED:
+            said.append(f"--{key.replace('_', '-')} was {_given(old.get(key))}, is {_given(identity.get(key))}")
+    return "; ".join(said)
+
+
+def _given(value: Any) -> str:
+    return "not given" if value is None else "on" if value is True else "off" if value is False else str(value)
 
 
 class Folder:
@@ -133,8 +158,8 @@ def read_identity(path: Path, *, resume: bool) -> dict[str, Any] | None:
         )
     if not resume:
         raise BadInputError(
-            f"{path} holds a tuning; go on with it with --resume (finished runs are kept, the lists may change), or remove it: "
-            f"{remove_folder(path)}"
+            f"{path} holds a tuning; go on with it with --resume (finished runs are kept, the lists may change), name another -o, "
+            f"or remove it: {remove_folder(path)}"
         )
     return identity
 

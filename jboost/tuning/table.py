@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from jboost.evaluation.protocols import PROTOCOLS
+
 from .choice import RULE, RULE_WITHOUT
 from .grid import Setting
 from .request import MOST_GROWTH
@@ -18,6 +20,7 @@ def head_rows(result: Tuning) -> list[tuple[str, str]]:
     return [
         ("samples", f"{result.request.samples}, {result.images:,} of {result.samples.shape[0]:,} images, spread over the classes"),
         ("reference", f"{start.reference} ({start.reference_kind}{count})"),
+        ("protocol", PROTOCOLS[start.protocol].title),
         ("features", f"{start.extractor.name}, {start.extractor.source}, {start.dimensions:,} dimensions"),
         ("unboosted", f"FID {figure(result.yardstick.unboosted)}"),
     ]  # fmt: skip

@@ -198,12 +198,14 @@ def _identity(samples: SampleSet, subset: Subset, booster: Booster, request: Req
     rules = request.rules
     return {
         "input": samples.fingerprint,
-        "images": hashlib.sha256(subset.positions.astype("<i8").tobytes()).hexdigest(),
+        "images": len(subset.positions),
+        "positions": hashlib.sha256(subset.positions.astype("<i8").tobytes()).hexdigest(),
         "bundle": booster.bundle.digest,
         "reference": reference_digest(ruler.reference, source.images),
         "holdout": request.holdout,
         "features": _features_digest(ruler.features),
         "features_range": ruler.features_range,
+        "protocol": ruler.protocol,
         "dtype": request.dtype,
         "l0": rules.l0,
         "early_stop": rules.early_stop,

@@ -31,7 +31,7 @@ class Ruler:
 
     Attributes:
         reference: the reference's path.
-        features, features_range, device, batch_size, trust_code, reading: as for `evaluate`.
+        features, features_range, device, batch_size, trust_code, reading, protocol: as for `evaluate`.
     """
 
     reference: Path
@@ -41,6 +41,7 @@ class Ruler:
     batch_size: int | None
     trust_code: bool
     reading: ReadOptions
+    protocol: str | None = None
 
 
 class Yardstick:
@@ -66,7 +67,8 @@ class Yardstick:
         self.start: Evaluation = evaluate(
             ruler.reference, [unboosted], features=ruler.features, metrics=("fid",), batch_size=ruler.batch_size,
             device=ruler.device, resamples=0, trust_code=ruler.trust_code, reading=ruler.reading,
-            features_range=ruler.features_range, on_ready=lambda *found: ready.append(found), on_progress=on_progress,
+            features_range=ruler.features_range, protocol=ruler.protocol,
+            on_ready=lambda *found: ready.append(found), on_progress=on_progress,
         )  # fmt: skip
         ((self._reference, self._features_of),) = ready
         measured = self.start.samples[0].metrics["fid"]

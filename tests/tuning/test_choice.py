@@ -12,6 +12,7 @@ from jboost.export.checkpoints.load import load_checkpoint
 from jboost.tuning.choice import choose
 from jboost.tuning.grid import Combination, Family, Setting, default_lengths, edges, grow
 from jboost.tuning.probe import gradient_length
+from jboost.tuning.store import differences
 from jboost.tuning.subset import Subset, spread
 
 
@@ -56,6 +57,42 @@ def test_what_grew_is_run() -> None:
     grow(family, setting(0.2, 5))
     assert {(c.step_size, steps) for c, steps in family.runs()} == {(0.1, (1, 5)), (0.2, (1, 5, 8, 10)), (0.4, (1, 5))}
     assert edges(family, setting(0.2, 5)) == []
+
+
+@pytest.mark.parametrize(
+    ("steps", "noise", "found", "ran"),
+    [
+        (8, 0.02, [("--steps", (4,))], (4, 8, 16)),
+        (16, 0.01, [("--steps", (24, 32)), ("--noise", (0.0, 0.001))], (8, 16, 24, 32)),
+        (8, 0.01, [("--steps", (4,)), ("--noise", (0.0, 0.001))], (4, 8, 16)),
+    ],
+)
+def test_lower_edges_grow_down_to_no_noise_and_one_step(steps, noise, found, ran) -> None:
+    family = Family("sgld", "logit", (0.1,), (8, 16), (0.01, 0.02, 0.03))
+    there = setting(0.1, steps, noise=noise)
+    assert [(e.option, e.beyond) for e in grow(family, there)] == found
+    assert dict(family.runs())[there.combination] == ran
+    assert [c.noise for c, _ in family.runs()] == sorted(c.noise for c, _ in family.runs())
+    assert edges(family, there) == []
+    ends = Family("sgld", "logit", (0.1,), (1, 8), (0.0, 0.01))
+    assert edges(ends, setting(0.1, 1, noise=0.0)) == []
+
+
+@pytest.mark.parametrize(("steps", "below"), [(2, 1), (3, 1), (5, 2)])
+def test_the_lowest_step_count_is_halved(steps: int, below: int) -> None:
+    (edge,) = edges(Family("pgd", "logit", (0.1,), (steps, 9)), setting(0.1, steps))
+    assert (str(edge), edge.beyond) == (f"{steps} is the smallest --steps tried", (below,))
+
+
+def test_what_differs_is_said_as_options() -> None:
+    old = {"images": 100, "positions": "a", "holdout": 0.5, "early_stop": True, "features_range": None}
+    new = {"images": 50, "positions": "b", "holdout": None, "early_stop": None, "features_range": 255}
+    assert differences(old, new) == (
+        "--images was 100, is 50; --holdout was 0.5, is not given; --early-stop was on, is not given; "
+        "--features-range was not given, is 255"
+    )
+    assert differences(old, old | {"positions": "b"}) == "other images of SAMPLES were tuned on"
+    assert differences(old, old) == ""
 
 
 class Drawn:

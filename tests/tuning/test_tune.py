@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from tune_cases import CLASSES, FEATURES, Place, fid_of, key_of
+from tune_cases import CLASSES, FEATURES, Place, fid_of, key_of, pictures
 
 from jboost.booster import Booster
 from jboost.cli import main
 from jboost.cli.interrupts import Interrupted
+from jboost.cli.tune import _default_folder
 from jboost.engine.method.updates import PGD, SGLD
 from jboost.tuning import curve
 from jboost.tuning import tune as tuning
@@ -111,6 +113,23 @@ def test_the_steps_and_the_noise_grow_as_well(place) -> None:
     assert found["edges"] == []
 
 
+@pytest.mark.parametrize(
+    ("lists", "said"),
+    [
+        (("--steps", 4, "--noise", "0.1,0.3"), "adding --noise 0, 0.01"),
+        (("--steps", "8,16", "--noise", 0), "adding --steps 4"),
+    ],
+)
+def test_the_lower_edges_of_noise_and_steps_grow(place, capsys, lists, said) -> None:
+    place.planted(SGLD(4, 0.5, 0.0), "logit")
+    how = ("--update", "sgld", "--objective", "logit", "--step-size", 0.5, "--bootstrap", 0, *lists)
+    found = place.tune(*how, ref="planted.npz", out=f"lower {lists[1]}")
+    assert key_of(found["chosen"])[-1] == 4
+    assert found["chosen"]["noise"] <= 0.01
+    assert found["edges"] == []
+    assert said in capsys.readouterr().err
+
+
 def test_a_killed_tuning_keeps_its_finished_runs(place, monkeypatch, capsys) -> None:
     whole = place.tune(*GRID, out="whole")
     real, runs = tuning.measure, []
@@ -129,7 +148,7 @@ def test_a_killed_tuning_keeps_its_finished_runs(place, monkeypatch, capsys) -> 
     assert len(files) == 2
     capsys.readouterr()
     assert main._run(place.arguments(*GRID, out="killed")) == 2
-    assert "--resume" in capsys.readouterr().err
+    assert "--resume (finished runs are kept, the lists may change), name another -o, or" in capsys.readouterr().err
     # One of the two is damaged, and done again.
     features = files[0].with_suffix(".npz")
     features.write_bytes(features.read_bytes()[:-40])
@@ -141,21 +160,23 @@ def test_a_killed_tuning_keeps_its_finished_runs(place, monkeypatch, capsys) -> 
 
 
 OTHERS = {
-    "seed": ("--seed", 1),
-    "images": ("--images", 20),
-    "reference": ("--ref", "samples.npz"),
-    "early_stop": ("--no-early-stop",),
+    "seed": (("--seed", 1), "--seed was 0, is 1"),
+    "images": (("--images", 20), "--images was 40, is 20"),
+    "holdout": (("--holdout", 0.5), "--holdout was not given, is 0.5"),
+    "protocol": (("--protocol", "pytorch-fid"), "--protocol was not given, is pytorch-fid"),
+    "reference": (("--ref", "samples.npz"), "--ref was another one, or had other contents"),
+    "early_stop": (("--no-early-stop",), "--early-stop was not given, is off"),
 }
 
 
-@pytest.mark.parametrize("option", OTHERS.values(), ids=OTHERS)
-def test_another_tuning_is_not_gone_on_with(place, capsys, option) -> None:
+@pytest.mark.parametrize(("option", "said"), OTHERS.values(), ids=OTHERS)
+def test_another_tuning_is_not_gone_on_with(place, capsys, option, said) -> None:
     if not Path("mine").exists():
         place.tune(*GRID, out="mine")
     before = {file: file.read_bytes() for file in Path("mine").rglob("*") if file.is_file()}
     capsys.readouterr()
     assert main._run(place.arguments(*GRID, "--resume", *option, out="mine")) == 2
-    assert "holds another tuning" in capsys.readouterr().err
+    assert f"mine holds another tuning ({said}); go on" in capsys.readouterr().err
     assert {file: file.read_bytes() for file in Path("mine").rglob("*") if file.is_file()} == before
 
 
@@ -190,8 +211,6 @@ REFUSED = {
 @pytest.mark.parametrize(("options", "said"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_used_is_refused_before_anything_is_boosted(place, capsys, monkeypatch, options, said) -> None:
     if not Path("large.npz").exists():
-        from tune_cases import pictures
-
         np.savez("large.npz", pictures(20, 4, 32))
         np.savez("stats.npz", mu=np.zeros(8), sigma=np.eye(8))
         Path("full").mkdir()
@@ -203,6 +222,63 @@ def test_what_cannot_be_used_is_refused_before_anything_is_boosted(place, capsys
     assert said in err[-1]
     assert sum(line.startswith("jboost:") for line in err) == 1
     assert sorted(Path().iterdir()) == there
+
+
+FOLDERS = {
+    "run.1.npz": "run.1.tune",
+    "run.2.npz": "run.2.tune",
+    "a/run.tar.gz": "a/run.tune",
+    "run.PT": "run.tune",
+    "run.v2": "run.v2.tune",
+    "-run.zip": "-run.tune",
+    "dir.1": "dir.1_tune",
+}
+
+
+def test_the_default_folder_is_named_as_boost_names_its_outputs(tmp_path, monkeypatch) -> None:
+    (tmp_path / "dir.1/inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for samples, folder in FOLDERS.items():
+        assert _default_folder(Path(samples)).resolve() == tmp_path / folder
+    monkeypatch.chdir("dir.1")
+    assert _default_folder(Path()) == _default_folder(Path("inner/..")) == tmp_path / "dir.1_tune"
+
+
+def test_a_folder_without_a_name_needs_an_output(place, capsys) -> None:
+    assert main._run(["tune", "/", *place.arguments()[2:-2]]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("give -o")
+
+
+def test_images_of_the_working_folder_are_tuned_beside_it(place, monkeypatch, tmp_path) -> None:
+    (tmp_path / "images").mkdir()
+    for i, image in enumerate(pictures(6, 1)):
+        Image.fromarray(image).save(tmp_path / f"images/{i}.png")
+    ref = place.root / "ref.npz"
+    monkeypatch.syspath_prepend(place.root)
+    monkeypatch.chdir(tmp_path / "images")
+    options = ["tune", ".", *place.arguments(*PGD_GRID, "--bootstrap", 0, ref=str(ref))[2:]]
+    assert main._run([a for i, a in enumerate(options) if a != "-o" and options[i - 1] != "-o"]) == 0
+    assert (tmp_path / "images_tune/tune.json").exists()
+
+
+def test_the_printed_commands_repeat_what_was_given(place, capsys) -> None:
+    place.tune(*PGD_GRID, "--bootstrap", 0, "-b", 7, "--protocol", "pytorch-fid", out="repeated")
+    out = capsys.readouterr().out.splitlines()
+    (boost,) = [line for line in out if line.startswith("jboost boost")]
+    (report,) = [line for line in out if ": jboost eval" in line]
+    for line in (boost, report):
+        assert "--device cpu --batch-size 7" in line
+    assert "--protocol pytorch-fid" in report
+    place.tune(*PGD_GRID, "--bootstrap", 0, out="plain")
+    out = capsys.readouterr().out
+    assert "--batch-size" not in out
+    assert "--protocol" not in out
+
+
+def test_the_log_s_filter_is_removed(place) -> None:
+    before = logging.getLogger("jboost").filters[:]
+    place.tune(*PGD_GRID, "--bootstrap", 0, out="filtered")
+    assert logging.getLogger("jboost").filters == before
 
 
 def test_features_must_be_named(place, jboost) -> None:
