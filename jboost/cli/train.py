@@ -351,7 +351,7 @@ def _run(
     with _Bar(config, out, notes, trust_code) as bar:
         finished = train(config, model, info, data, out, resume=resume, hooks=bar.hooks(say))
     if finished is not None:
-        _show(finished)
+        _show(finished, config.boost_objective)
 
 
 def _load(config: TrainConfig, notes: Console) -> tuple[JointModel, ModelInfo]:
@@ -438,13 +438,19 @@ class _Bar:
             draw_grid(rows, [str(validated.labels[i]) for i in picks]).save(aside, "PNG")
 
 
-def _show(finished: Finished) -> None:
+def _show(finished: Finished, objective: str) -> None:
+    from jboost.engine.system.commands import in_shell
+
+    # By default an export writes the graph of the objective joint alone.
+    export = f"jboost export --ckpt {in_shell(finished.last)}" + (
+        "" if objective == "joint" else f" --objective {objective}"
+    )
     print_columns(
         [
             ("iterations", f"{finished.iterations:,}"),
             ("l0", f"{finished.l0:.3f}"),
             ("last", str(finished.last)),
             ("best", str(finished.best)),
-            ("next", f"jboost export --ckpt {finished.last}"),
+            ("next", export),
         ]
     )
