@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jboost.engine.errors import BadInputError
-
-if TYPE_CHECKING:
-    from .config import TrainConfig
 
 
 def flag(field: str) -> str:
@@ -52,7 +49,7 @@ NEEDS = (
 
 
 def without_effect(
-    config: TrainConfig,
+    config: object,
     given: Mapping[str, Any],
     from_file: Mapping[str, Any],
     beneath: Mapping[str, Any],
@@ -64,7 +61,7 @@ def without_effect(
     holds every value. Where a flag switches off what a file's value needs, the value beneath the file takes its place.
 
     Args:
-        config: the values of all layers together.
+        config: the `jboost.trainer.config.TrainConfig` of all layers together.
         given, from_file: the values of the flags and of the file.
         beneath: the values of the preset, the resumed run and the defaults.
         file: the file's name.
