@@ -19,6 +19,7 @@ from jboost.engine.system.replacing import replacing
 
 from .adversarial import AdversarialConfig
 from .losses import LossWeights
+from .options import flag, without_effect
 from .presets import find_preset
 from .schedule import learning_rate_at
 
@@ -220,6 +221,11 @@ class TrainConfig(BaseModel):
                 "--grow-auc measures how well attacked generated images pass for real ones, so none may stop before: give "
                 "--generated-stop never"
             )
+        if self.grow_auc is not None and self.generated_max_steps == self.generated_steps:
+            raise ValueError(
+                f"--grow-auc cannot add a step: the attack on generated images starts at {self.generated_steps} steps, its "
+                "limit; raise --generated-max-steps, or give --grow-every instead for an attack of that length throughout"
+            )
         if self.real_start > self.real_eps:
             raise ValueError(
                 f"a random start within {self.real_start:g} leaves the ball of --real-eps {self.real_eps:g}; lower "
@@ -228,7 +234,7 @@ class TrainConfig(BaseModel):
         if late := [kept for kept in self.keep_at if kept > self.iterations]:
             raise ValueError(
                 f"--keep-at {late[0]} comes after the last of {self.iterations} iterations; give --keep-at "
-                f"{self.iterations}, or more --iterations"
+                f"{self.iterations} or none, or more --iterations"
             )
         for tracker in self.trackers:
             if tracker not in ("tensorboard", "wandb"):
@@ -307,16 +313,16 @@ def resolve_config(
     """Merge the layers of a configuration: flags > file > preset > defaults.
 
     Args:
-        flags: values by field; None and empty tuples count as not given.
+        flags: values by field; None and an empty `generated` count as not given.
         file: TOML or JSON file with values by field, such as the ``config.json`` of a run.
         preset: see `jboost.trainer.presets`; None: the preset that the file names, if any.
         stored: the configuration of the resumed run; it replaces the defaults.
 
     Raises:
-        BadInputError: an unknown key or preset, or a value out of range; the message names the flag, or the file and
-            the key.
+        BadInputError: an unknown key or preset, a value out of range, or an option without effect; the message names the
+            flag, or the file and the key.
     """
-    given = {key: value for key, value in flags.items() if value is not None and value != ()}
+    given = {key: value for key, value in flags.items() if value is not None and (value or key != "generated")}
     from_file = {} if file is None else read_config(file)
     preset = preset or from_file.get("preset")
     chosen = find_preset(preset)
@@ -330,8 +336,14 @@ def resolve_config(
         raise BadInputError("--grow-every and --grow-auc are two rules of growth; give one of them")
     if preset is not None:
         values["preset"] = preset
+    iterations = values.get("iterations")
+    if "keep_at" in chosen and "keep_at" not in from_file | given and isinstance(iterations, int):
+        # A preset's checkpoints beyond a shorter run; `preset_remarks` says so.
+        values["keep_at"] = tuple(kept for kept in chosen["keep_at"] if kept <= iterations)
+    beneath = {key: field.default for key, field in TrainConfig.model_fields.items()} | dict(stored or {}) | chosen
     try:
-        return TrainConfig(**values)
+        config = TrainConfig(**values)
+        return TrainConfig(**values | without_effect(config, given, from_file, beneath, file))
     except ValidationError as e:
         first = e.errors(include_url=False)[0]
         raise BadInputError(_one_line(first, given, from_file, file)) from None
@@ -362,9 +374,13 @@ def read_config(path: Path) -> dict[str, Any]:
     return values
 
 
-def flag(field: str) -> str:
-    """The command-line flag of a field."""
-    return "--" + field.replace("_", "-")
+#: What the fields that are lists hold, with an example.
+_LISTS = {
+    "generated": 'paths, e.g. ["samples.npz"]',
+    "generated_weights": "numbers, e.g. [2, 1]",
+    "milestones": "whole numbers, e.g. [300, 450]",
+    "keep_at": "whole numbers, e.g. [1000, 4000]",
+}
 
 
 def _one_line(error: Any, given: Mapping[str, Any], from_file: Mapping[str, Any], file: Path | None) -> str:
@@ -375,6 +391,8 @@ def _one_line(error: Any, given: Mapping[str, Any], from_file: Mapping[str, Any]
     if error["type"] == "missing":
         return f"no {field} images are given; give {flag(field)} PATH"
     where = f"{file}: {field}" if field in from_file and field not in given else flag(field)
+    if error["type"] == "tuple_type":
+        return f"{where} must be a list of {_LISTS[field]}, got {error['input']!r}"
     what = str(error["msg"]).replace("Input should be", "must be").replace("Value error, ", "")
     return f"{where} {what}, got {error['input']!r}"
 

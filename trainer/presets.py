@@ -147,16 +147,17 @@ def find_preset(name: str | None) -> dict[str, Any]:
     return PRESETS[name]
 
 
-def preset_remarks(name: str | None, *, init: str | None, keep_at: tuple[int, ...]) -> list[str]:
+def preset_remarks(name: str | None, *, init: str | None, keep_at: tuple[int, ...], iterations: int) -> list[str]:
     """What a user of a preset should know before training, one sentence each.
 
     Args:
         name: the preset; None: none.
         init: the checkpoint that training starts from; None: random weights.
         keep_at: iterations whose checkpoints are kept.
+        iterations: number of iterations of the run.
     """
-    remarks = []
-    if init is None and PRESETS.get(name or "", {}).get("reset_head"):
+    remarks, values = [], PRESETS.get(name or "", {})
+    if init is None and values.get("reset_head"):
         remarks.append(
             f"{name} fine-tunes a robust backbone, and this run starts from random weights; give one with --init"
         )
@@ -165,6 +166,9 @@ def preset_remarks(name: str | None, *, init: str | None, keep_at: tuple[int, ..
             f"the released sampler loads the weights of iteration {_RELEASED_SAMPLES:,}; this run keeps them as "
             f"{_RELEASED_SAMPLES:06d}.safetensors"
         )
+    own = set(keep_at).difference(values.get("keep_at", ()))
+    if not own and (late := [kept for kept in values.get("keep_at", ()) if kept > iterations]):
+        remarks.append(f"this run ends before iteration {late[0]:,}, whose weights {name} keeps")
     return remarks
 
 

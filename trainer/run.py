@@ -36,7 +36,7 @@ from .joint import JointModel
 from .learner import Learner
 from .machine import make_accelerator
 from .prepare import TrainingData
-from .state import FILE, State, load_state, save_state
+from .state import FILE, State, load_state, save_state, saved_iteration
 from .validation import Validated, validate
 from .watch import Hooks, Log
 
@@ -140,6 +140,7 @@ def _train(
                 f"{out} holds a run; continue it with --resume, choose another -o, or delete it with: {remove_folder(out)}"
             )
         check_same(stored, config, out)
+        _check_kept(stored, config, out)  # before the folder's configuration names these iterations
     accelerator = make_accelerator(config, out)
     if accelerator.is_main_process:
         _prepare_folder(out, config)
@@ -299,6 +300,21 @@ class _Run:
         if self.log is not None:
             self.log.close()
         self.accelerator.end_training()
+
+
+def _check_kept(stored: TrainConfig, config: TrainConfig, out: Path) -> None:
+    """Check that a resumed run newly keeps only checkpoints that it still can write, or has.
+
+    Raises:
+        BadInputError: --keep-at names an iteration that has passed.
+    """
+    done = saved_iteration(out)
+    for kept in sorted(set(config.keep_at) - set(stored.keep_at)):
+        if kept <= done and not (out / kept_name(kept)).is_file():
+            raise BadInputError(
+                f"--keep-at {kept}: the run in {out} is at iteration {done} of {config.iterations} and did not keep "
+                f"iteration {kept}; leave {kept} out, or train again in another -o"
+            )
 
 
 def _make_parent(out: Path) -> None:

@@ -62,20 +62,34 @@ def load_state(folder: Path) -> State | None:
     Raises:
         BadInputError: the file is damaged or of another version.
     """
-    path = folder / FILE
+    return _load(folder / FILE, tensors=True)
+
+
+def saved_iteration(folder: Path) -> int:
+    """The number of iterations done in the folder's state, without reading its tensors; 0 if there is no state yet.
+
+    Raises:
+        BadInputError: the file is damaged or of another version.
+    """
+    state = _load(folder / FILE, tensors=False)
+    return 0 if state is None else state.iteration
+
+
+def _load(path: Path, *, tensors: bool) -> State | None:
     if not path.is_file():
         return None
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             meta = json.loads((file.metadata() or {})[_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            names = file.keys() if tensors else ()
+            loaded = {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError, KeyError, ValueError) as e:
         raise BadInputError(f"{path} is not a training state ({one_line(e)}); start again in another -o") from e
     if meta["version"] != _VERSION:
         raise BadInputError(
             f"{path} has version {meta['version']!r}, this jboost reads {_VERSION}; use the jboost that wrote it"
         )
-    return State(meta["iteration"], tensors, meta["facts"])
+    return State(meta["iteration"], loaded, meta["facts"])
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -246,7 +246,7 @@ def train(
     save_every: Annotated[int | None, _watch("Iterations between saved states for --resume.", "500")] = None,
     keep_at: Annotated[
         str | None,
-        _watch("Iterations whose checkpoints are kept beside the last and the best, e.g. 1000,4000.", "none"),
+        _watch("Iterations whose checkpoints are kept beside the last and the best, e.g. 1000,4000; or none.", "none"),
     ] = None,
     log_with: Annotated[
         str | None, _watch("Trackers: tensorboard, wandb, both with a comma, or none.", "tensorboard")
@@ -268,7 +268,7 @@ def train(
     """
     flags = {name: value for name, value in locals().items() if name not in _NOT_FIELDS}
     flags["generated_weights"] = _floats(generated_weights, "--generated-weights")
-    flags["keep_at"] = split_numbers(keep_at, "--keep-at")
+    flags["keep_at"] = () if keep_at == "none" else split_numbers(keep_at, "--keep-at")
     flags["milestones"] = split_numbers(milestones, "--milestones")
     _run(flags, output, config, preset, resume=resume, trust_code=trust_code)
 
@@ -334,7 +334,7 @@ def _run(
         say(
             "BatchNorm keeps mean 0 and variance 1: --batch-norm frozen without --init; give --init, or --batch-norm train"
         )
-    for remark in preset_remarks(config.preset, init=config.init, keep_at=config.keep_at):
+    for remark in preset_remarks(config.preset, init=config.init, keep_at=config.keep_at, iterations=config.iterations):
         say(remark)
     data, classes = open_data(config, decode=config.check_images and stored is None, say=say)
     model, info = initial_model(
@@ -351,7 +351,7 @@ def _run(
     with _Bar(config, out, notes, trust_code) as bar:
         finished = train(config, model, info, data, out, resume=resume, hooks=bar.hooks(say))
     if finished is not None:
-        _show(finished)
+        _show(finished, config.boost_objective)
 
 
 def _load(config: TrainConfig, notes: Console) -> tuple[JointModel, ModelInfo]:
@@ -438,13 +438,19 @@ class _Bar:
             draw_grid(rows, [str(validated.labels[i]) for i in picks]).save(aside, "PNG")
 
 
-def _show(finished: Finished) -> None:
+def _show(finished: Finished, objective: str) -> None:
+    from jboost.engine.system.commands import in_shell
+
+    # By default an export writes the graph of the objective joint alone.
+    export = f"jboost export --ckpt {in_shell(finished.last)}" + (
+        "" if objective == "joint" else f" --objective {objective}"
+    )
     print_columns(
         [
             ("iterations", f"{finished.iterations:,}"),
             ("l0", f"{finished.l0:.3f}"),
             ("last", str(finished.last)),
             ("best", str(finished.best)),
-            ("next", f"jboost export --ckpt {finished.last}"),
+            ("next", export),
         ]
     )

@@ -65,6 +65,7 @@ def test_a_run_on_images_of_no_class_grows_and_resumes_to_the_bit(folder: Path, 
     assert "ood.npz: labels of the paired real images" in whole.stderr
     assert "photos: labels of the paired real images" in whole.stderr
     assert "20 images: resized" in whole.stderr
+    assert whole.stdout.splitlines()[-1].endswith("jboost export --ckpt whole/last.safetensors --objective logit")
     log = [json.loads(line) for line in (folder / "whole" / "log.jsonl").read_text().splitlines()]
     steps = [line["attack_steps"] for line in log if line["kind"] == "train"]
     aucs = [line["auc"] for line in log if line["kind"] == "train"]

@@ -84,6 +84,7 @@ def test_a_released_preset_trains_exports_and_boosts_at_the_generators_size(fold
     ("arguments", "message"),
     [
         (("--keep-at", 1000), "--keep-at 1000 comes after the last of 3 iterations; give --keep-at 3"),
+        (("--optimizer", "adam", "--momentum", 0.8), "jboost: --momentum has no effect with --optimizer adam; give"),
         (("--generated-size", "same"), "or allow both sizes with --generated-size own"),
     ],
 )
@@ -98,10 +99,12 @@ def test_a_paper_preset_starts_with_a_new_head_unless_told_otherwise(folder: Pat
     """`--no-reset-head` undoes it: tests/trainer/test_presets.py."""
     done = jboost(
         "train", *SMALL[2:-1], "paper", "--preset", "paper-rn50", "--resolution", OWN, "--iterations", 2, "--warmup", 0,
-        "--held-out", 0, "--learning-rate", 1e-6, "--dtype", "fp32", "--init", "robust.safetensors", cwd=folder,
+        "--held-out", 0, "--learning-rate", 1e-6, "--dtype", "fp32", "--schedule", "step", "--keep-at", "none",
+        "--init", "robust.safetensors", cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "starts from random weights" not in done.stderr
+    assert not (folder / "paper" / "000002.safetensors").exists()
     before = read_safetensors(folder / "robust.safetensors")[0]
     after = read_safetensors(folder / "paper" / "last.safetensors")[0]
     assert (after["network.fc.weight"] - before["network.fc.weight"]).abs().max() > 1e-2

@@ -23,10 +23,10 @@ PATHS = {"real": "r", "generated": ["g"]}
 
 def test_flags_win_over_a_file_over_a_preset_over_defaults(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
-    file.write_text('iterations = 77\nwarmup = 7\nmilestones = [3, 5]\nreal = "from file"\ngenerated = ["a", "b"]\n')
+    file.write_text('iterations = 77\nwarmup = 7\nheld_out = 9\nreal = "from file"\ngenerated = ["a", "b"]\n')
     config = resolve_config({"warmup": 9, "iterations": None, "generated": ()}, file=file, preset="fashion-mnist")
     assert config.warmup == 9
-    assert (config.iterations, config.milestones, config.generated) == (77, (3, 5), ("a", "b"))
+    assert (config.iterations, config.held_out, config.generated) == (77, 9, ("a", "b"))
     assert config.normalize == "0.286/0.353"
     assert config.weight_decay == 1e-4
     assert config.preset == "fashion-mnist"
@@ -95,6 +95,15 @@ def test_a_value_that_cannot_be_is_named_with_its_flag(flags: dict[str, object],
         ("c.toml", "iterations 3", "c.toml is not TOML"),
         ("c.json", "{", "c.json is not JSON"),
         ("c.json", "[1]", "must hold a table of values"),
+        ("c.toml", "keep_at = 1", "c.toml: keep_at must be a list of whole numbers, e.g. [1000, 4000], got 1"),
+        ("c.toml", "milestones = 3", "c.toml: milestones must be a list of whole numbers, e.g. [300, 450], got 3"),
+        ("c.json", '{"generated_weights": 2}', "generated_weights must be a list of numbers, e.g. [2, 1], got 2"),
+        (
+            "c.toml",
+            "momentum = 0.8",
+            "c.toml: momentum has no effect with --optimizer adamw; give --optimizer sgd, or leave momentum out",
+        ),
+        ("c.toml", "reset_head = true", "c.toml: reset_head has no effect without --init; give --init, or leave"),
         ("c.toml", 'preset = "imagenet"', "unknown preset 'imagenet'; choose one of paper-rn50"),
     ],
 )
@@ -113,6 +122,53 @@ def test_a_flag_mends_what_the_file_says_wrongly(tmp_path: Path) -> None:
     assert resolve_config({**PATHS, "iterations": 5}, file=file).iterations == 5
     with pytest.raises(BadInputError, match="--iterations must be"):
         resolve_config({**PATHS, "iterations": 0}, file=file)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"grow_images": 500}, "--grow-images has no effect without --grow-auc; give --grow-auc, e.g. 0.7, or leave"),
+        (
+            {"ema_warmup": True},
+            "--ema-warmup has no effect without --ema; give --ema, e.g. 0.999, or leave --ema-warmup out",
+        ),
+        ({"nesterov": True}, "--nesterov has no effect with --optimizer adamw; give --optimizer sgd, or"),
+        ({"momentum": 0.9}, "--momentum has no effect with --optimizer adamw; give --optimizer sgd, or"),
+        ({"momentum": 0.9, "optimizer": "adam"}, "--momentum has no effect with --optimizer adam; give"),
+        ({"milestones": (3,)}, "--milestones has no effect with --schedule cosine; give --schedule step, or leave"),
+        (
+            {"gamma": 0.5, "schedule": "constant"},
+            "--gamma has no effect with --schedule constant; give --schedule step",
+        ),
+        ({"reset_head": True}, "--reset-head has no effect without --init; give --init, or leave --reset-head out"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(flags: dict[str, object], message: str) -> None:
+    with pytest.raises(BadInputError) as caught:
+        resolve_config({**PATHS, **flags})
+    assert str(caught.value).startswith(message)
+
+
+def test_an_option_that_has_its_effect_or_is_off_is_taken(tmp_path: Path) -> None:
+    effects = {
+        "grow_auc": 0.5, "grow_images": 9, "generated_stop": "never", "generated_max_steps": 3, "ema": 0.9,
+        "ema_warmup": True, "optimizer": "sgd", "momentum": 0.8, "nesterov": True, "schedule": "step", "milestones": (3,),
+        "gamma": 0.2, "init": "a.pt", "reset_head": True,
+    }  # fmt: skip
+    config = resolve_config({**PATHS, **effects})
+    assert {name: getattr(config, name) for name in effects} == effects
+    resolve_config({**PATHS, "nesterov": False, "ema_warmup": False, "reset_head": False})
+    # A run's file, with flags that switch off what it sets; and the file of that run in turn.
+    save_config(tmp_path / "one.json", config)
+    off = {"grow_every": 7, "ema": 0.0, "optimizer": "adamw", "schedule": "cosine"}
+    other = resolve_config(off, file=tmp_path / "one.json")
+    assert (other.grow_images, other.momentum, other.nesterov, other.milestones) == (1000, 0.9, False, ())
+    save_config(tmp_path / "two.json", other)
+    assert resolve_config({}, file=tmp_path / "two.json") == other
+    assert resolve_config(off, file=tmp_path / "one.json", stored=other.model_dump()) == other
+    # What a preset sets is not the user's.
+    assert resolve_config({**PATHS, "schedule": "constant", "optimizer": "adamw"}, preset="released-rn50").gamma == 0.1
+    assert resolve_config({**PATHS, "grow_every": 7, "ema": 0.0}, preset="dat-cifar10").ema_warmup
 
 
 # --- schedules -------------------------------------------------------------------------------------------------------------------

@@ -165,6 +165,8 @@ def test_validation_attacks_with_the_largest_number_of_steps_and_samples_by_the_
         ({"grow_every": 5, "grow_auc": 0.5}, "--grow-every and --grow-auc are two rules of growth; give one"),
         ({"generated_steps": 101}, "starts at 101 steps, above its limit of 100"),
         ({"grow_auc": 1.5}, "--grow-auc must be less than or equal to 1, got 1.5"),
+        ({"generated_max_steps": 0}, "--grow-auc cannot add a step: the attack on generated images starts at 0 steps"),
+        ({"generated_steps": 9, "generated_max_steps": 9}, "at 9 steps, its limit; raise --generated-max-steps"),
         ({"generated_stop": "pair"}, "give --generated-stop never"),
         ({"momentum": 0.0}, "--nesterov needs a --momentum above 0"),
         ({"generated_eps": math.nan}, "--generated-eps must be a finite number"),

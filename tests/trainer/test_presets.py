@@ -127,11 +127,29 @@ def test_a_flag_undoes_what_a_preset_sets() -> None:
 
 
 def test_what_a_user_of_a_preset_should_know() -> None:
-    said = preset_remarks("released-rn50", init="robust.pt", keep_at=(1000,))
-    assert said == [
+    def said(
+        preset: str | None, init: str | None = "robust.pt", keep_at: tuple[int, ...] = (), last: int = 5000
+    ) -> list[str]:
+        return preset_remarks(preset, init=init, keep_at=keep_at, iterations=last)
+
+    assert said("released-rn50", keep_at=(1000,)) == [
         "the released sampler loads the weights of iteration 1,000; this run keeps them as 001000.safetensors"
     ]
-    assert preset_remarks("released-rn50", init="robust.pt", keep_at=(4,)) == []
+    assert said("released-rn50", keep_at=(4,)) == said("released-rn50", keep_at=(4,), last=5) == []
+    assert said("released-rn50", last=2) == ["this run ends before iteration 1,000, whose weights released-rn50 keeps"]
     for preset in ("paper-rn50", "released-wrn50-2"):
-        assert "starts from random weights; give one with --init" in preset_remarks(preset, init=None, keep_at=())[0]
-    assert preset_remarks("digits", init=None, keep_at=()) == preset_remarks(None, init=None, keep_at=()) == []
+        assert "starts from random weights; give one with --init" in said(preset, init=None)[0]
+    assert said("digits", init=None) == said(None, init=None) == []
+
+
+def test_a_shorter_run_drops_the_checkpoints_of_its_preset_but_not_its_users() -> None:
+    def kept(**flags: object) -> tuple[int, ...]:
+        return resolve_config({**PATHS, **flags}, preset="released-rn50").keep_at
+
+    assert kept() == kept(iterations=1000) == (1000,)
+    assert kept(iterations=2) == kept(keep_at=()) == ()
+    assert kept(iterations=2, keep_at=(1,)) == (1,)
+    with pytest.raises(
+        BadInputError, match=r"--keep-at 1000 comes after the last of 2 .*give --keep-at 2 or none, or more"
+    ):
+        kept(iterations=2, keep_at=(1000,))

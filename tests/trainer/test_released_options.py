@@ -69,6 +69,19 @@ def test_checkpoints_are_kept_and_a_stopped_run_arrives_at_the_same_bits(tmp_pat
         assert (straight / name).read_bytes() == (stopped / name).read_bytes(), name
 
 
+def test_a_passed_iteration_is_not_kept_afterwards(tmp_path: Path) -> None:
+    run(released(iterations=3, keep_at=(1,)), tmp_path, data=two_sizes())
+    before = (tmp_path / "config.json").read_bytes()
+    for passed in (2, 3):
+        with pytest.raises(BadInputError, match=f"^--keep-at {passed}: .* is at iteration 3 of 3 and did not keep"):
+            run(released(iterations=3, keep_at=(1, passed)), tmp_path, data=two_sizes(), resume=True)
+    assert (tmp_path / "config.json").read_bytes() == before  # so that the plain --resume still goes on
+    run(released(iterations=3, keep_at=(1,)), tmp_path, data=two_sizes(), resume=True)
+    # An iteration whose file is there may be named again.
+    run(released(iterations=3, keep_at=()), tmp_path, data=two_sizes(), resume=True)
+    run(released(iterations=3, keep_at=(1,)), tmp_path, data=two_sizes(), resume=True)
+
+
 def test_every_option_counts(tmp_path: Path) -> None:
     """Each of them changes the weights, so none is read and left aside."""
     run(released(iterations=2, keep_at=(), milestones=(1,)), tmp_path / "all", data=two_sizes())
