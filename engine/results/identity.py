@@ -152,5 +152,6 @@ def differences(old: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
     old, identity = {**_LEFT_OUT, **old}, {**_LEFT_OUT, **identity}
     differ = [key for key in {**identity, **old} if old.get(key) != identity.get(key)]
     hashed = [text for key, text in _HASHED.items() if key in differ]
-    plain = [f"{key} was {old.get(key)!r}, is {identity.get(key)!r}" for key in differ if key not in _HASHED]
+    said = {*_HASHED, *(("step_size",) if "update" in differ else ())}  # the update's text has the step size
+    plain = [f"{key} was {old.get(key)!r}, is {identity.get(key)!r}" for key in differ if key not in said]
     return "; ".join([*hashed, *plain[:3]])
