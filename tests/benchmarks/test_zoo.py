@@ -34,8 +34,8 @@ def test_a_model_of_another_package_exports_and_its_gradient_is_right(tmp_path: 
     "name",
     [
         "timm:convnext_atto:64",
-        "timm:levit_128s:64",
-        "timm:resnetblur50:64",
+        pytest.param("timm:levit_128s:64", marks=pytest.mark.slow),
+        pytest.param("timm:resnetblur50:64", marks=pytest.mark.slow),
         "torchvision:swin_transformer.SwinTransformer:32",
     ],
 )

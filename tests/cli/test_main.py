@@ -233,7 +233,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(jboost, workshop) -> None:
 
 
 @pytest.mark.parametrize(
-    "room", [4096, 150_000]
+    "room", [pytest.param(4096, marks=pytest.mark.slow), 150_000]
 )  # for none of the files, and for the weights but not the forward program
 def test_a_full_disk_leaves_no_half_made_bundle(jboost, checkpoint, tmp_path, room) -> None:
     limit = (room, resource.getrlimit(resource.RLIMIT_FSIZE)[1])

@@ -45,6 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_released_preset_trains_exports_and_boosts_at_the_generators_size(folder: Path, jboost: Run) -> None:
     done = jboost("train", *SMALL, "--init", "robust.safetensors", cwd=folder)
     assert done.returncode == 0, done.stderr

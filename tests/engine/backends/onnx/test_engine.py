@@ -128,6 +128,7 @@ def test_verify_finds_a_graph_that_computes_something_else(whole, tmp_path) -> N
         verify_bundle(Bundle(copy, trust_code=True))
 
 
+@pytest.mark.slow
 def test_exporting_twice_gives_the_same_bytes(checkpoint, half, tmp_path) -> None:
     export_bundle(checkpoint, tmp_path / "again", objectives=("joint",), dtypes=("fp16",))
     graphs = sorted(p.name for p in half.glob("*.fp16.onnx*"))
