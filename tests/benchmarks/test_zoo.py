@@ -36,7 +36,7 @@ def test_a_model_of_another_package_exports_and_its_gradient_is_right(tmp_path: 
         "timm:convnext_atto:64",
         pytest.param("timm:levit_128s:64", marks=pytest.mark.slow),
         pytest.param("timm:resnetblur50:64", marks=pytest.mark.slow),
-        "torchvision:swin_transformer.SwinTransformer:32",
+        pytest.param("torchvision:swin_transformer.SwinTransformer:32", marks=pytest.mark.slow),
     ],
 )
 def test_the_gradient_graph_of_another_package_s_model_is_right(name: str, tmp_path: Path) -> None:

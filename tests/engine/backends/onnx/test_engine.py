@@ -197,7 +197,8 @@ def test_inspect_lists_the_graphs_once(jboost, whole) -> None:
     assert sum(key.endswith(".onnx") for key in facts) == len(OBJECTIVES) + 1  # and the forward pass
 
 
-@pytest.mark.parametrize("network", [pytest.param("TinyConvNeXt", marks=pytest.mark.slow), "TinyViT"])
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["TinyConvNeXt", "TinyViT"])
 def test_a_factorys_network_goes_all_the_way(jboost, tmp_path, images, labels, network) -> None:
     models = Path(graph_models.__file__).parent
     (tmp_path / "nets.py").write_text(
