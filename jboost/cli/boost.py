@@ -79,15 +79,7 @@ def boost(
     ] = None,
     update: str | None = None,
     objective: Annotated[str | None, options.objective(_METHOD)] = None,
-    early_stop: Annotated[
-        bool | None,
-        typer.Option(
-            "--early-stop/--no-early-stop",
-            help="Stop an image once its realness reaches l0.",
-            show_default="on for joint",
-            rich_help_panel=_METHOD,
-        ),
-    ] = None,
+    early_stop: Annotated[bool | None, options.early_stop(_METHOD)] = None,
     first_step: Annotated[
         float | None,
         typer.Option(
@@ -96,12 +88,7 @@ def boost(
             rich_help_panel=_METHOD,
         ),
     ] = None,
-    l0: Annotated[
-        float | None,
-        typer.Option(
-            "--l0", help="Mean realness of real images (eq. 13).", show_default="the bundle's", rich_help_panel=_METHOD
-        ),
-    ] = None,
+    l0: Annotated[float | None, options.l0(_METHOD)] = None,
     seed: Annotated[int, typer.Option(help="Seed of sgld's noise.", rich_help_panel=_METHOD)] = 0,
     rounding: Annotated[
         str,

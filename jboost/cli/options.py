@@ -53,6 +53,10 @@ Shared = _Shared
 
 _BY_OBJECTIVE = "joint if l0 is known, else bce"
 
+l0 = _Shared("Mean realness of real images (eq. 13).", "--l0", default="the bundle's")
+early_stop = _Shared(
+    "Stop an image once its realness reaches l0.", "--early-stop/--no-early-stop", default="on for joint"
+)
 bundle = _Shared("Folder that `jboost export` wrote, or hf://user/repo@revision.")
 device = _Shared("Device: auto, cpu, cuda or cuda:N.")
 dtype = _Shared("Network precision: fp32, fp16 or bf16. The iterate is always float32.")

@@ -86,21 +86,8 @@ def tune(
         int,
         typer.Option(help="How many times the grid may grow where the best lies on its edge.", rich_help_panel=_GRID),
     ] = 2,
-    l0: Annotated[
-        float | None,
-        typer.Option(
-            "--l0", help="Mean realness of real images (eq. 13).", show_default="the bundle's", rich_help_panel=_GRID
-        ),
-    ] = None,
-    early_stop: Annotated[
-        bool | None,
-        typer.Option(
-            "--early-stop/--no-early-stop",
-            help="Stop an image once its realness reaches l0.",
-            show_default="on for joint",
-            rich_help_panel=_GRID,
-        ),
-    ] = None,
+    l0: Annotated[float | None, options.l0(_GRID)] = None,
+    early_stop: Annotated[bool | None, options.early_stop(_GRID)] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise and of the bootstrap.", rich_help_panel=_GRID)] = 0,
     bundle: Annotated[Path, options.bundle(_ENGINE)] = Path("bundle"),
     engine: Annotated[

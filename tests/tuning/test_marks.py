@@ -7,27 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tune_cases import FEATURES, Place, pictures
+from tune_cases import FEATURES, pictures
 
 from jboost.cli import main
 from jboost.engine.samples import open_samples
-from jboost.tuning import curve
 from jboost.tuning.marks import mark, reference_digest, shared, sketch, warning
 
 TUNE = ("--update", "pgd", "--objective", "logit", "--step-size", 0.3, "--steps", 1, "--images", 10, "--bootstrap", 0)
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory, bundle) -> Place:
-    return Place.make(tmp_path_factory.mktemp("marks"), bundle)
-
-
-@pytest.fixture
-def place(root, monkeypatch, tmp_path) -> Place:
-    monkeypatch.chdir(root.root)
-    monkeypatch.setattr(curve, "can_draw", lambda: False)  # drawing takes seconds
-    monkeypatch.setenv("JBOOST_CACHE", str(tmp_path / "cache"))
-    return root
 
 
 def marked(path: str) -> None:

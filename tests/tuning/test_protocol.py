@@ -16,7 +16,6 @@ from jboost.cli import main
 from jboost.evaluation import evaluate
 from jboost.evaluation.extractors.base import Outputs
 from jboost.evaluation.extractors.open import open_extractor
-from jboost.tuning import curve
 
 GRID = ("--update", "pgd", "--objective", "logit", "--step-size", "1", "--steps", "2", "--grow", 0, "--bootstrap", 0)
 
@@ -32,18 +31,10 @@ class LikeInception:
         return self._inner(images if self._tensorflow else images // 2)
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory, bundle) -> Place:
-    return Place.make(tmp_path_factory.mktemp("protocol"), bundle)
-
-
 @pytest.fixture
-def place(root, monkeypatch, tmp_path) -> Place:
-    monkeypatch.chdir(root.root)
-    monkeypatch.setattr(curve, "can_draw", lambda: False)
+def place(place, monkeypatch) -> Place:
     monkeypatch.setattr(importlib.import_module("jboost.evaluation.evaluate"), "open_extractor", LikeInception)
-    monkeypatch.setenv("JBOOST_CACHE", str(tmp_path / "cache"))
-    return root
+    return place
 
 
 @pytest.mark.parametrize("made_by", ["openai", "pytorch-fid"])

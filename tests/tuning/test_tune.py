@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tune_cases import CLASSES, FEATURES, Place, fid_of, key_of, pictures
+from tune_cases import CLASSES, FEATURES, fid_of, key_of, pictures
 
 from jboost.booster import Booster
 from jboost.cli import main
@@ -19,20 +19,6 @@ from jboost.cli.tune import _default_folder
 from jboost.engine.method.updates import PGD, SGLD
 from jboost.tuning import curve
 from jboost.tuning import tune as tuning
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory, bundle) -> Place:
-    return Place.make(tmp_path_factory.mktemp("tune"), bundle)
-
-
-@pytest.fixture
-def place(root, monkeypatch, tmp_path) -> Place:
-    monkeypatch.chdir(root.root)
-    monkeypatch.setattr(curve, "can_draw", lambda: False)  # drawing takes seconds
-    monkeypatch.setenv("JBOOST_CACHE", str(tmp_path / "cache"))
-    return root
-
 
 PGD_GRID = ("--update", "pgd", "--objective", "logit", "--step-size", "0.2,0.5", "--steps", "2,4", "--grow", 0)
 GRID = (*PGD_GRID, "--update", "pgd,sgld", "--noise", "0.01")
