@@ -14,8 +14,11 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/python benchmarks/demo/run.py --out out/demo
 
+# A test that hangs in C code, where no signal reaches Python: its stacks are printed, and the run ends.
+NO_HANGS := -o faulthandler_timeout=330 -o faulthandler_exit_on_timeout=true --max-worker-restart 0
+
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(NO_HANGS)
 
 # The types of the installed package: static tools do not follow the folders' mapping in an editable install.
 check: $(READY)

@@ -16,7 +16,11 @@ import pytest
 # How hard the C++ compiler tries on a package's host code, not on its kernels: packages compile in half the time. Inductor reads
 # it when it is imported, here and in subprocesses.
 os.environ.setdefault("AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL", "O0")
+# ONNX Runtime's thread that sends statistics, and its files in the home folder, are not the tests' business. It reads this when
+# it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+import children
 import torch
 from filelock import FileLock
 
@@ -31,6 +35,13 @@ for name in ("torch", "torch.__trace"):
 
 SIZE, CLASSES = 16, 5
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests and those of a GPU, which compile for minutes, may take longer than pyproject.toml's timeout."""
+    for item in items:
+        if item.get_closest_marker("slow") or item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.timeout(1800))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -118,12 +129,18 @@ def samples(tmp_path: Path, images: np.ndarray, labels: np.ndarray) -> Path:
 
 @pytest.fixture(scope="session")
 def jboost() -> Run:
-    """Runs the installed command in a subprocess."""
+    """Runs the command in a process where everything is imported: see `children.jboost`."""
+    return children.jboost
+
+
+@pytest.fixture(scope="session")
+def installed() -> Run:
+    """Runs the installed command in a subprocess. It takes seconds to import torch, so most tests take `jboost`."""
 
     def run(*args: object, cwd: Path | None = None, **options: object) -> subprocess.CompletedProcess[str]:
         command = [str(Path(sys.executable).with_name("jboost")), *map(str, args)]
-        # One thread, for the same reason as in `one_thread`.
-        environment = os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300, **options)
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=cwd, env=os.environ | children.PLAIN, timeout=240, **options
+        )
 
     return run

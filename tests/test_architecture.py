@@ -44,7 +44,7 @@ def test_what_runs_is_what_the_page_names(bundle, samples, tmp_path) -> None:
     script, arguments = ROOT / "tests" / "support" / "traced.py", ["boost", samples, "--bundle", bundle]
     done = subprocess.run(
         [sys.executable, script, *arguments, "--engine", "onnx", "--device", "cpu", "--steps", "3"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     ran = {Path(file) for file in json.loads(done.stdout.splitlines()[-1])}

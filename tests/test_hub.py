@@ -40,7 +40,7 @@ def run(hub, tmp_path):
         def call(*args: object, **more: str) -> subprocess.CompletedProcess[str]:
             words = [str(Path(sys.executable).with_name("jboost")), *map(str, args)]
             return subprocess.run(
-                words, capture_output=True, text=True, cwd=tmp_path, env=environment | more, timeout=300
+                words, capture_output=True, text=True, cwd=tmp_path, env=environment | more, timeout=240
             )
 
         yield call

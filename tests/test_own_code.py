@@ -85,7 +85,7 @@ def command(cwd: Path, site: Path | None):
 
     def run(*args: object) -> subprocess.CompletedProcess[str]:
         words = [str(Path(sys.executable).with_name("jboost")), *map(str, args)]
-        return subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300)
+        return subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=environment, timeout=240)
 
     return run
 

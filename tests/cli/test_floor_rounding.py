@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from shard_cases import jboost_in_fork
+from shard_cases import jboost_in_child
 
 import jboost as api
 from jboost.engine.results.run_file import read_run
@@ -26,7 +26,7 @@ def test_fractions_are_cut_off(bundle, samples, tmp_path, engine) -> None:
     out = {}
     for rounding in ("nearest", "floor"):
         path, run = tmp_path / f"{rounding}.npz", tmp_path / f"{rounding}.run.npz"
-        done = jboost_in_fork(
+        done = jboost_in_child(
             tmp_path, "boost", samples, "-o", path, "--bundle", bundle, "--engine", engine, "--rounding", rounding, *HOW,
             "--run", run, "--json", "summary.json",
         )  # fmt: skip
@@ -77,13 +77,13 @@ def test_a_run_is_not_resumed_with_the_other_rounding(bundle, samples, tmp_path,
         with pytest.raises(InterruptedError):
             b.boost_file(open_samples(samples), out, settings, on_progress=kill)
     command = ("boost", samples, "-o", out, "--bundle", bundle, "--engine", "eager", *HOW, "--resume", "--rounding")
-    refused = jboost_in_fork(tmp_path, *command, other)
+    refused = jboost_in_child(tmp_path, *command, other)
     assert refused.code == 2
     assert f"rounding was '{first}', is '{other}'" in refused.said
     assert "Traceback" not in refused.said
-    done = jboost_in_fork(tmp_path, *command, first)
+    done = jboost_in_child(tmp_path, *command, first)
     assert done.code == 0, done.said
-    whole = jboost_in_fork(tmp_path, *(word if word != out else "whole.npz" for word in command), first)
+    whole = jboost_in_child(tmp_path, *(word if word != out else "whole.npz" for word in command), first)
     assert whole.code == 0, whole.said
     assert out.read_bytes() == (tmp_path / "whole.npz").read_bytes()
 
@@ -91,14 +91,14 @@ def test_a_run_is_not_resumed_with_the_other_rounding(bundle, samples, tmp_path,
 def test_shards_and_ranges_are_cut_off_alike(bundle, samples, tmp_path) -> None:
     command = ("boost", samples, "--bundle", bundle, "--engine", "onnx", *HOW)
     for out, *more in (("one.npz",), ("ranges", "--shards", 2)):
-        done = jboost_in_fork(tmp_path, *command, "--rounding", "floor", "-o", out, *more)
+        done = jboost_in_child(tmp_path, *command, "--rounding", "floor", "-o", out, *more)
         assert done.code == 0, done.said
     parts = [images_of(path) for path in sorted((tmp_path / "ranges").glob("*.npz"))]
     np.testing.assert_array_equal(np.concatenate(parts), images_of(tmp_path / "one.npz"))
-    refused = jboost_in_fork(tmp_path, *command, "-o", "ranges", "--shards", 2, "--resume")
+    refused = jboost_in_child(tmp_path, *command, "-o", "ranges", "--shards", 2, "--resume")
     assert refused.code == 2
     assert "rounding was 'floor', is 'nearest'" in refused.said
-    merged = jboost_in_fork(tmp_path, "merge", "ranges", "--json", "merged.json")
+    merged = jboost_in_child(tmp_path, "merge", "ranges", "--json", "merged.json")
     assert merged.code == 0, merged.said
     assert json.loads((tmp_path / "merged.json").read_text())["rounding"] == "floor"
 

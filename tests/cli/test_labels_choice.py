@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from shard_cases import jboost_in_fork
+from shard_cases import jboost_in_child
 
 import jboost as api
 from jboost.engine.backends.array_runner import to_float
@@ -58,7 +58,7 @@ def test_the_classes_are_those_by_hand_in_each_engine_and_batch_size(
     np.testing.assert_array_equal(by_name.images, want)
     assert (by_name.summary.labels, by_name.summary.accuracy_before) == (choice, None)
     for source, batch_size in ((samples, 8), (unlabelled, 5)):
-        done = jboost_in_fork(
+        done = jboost_in_child(
             tmp_path, "boost", source, "--bundle", bundle, "--engine", engine, "-b", batch_size, *HOW, "--labels", choice,
             "-o", "out.npz", "--run", "run.npz", "--json", "summary.json",
         )  # fmt: skip
@@ -79,14 +79,14 @@ def test_the_classes_are_those_by_hand_in_each_engine_and_batch_size(
 def test_given_is_the_default_and_needs_labels(bundle, samples, unlabelled, tmp_path) -> None:
     command = ("--bundle", bundle, "--engine", "onnx", "-b", 8, *HOW)
     for out, *more in (("a.npz",), ("b.npz", "--labels", "given")):
-        assert jboost_in_fork(tmp_path, "boost", samples, "-o", out, *command, *more).code == 0
+        assert jboost_in_child(tmp_path, "boost", samples, "-o", out, *command, *more).code == 0
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     for more in ((), ("-o", "parts", "--shards", 2)):
-        refused = jboost_in_fork(tmp_path, "boost", unlabelled, *command, "--labels", "given", *more)
+        refused = jboost_in_child(tmp_path, "boost", unlabelled, *command, "--labels", "given", *more)
         assert refused.code == (1 if more else 2), refused.said
         assert "has no labels, but --labels given takes them; give --labels predicted or debiased" in refused.said
     assert not list(tmp_path.glob("unlabelled.boosted*"))
-    refused = jboost_in_fork(tmp_path, "boost", samples, *command, "--labels", "predicted", "--objective", "energy")
+    refused = jboost_in_child(tmp_path, "boost", samples, *command, "--labels", "predicted", "--objective", "energy")
     assert refused.code == 2
     assert "the objective energy uses no labels; leave out --labels predicted" in refused.said
 
@@ -101,10 +101,10 @@ def test_a_resumed_run_takes_the_same_labels(bundle, samples, by_hand, images, t
     with api.load(bundle, engine="eager", device="cpu", batch_size=8) as b, pytest.raises(InterruptedError):
         b.boost_file(open_samples(samples), out, b.settings(UPDATE, early_stop=False, labels=first), on_progress=kill)
     command = ("boost", samples, "-o", out, "--bundle", bundle, "--engine", "eager", "-b", 8, *HOW, "--resume")
-    refused = jboost_in_fork(tmp_path, *command, *(() if first else ("--labels", "debiased")))
+    refused = jboost_in_child(tmp_path, *command, *(() if first else ("--labels", "debiased")))
     assert refused.code == 2
     assert ("labels was 'debiased " if first else "labels was 'given, else predicted', is 'debiased ") in refused.said
-    done = jboost_in_fork(tmp_path, *command, *(("--labels", first) if first else ()))
+    done = jboost_in_child(tmp_path, *command, *(("--labels", first) if first else ()))
     assert done.code == 0, done.said
     with api.load(bundle, engine="eager", device="cpu", batch_size=8) as b:
         y = by_hand["debiased"] if first else open_samples(samples).labels
@@ -123,15 +123,15 @@ def test_shards_take_predictions_and_refuse_debiased_labels_with_a_remedy_that_w
         (*_PRESET, "--shards", 2),
     ):
         labels = () if _PRESET[0] in more else ("--labels", "debiased")
-        refused = jboost_in_fork(tmp_path, *command, "-o", "refused", *more, *labels)
+        refused = jboost_in_child(tmp_path, *command, "-o", "refused", *more, *labels)
         assert refused.code == 2, refused.said
         assert (
             "boost all images as one npz, folder or tar, without --shard, --shards, --devices and --on, or take"
             in refused.said
         )
         assert not (tmp_path / "refused").exists()
-    assert jboost_in_fork(tmp_path, *command, "-o", "one.npz", "--labels", "debiased").code == 0
-    done = jboost_in_fork(
+    assert jboost_in_child(tmp_path, *command, "-o", "one.npz", "--labels", "debiased").code == 0
+    done = jboost_in_child(
         tmp_path, *command, "-o", "parts", "--shards", 2, "--labels", "predicted", "--json", "parts.json"
     )
     assert done.code == 0, done.said
@@ -144,7 +144,7 @@ def test_shards_take_predictions_and_refuse_debiased_labels_with_a_remedy_that_w
     np.testing.assert_array_equal(
         np.concatenate([open_samples(path).labels for path in parts]), open_samples(samples).labels
     )
-    refused = jboost_in_fork(tmp_path, *command, "-o", "parts", "--shards", 2, "--resume")
+    refused = jboost_in_child(tmp_path, *command, "-o", "parts", "--shards", 2, "--resume")
     assert refused.code == 2
     assert "labels was 'predicted', is 'given, else predicted'" in refused.said
 

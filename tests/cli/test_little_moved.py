@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from shard_cases import ENGINE, jboost_in_fork, make_shards
+from shard_cases import ENGINE, jboost_in_child, make_shards
 
 import jboost as api
 from jboost.engine.method.updates import PGD, SGLD
@@ -28,7 +28,7 @@ DEAD = (
 def run(tmp_path: Path, bundle: Path, samples: Path, options: dict[str, Any]) -> str:
     words = [word for name, value in options.items() for word in ((name,) if value is None else (name, value))]
     engine = ENGINE if "--engine" not in options else ()
-    ran = jboost_in_fork(
+    ran = jboost_in_child(
         tmp_path, "boost", samples, "--bundle", bundle, *engine, *words, "-o", "out.npz", "--json", "s.json"
     )
     assert ran.code == 0, ran.said
@@ -103,7 +103,7 @@ def test_every_way_to_run_says_it(bundle, samples, images, labels, jboost, tmp_p
         "boost", shards, "--bundle", bundle, *ENGINE, *slow, "-o", "out", "--devices", "cpu,cpu", cwd=tmp_path
     )
     assert len(re.findall(wanted, many.stderr)) == 1, many.stderr
-    assert len(re.findall(wanted, jboost_in_fork(tmp_path, "merge", "out").said)) == 1
+    assert len(re.findall(wanted, jboost_in_child(tmp_path, "merge", "out").said)) == 1
     with caplog.at_level(logging.WARNING, "jboost"), api.load(bundle, engine="onnx", device="cpu") as booster:
         booster.boost(images, labels, PGD(2, 0.001))
         assert len(re.findall(wanted, caplog.text)) == 1

@@ -30,12 +30,12 @@ def load(path: Path) -> tuple[np.ndarray, np.ndarray]:
         return data["arr_0"], data["arr_1"]
 
 
-def test_checkpoint_and_samples_in_boosted_samples_out(jboost, checkpoint, samples, tmp_path) -> None:
+def test_checkpoint_and_samples_in_boosted_samples_out(installed, checkpoint, samples, tmp_path) -> None:
     shutil.copy(checkpoint, tmp_path / "joint.safetensors")
-    exported = jboost("export", "--ckpt", "joint.safetensors", cwd=tmp_path)
+    exported = installed("export", "--ckpt", "joint.safetensors", cwd=tmp_path)
     assert exported.returncode == 0, exported.stderr
     assert "gradient error" in exported.stdout
-    done = jboost(
+    done = installed(
         "boost", "--engine", "eager", "samples.npz", "--json", "s.json", "--grid", "g.png", *FAST, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
@@ -218,13 +218,13 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_written(jboost, workshop,
     assert sorted(workshop.rglob("*")) == before
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(jboost, workshop) -> None:
+def test_a_full_disk_is_one_line_and_leaves_nothing(installed, workshop) -> None:
     before = sorted(workshop.rglob("*"))
     limit = (
         4096,
         resource.getrlimit(resource.RLIMIT_FSIZE)[1],
     )  # what a full disk does, at a size that a test can reach
-    done = jboost(
+    done = installed(
         "boost", "samples.npz", *FAST, cwd=workshop, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     )
     assert done.returncode == 2, done.stderr
@@ -235,9 +235,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(jboost, workshop) -> None:
 @pytest.mark.parametrize(
     "room", [pytest.param(4096, marks=pytest.mark.slow), 150_000]
 )  # for none of the files, and for the weights but not the forward program
-def test_a_full_disk_leaves_no_half_made_bundle(jboost, checkpoint, tmp_path, room) -> None:
+def test_a_full_disk_leaves_no_half_made_bundle(installed, checkpoint, tmp_path, room) -> None:
     limit = (room, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
-    done = jboost(
+    done = installed(
         "export",
         "--ckpt",
         checkpoint,
@@ -305,8 +305,8 @@ def test_inspect_tells_what_a_file_is(jboost, workshop) -> None:
     assert "SHA-256" in done.stderr
 
 
-def test_doctor_lists_every_engine(jboost) -> None:
-    found = json.loads(jboost("doctor", "--json").stdout)["engines"]
+def test_doctor_lists_every_engine(installed, jboost) -> None:
+    found = json.loads(installed("doctor", "--json").stdout)["engines"]
     assert set(found) == {"eager", "compile", "onnx", "trt"}
     assert found["eager"]["available"]
     for engine in found.values():
@@ -321,17 +321,17 @@ def test_debug_shows_the_traceback(jboost, workshop) -> None:
     assert "BadInputError" in done.stderr
 
 
-def test_help_is_quick_and_says_where_every_preset_is_named(jboost) -> None:
+def test_help_is_quick_and_says_where_every_preset_is_named(installed) -> None:
     used = []
     for _ in range(3):
         before = os.times()
-        assert jboost("--help").returncode == 0
+        assert installed("--help").returncode == 0
         after = os.times()  # processor time: wall time would measure the neighbours as well
         used.append(after.children_user - before.children_user + after.children_system - before.children_system)
     assert min(used) < 0.5
-    text = jboost("boost", "--help").stdout
+    text = installed("boost", "--help").stdout
     assert "list shows all" in " ".join(text.replace("│", " ").split())
-    shown = jboost("boost", "--preset", "list")  # without samples
+    shown = installed("boost", "--preset", "list")  # without samples
     assert shown.returncode == 0
     assert [line.split()[0] for line in shown.stdout.splitlines()[1:]] == list(PRESETS)
 

@@ -75,7 +75,7 @@ def command(tmp_path):
             "COLUMNS": "200", "NO_COLOR": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1] / "support")
         }  # fmt: skip
         words = [sys.executable, str(script), *map(str, args)]
-        return subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
+        return subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=240)
 
     return run
 

@@ -11,10 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+import kills
 import numpy as np
 import pytest
+from children import do
 from processes import alive, wait_until
-from shard_cases import COUNT, ENGINE, METHODS, digests, jboost_in_fork, make_shards, stamps
+from shard_cases import COUNT, ENGINE, METHODS, digests, jboost_in_child, make_shards, stamps
 
 from jboost.engine.samples import open_samples
 from jboost.engine.system.locks import only_writer
@@ -27,7 +29,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory, images: np.ndarray, labels:
 
 
 def boosted(tmp_path: Path, bundle: Path, source: object, out: str, *more: object, method: str = "pgd") -> None:
-    ran = jboost_in_fork(tmp_path, "boost", source, "--bundle", bundle, *ENGINE, *METHODS[method], "-o", out, *more)
+    ran = jboost_in_child(tmp_path, "boost", source, "--bundle", bundle, *ENGINE, *METHODS[method], "-o", out, *more)
     assert ran.code == 0, ran.said
 
 
@@ -114,21 +116,25 @@ def test_a_cut_off_tar_does_not_end_the_others(bundle, images, labels, jboost, t
     assert "have the shard made again: rm out/04.tar" in refused.stderr
 
 
-def test_a_full_disk_leaves_nothing_half_written(bundle, shards, tmp_path, monkeypatch) -> None:
+def _fill_the_disk() -> None:
+    """A shard's file takes four bytes, then the disk is full."""
     from jboost.engine.samples import outputs
 
     def full(aside: Path, *rest: object, **options: object) -> None:
         aside.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(outputs, "_write_shard", full)
-    ran = jboost_in_fork(tmp_path, "boost", shards["tar"], "--bundle", bundle, *ENGINE, "-o", "out")
+    outputs._write_shard = full
+
+
+def test_a_full_disk_leaves_nothing_half_written(bundle, shards, tmp_path) -> None:
+    command = ("boost", shards["tar"], "--bundle", bundle, *ENGINE, "-o", "out")
+    ran = jboost_in_child(tmp_path, *command, first=_fill_the_disk)
     assert ran.code == 1
     assert ran.said.count("no room for out/0") == COUNT
     assert list(stamps(tmp_path / "out")) == ["run.json"]
     assert not list((tmp_path / "out").rglob(".*"))
-    monkeypatch.undo()
-    ran = jboost_in_fork(tmp_path, "boost", shards["tar"], "--bundle", bundle, *ENGINE, "-o", "out", "--resume")
+    ran = jboost_in_child(tmp_path, *command, "--resume")
     assert ran.code == 0, ran.said
 
 
@@ -159,7 +165,7 @@ def test_what_is_refused_writes_nothing(bundle, shards, tmp_path, arguments, sai
     for file in ("full/a.txt", "out.npz"):
         (tmp_path / file).touch()
     before = sorted(tmp_path.rglob("*"))
-    ran = jboost_in_fork(tmp_path, "boost", *arguments, "--bundle", bundle, *ENGINE)
+    ran = jboost_in_child(tmp_path, "boost", *arguments, "--bundle", bundle, *ENGINE)
     assert ran.code == 2, ran.said
     assert said in ran.said
     assert ran.said.count("\n") == 1
@@ -178,13 +184,13 @@ def test_what_is_refused_writes_nothing(bundle, shards, tmp_path, arguments, sai
 )
 def test_another_run_is_refused_and_says_what_differs(bundle, shards, tmp_path, more, said) -> None:
     command = ("boost", shards["npz"], "--bundle", bundle, *ENGINE, "-o", "out", "--resume", "--shard", "0/5")
-    assert jboost_in_fork(tmp_path, *command).code == 0
+    assert jboost_in_child(tmp_path, *command).code == 0
     for share in ("0/5", "1/5"):  # with all done, and with something to do
-        ran = jboost_in_fork(tmp_path, *command[:-1], share, *more)
+        ran = jboost_in_child(tmp_path, *command[:-1], share, *more)
         assert ran.code == 2, ran.said
         assert said in ran.said
         assert "rm -r out" in ran.said
-    again = jboost_in_fork(tmp_path, *(word for word in command if word != "--resume"))
+    again = jboost_in_child(tmp_path, *(word for word in command if word != "--resume"))
     assert again.code == 2
     assert "1 of 1 shards are done in out (first: 00.npz); go on with --resume" in again.said
 
@@ -192,11 +198,11 @@ def test_another_run_is_refused_and_says_what_differs(bundle, shards, tmp_path, 
 def test_workers_obey_the_first(bundle, shards, tmp_path) -> None:
     """What the first one's 'auto' chose; its batch too."""
     command = ("boost", shards["npz"], "--bundle", bundle, "--device", "cpu", "-o", "out")
-    assert jboost_in_fork(tmp_path, *command, "--shard", "1/5", "--engine", "eager", "-b", 3).code == 0
-    assert jboost_in_fork(tmp_path, *command, "--shard", "0/5").code == 0
+    assert jboost_in_child(tmp_path, *command, "--shard", "1/5", "--engine", "eager", "-b", 3).code == 0
+    assert jboost_in_child(tmp_path, *command, "--shard", "0/5").code == 0
     facts = json.loads((tmp_path / "out" / "run.json").read_text())["run"]
     assert (facts["engine"], facts["batch_size"], facts["threads"]) == ("eager", 3, 1)
-    mixed = jboost_in_fork(tmp_path, *command, "--shard", "2/5", "--engine", "onnx")
+    mixed = jboost_in_child(tmp_path, *command, "--shard", "2/5", "--engine", "onnx")
     assert mixed.code == 2
     assert "engine was 'eager', is 'onnx'" in mixed.said
 
@@ -206,7 +212,7 @@ def test_shards_unlike_the_first_fail_alone(bundle, shards, tmp_path, images, la
     shutil.copytree(shards["npz"], folder)
     np.savez(folder / "01.npz", images=images[:3])
     np.savez(folder / "02.npz", images=images[:3], labels=labels[:3] + 90)
-    ran = jboost_in_fork(tmp_path, "boost", "in", "--bundle", bundle, *ENGINE, "-o", "out")
+    ran = jboost_in_child(tmp_path, "boost", "in", "--bundle", bundle, *ENGINE, "-o", "out")
     assert ran.code == 1
     assert "01.npz: in/01.npz has no labels, but the run's first shard has some" in ran.said
     assert "02.npz: label 9" in ran.said
@@ -282,10 +288,4 @@ def test_workers_killed_twenty_times(bundle, shards, tmp_path) -> None:
 
 
 def _kills(count: int, bundle: Path, source: Path, tmp_path: Path) -> None:
-    script = Path(__file__).parent.parent / "support" / "kills.py"
-    ran = subprocess.run(
-        [sys.executable, script, "shards", tmp_path, str(count), bundle, source],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
-    assert f"{count} kills" in ran.stdout
+    assert f"{count} kills" in do(kills.shards, tmp_path, count, bundle, source, seconds=600)

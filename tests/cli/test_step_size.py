@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from shard_cases import ENGINE, jboost_in_fork, make_shards
+from shard_cases import ENGINE, jboost_in_child, make_shards
 
 import jboost as api
 from jboost.calibration import PROBE, Probed, calibrated, evenly
@@ -51,7 +51,7 @@ def step_size(length: float, lengths: np.ndarray) -> float:
 
 
 def boosted(tmp_path: Path, bundle: Path, source: object, out: str, *more: object, engine: tuple = ENGINE):
-    ran = jboost_in_fork(tmp_path, "boost", source, "--bundle", bundle, *engine, *AUTO, "-o", out, *more)
+    ran = jboost_in_child(tmp_path, "boost", source, "--bundle", bundle, *engine, *AUTO, "-o", out, *more)
     assert ran.code == 0, ran.said
     return ran.said
 
@@ -76,7 +76,7 @@ def test_the_command_sets_it_says_so_and_keeps_it(
     assert f"2 steps of {want:g}, set by auto for a first step of 1 grey level" in (tmp_path / "page.html").read_text()
     # It is the run with that number, and a stated number is no auto.
     stated = ("--update", "sgld", "--steps", 2, "--step-size", want, "--json", "n.json")
-    same = jboost_in_fork(tmp_path, "boost", samples, "--bundle", bundle, *ENGINE, *stated, "-o", "same.npz")
+    same = jboost_in_child(tmp_path, "boost", samples, "--bundle", bundle, *ENGINE, *stated, "-o", "same.npz")
     assert same.code == 0, same.said
     with np.load(tmp_path / "samples.boosted.npz") as a, np.load(tmp_path / "same.npz") as b:
         np.testing.assert_array_equal(a["arr_0"], b["arr_0"])
@@ -102,7 +102,7 @@ def test_one_line_of_python_and_a_preset(bundle, checkpoint, samples, images, la
     engine = {"engine": "eager", "device": "cpu", "batch_size": 4}
     eager = ("--engine", "eager", "--device", "cpu", "-b", 4)
     preset = api.boost(images, labels, bundle=bundle, preset="released-sgld", step_size="auto", **engine)
-    ran = jboost_in_fork(
+    ran = jboost_in_child(
         tmp_path, "boost", samples, "--bundle", bundle, *eager, "--preset", "released-sgld", "--step-size", "auto",
         "-o", "out.npz", "--json", "s.json",
     )  # fmt: skip
@@ -141,18 +141,18 @@ def test_a_resumed_run_keeps_it(bundle, samples, images, labels, tmp_path) -> No
             booster.boost_file(open_samples(samples), out, settings, on_progress=kill)
         want = booster.boost(images, labels, SGLD(2), step_size="auto")
     # Another length is another run, and so is the same number without auto.
-    other = jboost_in_fork(tmp_path, "boost", samples, *lines, "--first-step", 3, "-o", out)
+    other = jboost_in_child(tmp_path, "boost", samples, *lines, "--first-step", 3, "-o", out)
     assert other.code == 2
     assert "first_step was 1.0, is 3.0" in other.said
     number = ("--update", "sgld", "--steps", 2, "--step-size", want.summary.step_size)
-    other = jboost_in_fork(tmp_path, "boost", samples, "--bundle", bundle, *number, "--resume", "-o", out)
+    other = jboost_in_child(tmp_path, "boost", samples, "--bundle", bundle, *number, "--resume", "-o", out)
     assert other.code == 2
     assert "first_step was 1.0, is None" in other.said
     # The number is the begun run's, even where it would now be measured as another one.
     header = out.with_name("out.npz.partial") / "run.json"
     begun = json.loads(header.read_text())["run"]
     assert begun["step_size"] == want.summary.step_size
-    resumed = jboost_in_fork(tmp_path, "boost", samples, *lines, "-b", 9, "-o", out)
+    resumed = jboost_in_child(tmp_path, "boost", samples, *lines, "-b", 9, "-o", out)
     assert resumed.code == 0, resumed.said
     assert "step size auto" not in resumed.said  # not measured again
     assert json.loads((tmp_path / "s.json").read_text())["step_size"] == want.summary.step_size
@@ -173,9 +173,9 @@ def test_all_shares_use_the_same(bundle, checkpoint, images, labels, tmp_path) -
     assert read_record(tmp_path / "parts").identity["step_size"] == want
     for name in ("00.npz", "03.npz", "04.npz"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    merged = jboost_in_fork(tmp_path, "merge", "parts")
+    merged = jboost_in_child(tmp_path, "merge", "parts")
     assert f"sgld 2 x {want:g} (auto: a first step of 1 grey level)" in merged.said
-    again = jboost_in_fork(
+    again = jboost_in_child(
         tmp_path, "boost", shards, "--bundle", bundle, *ENGINE, *AUTO, "--first-step", 2, "-o", "parts", "--resume"
     )
     assert again.code == 2
@@ -195,7 +195,7 @@ def test_on_ray_the_run_is_settled_alike(bundle, checkpoint, images, labels, tmp
 def test_shards_without_a_usable_first_one(bundle, images, labels, tmp_path) -> None:
     shards = make_shards(tmp_path / "in", "npz", images, labels)
     (shards / "00.npz").write_bytes((shards / "00.npz").read_bytes()[:100])
-    ran = jboost_in_fork(tmp_path, "boost", shards, "--bundle", bundle, *ENGINE, *AUTO, "-o", "out")
+    ran = jboost_in_child(tmp_path, "boost", shards, "--bundle", bundle, *ENGINE, *AUTO, "-o", "out")
     assert ran.code == 1
     assert "1 of 5 shards could not be made" in ran.said
     assert read_record(tmp_path / "out").identity["step_size"] > 0
@@ -217,7 +217,7 @@ def test_shards_without_a_usable_first_one(bundle, images, labels, tmp_path) -> 
     ],
 )  # fmt: skip
 def test_what_has_no_such_length_is_refused(bundle, samples, tmp_path, options, said) -> None:
-    ran = jboost_in_fork(tmp_path, "boost", samples, "--bundle", bundle, *options)
+    ran = jboost_in_child(tmp_path, "boost", samples, "--bundle", bundle, *options)
     assert ran.code == 2
     assert said in ran.said
     assert len(ran.said.splitlines()) == 1
@@ -225,7 +225,7 @@ def test_what_has_no_such_length_is_refused(bundle, samples, tmp_path, options, 
 
 
 def test_a_step_size_is_a_number_or_auto(samples, tmp_path) -> None:
-    ran = jboost_in_fork(tmp_path, "boost", samples, "--step-size", "car")
+    ran = jboost_in_child(tmp_path, "boost", samples, "--step-size", "car")
     assert ran.code == 2
     assert "'car' is neither a number nor auto" in ran.said
 

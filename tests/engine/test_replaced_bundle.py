@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from children import Child, together
 from processes import wait_until
-from train_cases import fork, wait
 
 import jboost
 from jboost.engine.bundle import Bundle, BundleConfig, artefact_of
@@ -29,16 +29,16 @@ def write(out: Path, letter: str) -> None:
         (aside / "config.json").write_text(config.to_json())
 
 
+def write_again_and_again(out: Path, stop: Path) -> None:
+    while not stop.exists():
+        for letter in "bcdefa":
+            write(out, letter)
+
+
 def test_a_reader_sees_one_bundle_or_is_told_that_it_was_replaced(tmp_path) -> None:
     out, stop = tmp_path / "bundle", tmp_path / "stop"
     write(out, "a")
-
-    def writer() -> None:
-        while not stop.exists():
-            for letter in "bcdefa":
-                write(out, letter)
-
-    child, seen, told = fork(writer), set(), 0
+    child, seen, told = Child(write_again_and_again, out, stop), set(), 0
 
     def read() -> bool:
         nonlocal told
@@ -59,7 +59,7 @@ def test_a_reader_sees_one_bundle_or_is_told_that_it_was_replaced(tmp_path) -> N
         wait_until(read)
     finally:
         stop.touch()
-        assert wait(child) == 0
+        together(child)
     Bundle(out, trust_code=True).check()
 
 

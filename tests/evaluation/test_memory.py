@@ -30,7 +30,7 @@ print((peak_memory() - before) >> 20)
 def growth(folder: Path, *arguments: str) -> int:
     """By how many MiB the process's peak rose over a small evaluation's."""
     command = [sys.executable, "-c", _SCRIPT, *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return int(done.stdout)
 

@@ -32,7 +32,7 @@ from fuzz_mutations import (
     rezipped,
     tar_changes,
 )
-from fuzz_oracle import complaint, preload, run
+from fuzz_oracle import complaint, run
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -47,11 +47,6 @@ many = settings(
     phases=(Phase.generate, Phase.shrink), suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 ONE_STEP = ("--engine", "onnx", "--steps", "1", "-b", "4", "--json", "summary.json")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ready() -> None:
-    preload()
 
 
 def check(arguments: list[str], put: Callable[[Path], object]) -> None:

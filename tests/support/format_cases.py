@@ -9,10 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-import webdataset
 from PIL import Image
 
 Array = np.ndarray
@@ -44,6 +41,9 @@ def tensors(folder: Path, images: Array, labels: Array) -> Path:
 
 def parquet(folder: Path, images: Array, labels: Array, kind: str = "PNG") -> Path:
     """As Hugging Face's `datasets` writes it: row groups, its metadata in the schema."""
+    import pyarrow as pa  # here: it starts a thread when it is imported
+    import pyarrow.parquet as pq
+
     suffix = {"PNG": "png", "JPEG": "jpg"}[kind]
     features = {"image": {"_type": "Image"}, "label": {"names": list(CLASS_NAMES), "_type": "ClassLabel"}}
     cells = [{"bytes": image_bytes(image, kind), "path": f"n{i % 3}_{i}.{suffix}"} for i, image in enumerate(images)]
@@ -60,6 +60,8 @@ def parquet(folder: Path, images: Array, labels: Array, kind: str = "PNG") -> Pa
 
 def shard(folder: Path, images: Array, labels: Array, kind: str = "PNG") -> Path:
     """As the webdataset library writes it; keys are not in sorted order."""
+    import webdataset
+
     suffix = {"PNG": "png", "JPEG": "jpg"}[kind]
     with webdataset.TarWriter(str(folder / "set.tar"), encoder=False) as sink:
         for i, image in enumerate(images):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from train_cases import fork, wait
+from children import fork, wait
 
 from jboost.engine.system import replacing as module
 
@@ -46,7 +46,7 @@ MOMENTS = (while_writing, before_the_flush, before_the_rename, after_the_rename)
 
 
 def killed(work: Callable[[], object], moment: Callable[[int], None], size: int = 0) -> None:
-    """Do `work` in a process that dies at a moment."""
+    """Do `work` in a fork that dies at a moment; for tests that run in a `Child`."""
 
     def child() -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)

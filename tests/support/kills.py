@@ -1,8 +1,6 @@
 """Kills a command at random moments, again and again, and checks what each kill leaves.
 
-    python kills.py boost|export|train|shards FOLDER COUNT INPUTS...
-
-The commands run in forks of this process, which imports everything and computes nothing, so that a kill costs no start.
+Each function here is for `children.do`. The commands run in forks of its process, so that a kill costs no start.
 """
 
 from __future__ import annotations
@@ -11,14 +9,14 @@ import os
 import random
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from children import fork, wait
 from shard_cases import digests, stamps
-from train_cases import configuration, fork, run, wait
+from train_cases import configuration, run
 
 from jboost.cli import main
 from jboost.engine.bundle import Bundle
@@ -171,10 +169,3 @@ def train(folder: Path, count: int) -> None:
     kill_again_and_again(lambda: run(config, folder / "run", resume=True), count, seconds, check)
     same()
     assert litter(folder) == ["run", "whole"]
-
-
-if __name__ == "__main__":
-    what, place, number, *inputs = sys.argv[1:]
-    {"boost": boost, "export": export, "train": train, "shards": shards}[what](
-        Path(place), int(number), *map(Path, inputs)
-    )

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import children
 import format_cases
 import numpy as np
-from train_cases import fork, wait
-
-from jboost.cli import main
 
 COUNT = 5
 MAKERS = {"npz": format_cases.npz, "tar": format_cases.shard, "parquet": format_cases.parquet}
@@ -51,23 +48,7 @@ class Ran(NamedTuple):
     said: str
 
 
-def jboost_in_fork(folder: Path, *arguments: object) -> Ran:
-    """The command in a fork of this process, in `folder`, with one thread: nothing is imported again."""
-    log = folder / f".said-{os.urandom(4).hex()}"
-
-    def work() -> None:
-        os.chdir(folder)
-        os.environ |= {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "200"}
-        handle = os.open(log, os.O_WRONLY | os.O_CREAT)
-        for stream in (1, 2):
-            os.dup2(handle, stream)
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 (not pytest's)
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-        code = main._run([str(a) for a in arguments])
-        sys.stdout.flush()
-        os._exit(code)
-
-    code = wait(fork(work))
-    said = log.read_text()
-    log.unlink()
-    return Ran(code, said)
+def jboost_in_child(folder: Path, *arguments: object, first: Callable[..., object] | None = None) -> Ran:
+    """`children.jboost` in `folder`; `said` is what it printed to stdout and stderr."""
+    ran = children.jboost(*arguments, cwd=folder, first=first)
+    return Ran(ran.returncode, ran.stdout + ran.stderr)

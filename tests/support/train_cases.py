@@ -1,16 +1,18 @@
-"""A problem small enough to train on in a test, and runs of it in processes of their own."""
+"""A problem small enough to train on in a test, and runs of it, also on several processes."""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import socket
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from children import Child, together
 
 from jboost.trainer.config import TrainConfig
 from jboost.trainer.data import ImageData, MixedData
@@ -103,41 +105,51 @@ def run(
     return train(config, model, info, data or problem(), out, resume=resume, hooks=hooks)
 
 
-def fork(work: Callable[[], object]) -> int:
-    """The id of a child that does `work`, and ends with 1 if it raises."""
-    child = os.fork()
-    if child:
-        return child
-    try:
-        work()
-    except BaseException as error:  # whatever it is must not reach the parent's code
-        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        os._exit(1)
-    os._exit(0)
+def start_run(
+    config: TrainConfig,
+    out: Path,
+    data: Callable[[], TrainingData] = problem,
+    *,
+    resume: bool = False,
+    launched: Mapping[str, object] | None = None,
+) -> Child:
+    """A process that trains on the problem, or on what `data`, a function of a module, makes.
+
+    Args:
+        config, out, data, resume: as for `run`.
+        launched: the environment variables of a launcher.
+    """
+    return Child(_run_as, config, out, data, resume, {name: str(value) for name, value in (launched or {}).items()})
 
 
-def wait(child: int) -> int:
-    """The child's exit code, negative for a signal."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def _run_as(
+    config: TrainConfig, out: Path, data: Callable[[], TrainingData], resume: bool, launched: dict[str, str]
+) -> None:
+    os.environ |= launched
+    run(config, out, resume=resume, data=data())
 
 
-def run_on_processes(
-    config: TrainConfig, out: Path, world: int, data: Callable[[], TrainingData] = problem
-) -> list[int]:
-    """Train on `data` with `world` processes, as a launcher starts them; their exit codes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def run_on_processes(config: TrainConfig, out: Path, world: int, data: Callable[[], TrainingData] = problem) -> None:
+    """Train with `world` processes, as a launcher starts them."""
+    same = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    together(
+        *(start_run(config, out, data, launched=same | {"RANK": rank, "LOCAL_RANK": rank}) for rank in range(world))
+    )
 
-    def part(rank: int) -> None:
-        os.environ |= {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(world),
-            "LOCAL_WORLD_SIZE": str(world),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-        }
-        run(config, out, data=data())
 
-    return [wait(child) for child in [fork(lambda rank=rank: part(rank)) for rank in range(world)]]
+def free_port() -> int:
+    """A port that no other process takes between this call and its use.
+
+    The system gives ports of a range of its own to whoever asks for any, and to outgoing connections; this one is of another
+    range, and each process begins its search elsewhere.
+    """
+    low, high = 10_000, int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for step in range(high - low):
+        port = low + (os.getpid() * 37 + next(_searches) + step) % (high - low)
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port")
+
+
+_searches = itertools.count()

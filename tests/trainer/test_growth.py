@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from children import together
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
-from train_cases import CLASSES, configuration, problem, real_images, run
+from train_cases import CLASSES, configuration, problem, real_images, run, run_on_processes, start_run
 
 from jboost.engine.method.updates import PGD
 from jboost.trainer.adversarial import AdversarialConfig, attack, growth_scores, make_raters
@@ -248,26 +247,10 @@ def test_an_interrupted_run_grows_as_an_uninterrupted_one(tmp_path: Path) -> Non
     assert '"attack_steps": 2.0' in log
 
 
-PROCESSES = """
-import sys, torch
-from pathlib import Path
-from test_growth import DAT
-from train_cases import configuration, fork, run, run_on_processes, wait
-torch.set_num_threads(1)
-one, two = Path(sys.argv[1]), Path(sys.argv[2])
-config = configuration(**DAT, iterations=7, validate_every=7)
-assert wait(fork(lambda: run(config, one))) == 0
-assert run_on_processes(config, two, 2) == [0, 0]
-"""
-
-
 def test_two_processes_measure_the_area_over_the_whole_batch(tmp_path: Path) -> None:
-    paths = [Path(__file__).parent, Path(__file__).parent.parent / "support"]
-    code = f"import sys; sys.path[:0] = {[str(p) for p in paths]!r}\n{PROCESSES}"
-    done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "one", tmp_path / "two"], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    config = configuration(**DAT, iterations=7, validate_every=7)
+    together(start_run(config, tmp_path / "one"))
+    run_on_processes(config, tmp_path / "two", 2)
     one, two = (
         list(map(json.loads, (tmp_path / name / "log.jsonl").read_text().splitlines())) for name in ("one", "two")
     )

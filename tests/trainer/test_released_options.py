@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import train_cases
-from train_cases import configuration, run, two_sizes
+from children import together
+from train_cases import configuration, run, run_on_processes, start_run, two_sizes
 
 from jboost.engine.errors import BadInputError
 from jboost.trainer.checkpoint import ModelInfo, read_safetensors
@@ -136,24 +134,14 @@ def test_adam_is_torchs(tmp_path: Path) -> None:
     torch.testing.assert_close(model.network.conv1.weight.detach(), before - 1e-3 * before.sign(), atol=1e-5, rtol=0)
 
 
-PROCESSES = """
-import sys
-import accelerate, torch._dynamo  # so that not every child has to
-from pathlib import Path
-from train_cases import configuration, fork, run, run_on_processes, two_sizes, wait
-one, two = Path(sys.argv[1]), Path(sys.argv[2])
-config = configuration(arch="small_resnet4", iterations=1, generated_steps=4, real_start=0.2, real_resize=10,
-    real_crop=True, real_flip=True, real_rotation=10.0, real_vertical_flip=True, generated_size="own")
-assert wait(fork(lambda: run(config, one, data=two_sizes()))) == 0
-assert run_on_processes(config, two, 2, two_sizes) == [0, 0]
-"""
-
-
 def test_two_processes_take_the_step_of_one_with_two_sizes(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    command = [sys.executable, "-c", PROCESSES, str(one), str(two)]
-    done = subprocess.run(command, cwd=Path(train_cases.__file__).parent, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    config = configuration(
+        arch="small_resnet4", iterations=1, generated_steps=4, real_start=0.2, real_resize=10, real_crop=True, real_flip=True,
+        real_rotation=10.0, real_vertical_flip=True, generated_size="own",
+    )  # fmt: skip
+    together(start_run(config, one, two_sizes))
+    run_on_processes(config, two, 2, two_sizes)
     a, b = weights(one), weights(two)
     start, _ = initial_model(arch="small_resnet4", num_classes=4, in_channels=1, normalize="0.5/0.5", seed=0)
     for name, before in start.network.state_dict().items():

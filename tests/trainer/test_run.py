@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import random
+import signal
+import time
 from pathlib import Path
 
 import pytest
 import torch
-import train_cases
+from children import together
+from processes import wait_until
 from torch import nn
-from train_cases import configuration, problem, real_images, run
+from train_cases import configuration, problem, real_images, run, run_on_processes, start_run
 
 from jboost.engine.errors import BadInputError, FailureError
 from jboost.engine.system.locks import only_writer
@@ -36,13 +38,6 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def lines(out: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-
-
-def in_process_of_its_own(code: str, *arguments: object) -> None:
-    """Run Python code that forks: a process that has not computed anything yet can."""
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, cwd=Path(train_cases.__file__).parent, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 # --- learning ------------------------------------------------------------------------------------------------------------------
@@ -188,36 +183,6 @@ def test_a_backbone_of_other_channels_or_another_architecture_is_refused() -> No
 
 # --- going on --------------------------------------------------------------------------------------------------------------------
 
-KILLED = """
-import json, os, random, signal, sys, time
-import accelerate, torch._dynamo  # so that not every child has to
-from pathlib import Path
-from train_cases import configuration, fork, run, wait
-straight, killed = Path(sys.argv[1]), Path(sys.argv[2])
-config = configuration(optimizer=sys.argv[3], ema=float(sys.argv[4]), iterations=20, grow_every=10, flip=True, crop_padding=1)
-assert wait(fork(lambda: run(config, straight))) == 0
-chance, reached = random.Random(int(sys.argv[5])), set()
-def done():  # read by hand: a process that has used torch's threads had better not fork
-    path = killed / "state.safetensors"
-    if not path.exists():
-        return 0
-    data = path.read_bytes()
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return json.loads(header["__metadata__"]["jboost-training"])["iteration"]
-for attempt in range(8):
-    child, before = fork(lambda: run(config, killed, resume=True)), done()
-    # Every other one is let past a commit, so that there is something to go on from; the others die wherever they are.
-    patience = time.monotonic() + 60
-    while attempt % 2 == 0 and done() == before and before < 20 and time.monotonic() < patience:
-        time.sleep(0.005)
-    time.sleep(chance.uniform(0, 0.2))
-    os.kill(child, signal.SIGKILL)
-    wait(child)
-    reached.add(done())
-assert wait(fork(lambda: run(config, killed, resume=True))) == 0
-assert len(reached - {0, 20}) >= 2, reached
-"""
-
 
 @pytest.mark.parametrize(("optimizer", "ema", "seed"), [("adamw", 0.5, 1), ("sgd", 0.0, 2)])
 def test_a_run_that_is_killed_at_any_moment_arrives_where_an_uninterrupted_one_does(
@@ -225,7 +190,25 @@ def test_a_run_that_is_killed_at_any_moment_arrives_where_an_uninterrupted_one_d
 ) -> None:
     """To the bit: the checkpoints, the whole state, and the log."""
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    in_process_of_its_own(KILLED, straight, killed, optimizer, ema, seed)
+    config = configuration(optimizer=optimizer, ema=ema, iterations=20, grow_every=10, flip=True, crop_padding=1)
+    together(start_run(config, straight))
+
+    def done() -> int:
+        state = load_state(killed)
+        return state.iteration if state else 0
+
+    chance, reached = random.Random(seed), set()
+    for attempt in range(8):
+        child, before = start_run(config, killed, resume=True), done()
+        # Every other one is let past a commit, so that there is something to go on from; the others die wherever they are.
+        if attempt % 2 == 0:
+            wait_until(lambda before=before: done() != before or before == 20, 60)
+        time.sleep(chance.uniform(0, 0.2))
+        child.kill()
+        assert child.wait() in (0, -signal.SIGKILL), child.said
+        reached.add(done())
+    together(start_run(config, killed, resume=True))
+    assert len(reached - {0, 20}) >= 2, reached
     for name in (LAST, BEST, FILE):
         assert (straight / name).read_bytes() == (killed / name).read_bytes(), name
     assert lines(straight) == lines(killed)
@@ -262,22 +245,13 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
 
 # --- many processes --------------------------------------------------------------------------------------------------------------
 
-PROCESSES = """
-import sys
-import accelerate, torch._dynamo  # so that not every child has to
-from pathlib import Path
-from train_cases import configuration, run_on_processes, fork, run, wait
-one, two = Path(sys.argv[1]), Path(sys.argv[2])
-config = configuration(arch="small_resnet4", iterations=1, flip=True, generated_steps=4)
-assert wait(fork(lambda: run(config, one))) == 0
-assert run_on_processes(config, two, 2) == [0, 0]
-"""
-
 
 def test_two_processes_take_the_step_of_one(tmp_path: Path) -> None:
     """The same global batch, and batch norm in training mode: weights, running statistics and the report."""
     one, two = tmp_path / "one", tmp_path / "two"
-    in_process_of_its_own(PROCESSES, one, two)
+    config = configuration(arch="small_resnet4", iterations=1, flip=True, generated_steps=4)
+    together(start_run(config, one))
+    run_on_processes(config, two, 2)
     a, b = weights(one), weights(two)
     start, _ = initial_model(arch="small_resnet4", num_classes=4, in_channels=1, normalize="0.5/0.5", seed=0)
     for name, before in start.network.state_dict().items():

@@ -59,7 +59,7 @@ run(configuration(iterations=2, batch_size=8), Path(sys.argv[1]))
 def trained(out: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", TRAIN, str(out)]
     where = Path(train_cases.__file__).parent
-    return subprocess.run(command, cwd=where, env=os.environ | variables, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=where, env=os.environ | variables, capture_output=True, text=True, timeout=240)
 
 
 @pytest.mark.parametrize(

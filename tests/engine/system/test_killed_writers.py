@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from children import do, fork, wait
 from killed import MOMENTS, after_the_rename, contents, folder_with, killed, names, size_of
 from replacing_cases import KINDS, Case
 
@@ -22,11 +23,16 @@ def put_back(case: Case) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_kill_leaves_the_old_contents_or_the_new(kind, tmp_path, monkeypatch) -> None:
+def test_a_kill_leaves_the_old_contents_or_the_new(kind, tmp_path) -> None:
     """... and the next write finds nothing in its way and leaves nothing beside."""
-    case = KINDS[kind](tmp_path, monkeypatch)
+    do(killed_at_each_moment, kind, tmp_path)
+
+
+def killed_at_each_moment(kind: str, folder: Path) -> None:
+    case = KINDS[kind](folder, pytest.MonkeyPatch())
     put_back(case)
-    case.write()
+    # All writing here is done in forks: some of it starts threads, and then no fork is safe.
+    assert wait(fork(case.write)) == 0
     new, there = contents(case.target), names(case.target.parent)
     assert new is not None
     assert new != case.old
@@ -35,7 +41,7 @@ def test_a_kill_leaves_the_old_contents_or_the_new(kind, tmp_path, monkeypatch) 
         killed(case.write, moment, size_of(new))
         assert contents(case.target) == (new if moment is after_the_rename else case.old), moment.__name__
     put_back(case)
-    case.write()
+    assert wait(fork(case.write)) == 0
     assert contents(case.target) == new
     assert names(case.target.parent) == there
 
@@ -43,6 +49,10 @@ def test_a_kill_leaves_the_old_contents_or_the_new(kind, tmp_path, monkeypatch) 
 def test_a_kill_leaves_no_package_without_its_note(tmp_path, monkeypatch) -> None:
     """Two files: the package that a killed process compiled is used only once its note says that it is whole."""
     monkeypatch.setenv("JBOOST_CACHE", str(tmp_path))
+    do(killed_while_it_caches, tmp_path)
+
+
+def killed_while_it_caches(folder: Path) -> None:
     made = []
 
     def make(path: Path) -> dict[str, float]:
@@ -60,7 +70,7 @@ def test_a_kill_leaves_no_package_without_its_note(tmp_path, monkeypatch) -> Non
         assert (package.read_bytes(), figures) == (b"package" * 500, {"worst": 0.0})
         assert write() == (package, figures)
         assert len(made) == 1
-        assert names(tmp_path) == [package.with_suffix(".json").name, package.name]
+        assert names(folder) == [package.with_suffix(".json").name, package.name]
         made.clear()
-        for file in tmp_path.iterdir():
+        for file in folder.iterdir():
             file.unlink()

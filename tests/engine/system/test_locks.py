@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
 import signal
 from pathlib import Path
 
 import pytest
+from children import Child, together
 from processes import wait_until
-from train_cases import fork, wait
 
 from jboost.engine.errors import BadInputError
 from jboost.engine.system import locks
 from jboost.engine.system.locks import check_no_writer, only_writer
 
 
-def hold(target: Path, ready: Path) -> int:
+def hold(target: Path, ready: Path) -> Child:
     """A process that writes `target` until `ready` goes or it is killed."""
-
-    def work() -> None:
-        with only_writer(target):
-            ready.touch()
-            wait_until(lambda: not ready.exists())
-
-    child = fork(work)
+    child = Child(_hold, target, ready)
     wait_until(ready.exists)
     return child
+
+
+def _hold(target: Path, ready: Path) -> None:
+    with only_writer(target):
+        ready.touch()
+        wait_until(lambda: not ready.exists())
 
 
 def test_the_second_writer_is_told_who_the_first_is_and_what_to_do(tmp_path) -> None:
@@ -42,11 +41,11 @@ def test_the_second_writer_is_told_who_the_first_is_and_what_to_do(tmp_path) -> 
             str(raised.value),
         )
         assert said
-        assert int(said[1]) == child
+        assert int(said[1]) == child.pid
     with only_writer(tmp_path / "other.npz"):
         pass
     ready.unlink()
-    assert wait(child) == 0
+    together(child)
     with only_writer(target):
         pass
     assert list(tmp_path.iterdir()) == []
@@ -55,8 +54,8 @@ def test_the_second_writer_is_told_who_the_first_is_and_what_to_do(tmp_path) -> 
 def test_a_killed_writers_lock_is_gone(tmp_path) -> None:
     target, ready = tmp_path / "bundle", tmp_path / "ready"
     child = hold(target, ready)
-    os.kill(child, signal.SIGKILL)
-    assert wait(child) == -signal.SIGKILL
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
     assert len(list(tmp_path.iterdir())) == 2  # what says who wrote stays, without a lock
     check_no_writer(target)
     with only_writer(target):
@@ -85,9 +84,9 @@ def test_waiting_is_said_once_and_ends_with_the_other(tmp_path, monkeypatch) -> 
         ready.unlink()
 
     with only_writer(target, on_wait=on_wait):
-        assert wait(child) == 0
+        together(child)
     assert len(told) == 1
-    assert told[0].startswith(f"waiting: {target} is being written by process {child} since ")
+    assert told[0].startswith(f"waiting: {target} is being written by process {child.pid} since ")
 
 
 def test_a_lock_file_that_says_nothing_still_locks(tmp_path) -> None:
@@ -117,18 +116,15 @@ def test_where_nothing_can_be_locked_the_writer_goes_on(tmp_path, monkeypatch) -
 
 def test_many_writers_take_turns(tmp_path) -> None:
     """Removing the lock's file lets no two in: each adds one, and none is lost."""
-    target, count = tmp_path / "sum", tmp_path / "count"
+    count = tmp_path / "count"
     count.write_text("0")
-
-    def work() -> None:
-        for _ in range(20):
-            with only_writer(target, on_wait=lambda said: None):
-                count.write_text(str(int(count.read_text()) + 1))
-
-    locks_poll, locks._POLL = locks._POLL, 0.001
-    try:
-        assert [wait(child) for child in [fork(work) for _ in range(4)]] == [0] * 4
-    finally:
-        locks._POLL = locks_poll
+    together(*(Child(_add, tmp_path / "sum", count) for _ in range(4)))
     assert count.read_text() == "80"
     assert [path.name for path in tmp_path.iterdir()] == ["count"]
+
+
+def _add(target: Path, count: Path) -> None:
+    locks._POLL = 0.001
+    for _ in range(20):
+        with only_writer(target, on_wait=lambda said: None):
+            count.write_text(str(int(count.read_text()) + 1))

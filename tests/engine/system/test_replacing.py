@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import Child, do, together
 from killed import contents, die, dying_after, folder_with, killed, names
 from processes import wait_until
-from train_cases import fork, wait
 
 from jboost.engine.system import locks
 from jboost.engine.system import replacing as module
@@ -191,10 +191,14 @@ def test_a_folder_with_contents_is_replaced_only_if_told(exchanges, tmp_path, mo
     assert names(tmp_path) == ["folder"]
 
 
-def test_a_kill_between_two_renames_is_undone_by_the_next_writer(tmp_path, monkeypatch) -> None:
+def test_a_kill_between_two_renames_is_undone_by_the_next_writer(tmp_path) -> None:
     """Where the file system cannot exchange two folders."""
-    monkeypatch.setattr(module, "_exchange", lambda *_: False)
-    target = tmp_path / "bundle"
+    do(killed_between_two_renames, tmp_path)
+
+
+def killed_between_two_renames(folder: Path) -> None:
+    module._exchange = lambda *_: False
+    target = folder / "bundle"
     folder_with(target, {"file": b"old"})
 
     def write() -> None:
@@ -211,7 +215,7 @@ def test_a_kill_between_two_renames_is_undone_by_the_next_writer(tmp_path, monke
     assert contents(target) == {"file": b"old"}
     write()
     assert contents(target) == {"file": b"new"}
-    assert names(tmp_path) == ["bundle"]
+    assert names(folder) == ["bundle"]
 
 
 def test_a_second_rename_that_fails_undoes_the_first(tmp_path, monkeypatch) -> None:
@@ -241,21 +245,7 @@ def test_linux_exchanges_two_folders_in_one_step(tmp_path) -> None:
 
 
 def test_a_killed_writers_temporary_goes_and_a_live_ones_stays(tmp_path) -> None:
-    for manager, path in ((replacing, tmp_path / "a.npz"), (replacing_folder, tmp_path / "folder")):
-        with manager(path) as live:
-
-            def write(manager: Any = manager, path: Path = path) -> None:
-                with manager(path):
-                    die()
-
-            killed(write, lambda size: None)
-            left = set(names(tmp_path))
-            with manager(path) as second, suppress(KeyboardInterrupt):
-                assert second != live
-                assert left & set(names(tmp_path)) >= {live.name}
-                assert len(left - set(names(tmp_path))) == 1
-            assert live.exists()
-            module._remove(path)
+    do(killed_beside_a_live_writer, tmp_path)
     # Another file's, and what only looks like one, are nobody's business.
     others = [".a.npz", ".b~jboost-new-0123456789ab.npz", ".a~jboost-new-0123456789ab.png", ".a~jboost-new-x.npz"]
     for name in others:
@@ -263,6 +253,24 @@ def test_a_killed_writers_temporary_goes_and_a_live_ones_stays(tmp_path) -> None
     with replacing(tmp_path / "a.npz"):
         pass
     assert set(others) <= set(names(tmp_path))
+
+
+def killed_beside_a_live_writer(folder: Path) -> None:
+    for manager, path in ((replacing, folder / "a.npz"), (replacing_folder, folder / "folder")):
+        with manager(path) as live:
+
+            def write(manager: Any = manager, path: Path = path) -> None:
+                with manager(path):
+                    die()
+
+            killed(write, lambda size: None)
+            left = set(names(folder))
+            with manager(path) as second, suppress(KeyboardInterrupt):
+                assert second != live
+                assert left & set(names(folder)) >= {live.name}
+                assert len(left - set(names(folder))) == 1
+            assert live.exists()
+            module._remove(path)
 
 
 def test_a_temporary_that_is_removed_before_it_is_locked_is_made_anew(tmp_path, monkeypatch) -> None:
@@ -303,13 +311,7 @@ def test_writers_at_the_same_time_do_not_disturb_each_other(tmp_path) -> None:
     """Each replaces the whole; the last one stays."""
     path, stop, size = tmp_path / "file", tmp_path / "stop", 50_000
     path.write_bytes(bytes(size))
-
-    def write(letter: int) -> None:
-        while not stop.exists():
-            with replacing(path) as aside:
-                aside.write_bytes(bytes([letter]) * size)
-
-    children = [fork(lambda letter=letter: write(letter)) for letter in range(1, 5)]
+    writers = [Child(write_again_and_again, path, bytes([letter]) * size, stop) for letter in range(1, 5)]
     seen: list[int] = []
 
     def all_seen() -> bool:
@@ -323,6 +325,11 @@ def test_writers_at_the_same_time_do_not_disturb_each_other(tmp_path) -> None:
         wait_until(all_seen)
     finally:
         stop.touch()
-        codes = [wait(child) for child in children]
-    assert codes == [0] * 4
+        together(*writers)
     assert names(tmp_path) == ["file", "stop"]
+
+
+def write_again_and_again(path: Path, content: bytes, stop: Path) -> None:
+    while not stop.exists():
+        with replacing(path) as aside:
+            aside.write_bytes(content)

@@ -8,9 +8,9 @@ import stat
 from pathlib import Path
 
 import pytest
+from children import Child, together
 from killed import names
 from processes import wait_until
-from train_cases import fork, wait
 
 from jboost.engine.system.cache import cache_folder
 from jboost.engine.system.trust import trust_folder
@@ -69,23 +69,24 @@ def test_without_a_record_nothing_in_the_cache_counts(made, tmp_path, monkeypatc
 
 
 def test_a_package_is_made_once_by_processes_that_need_it_at_the_same_time(tmp_path, monkeypatch) -> None:
-    cache, made = tmp_path / "cache", tmp_path / "made"
+    cache, started, made = (tmp_path / name for name in ("cache", "started", "made"))
+    started.mkdir()
     made.mkdir()
     monkeypatch.setenv("JBOOST_CACHE", str(cache))
-
-    def work(name: str) -> None:
-        def make(path: Path) -> dict[str, float]:
-            (made / name).touch()
-            wait_until(lambda: len(names(started)) == 3)
-            path.write_bytes(b"package")
-            return {"worst": 0.5}
-
-        (started / name).touch()
-        package, errors = cached({"step": "x"}, make, say=lambda: None)
-        assert (package.read_bytes(), errors) == (b"package", {"worst": 0.5})
-
-    started = tmp_path / "started"
-    started.mkdir()
-    assert [wait(child) for child in [fork(lambda n=n: work(n)) for n in "abc"]] == [0] * 3
+    together(*(Child(make_it, name, started, made) for name in "abc"))
     assert len(names(made)) == 1
     assert len(names(cache)) == 2
+
+
+def make_it(name: str, started: Path, made: Path) -> None:
+    """Want the package once three processes do."""
+
+    def make(path: Path) -> dict[str, float]:
+        (made / name).touch()
+        wait_until(lambda: len(names(started)) == 3)
+        path.write_bytes(b"package")
+        return {"worst": 0.5}
+
+    (started / name).touch()
+    package, errors = cached({"step": "x"}, make, say=lambda: None)
+    assert (package.read_bytes(), errors) == (b"package", {"worst": 0.5})
