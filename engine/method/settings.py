@@ -11,6 +11,7 @@ from typing import Any
 
 from jboost.engine.errors import BadInputError
 
+from .auto_step import Aim
 from .labels import check_labels_choice
 from .objectives import LABEL_FREE, NEEDS_L0, resolve_objective
 from .rounding import NEAREST, limit_of
@@ -83,8 +84,8 @@ class Settings:
         seed: the noise's seed.
         rounding: how the iterate becomes whole levels: ``"nearest"`` or ``"floor"``.
         labels: the classes to climb, ``"given"``, ``"predicted"`` or ``"debiased"``; None: those given, else predictions.
-        first_step: with ``--step-size auto``, the mean length of the first step in grey levels, which determines the step
-            size; see `jboost.engine.method.auto_step`. None: the step size was stated.
+        first_step, straightness: with ``--step-size auto``, what determines the step size; see
+            `jboost.engine.method.auto_step.Aim`. None: the other one does, or the step size was stated.
     """
 
     update: Update
@@ -95,6 +96,12 @@ class Settings:
     rounding: str = NEAREST
     labels: str | None = None
     first_step: float | None = None
+    straightness: float | None = None
+
+    @property
+    def aim(self) -> Aim:
+        """What ``--step-size auto`` sets the step size to; empty if the step size was stated."""
+        return Aim(self.first_step, self.straightness)
 
 
 def find_preset(name: str | None) -> Preset | None:
