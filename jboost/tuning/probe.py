@@ -7,7 +7,7 @@ import math
 from jboost.booster import Booster
 from jboost.calibration import calibrated
 from jboost.engine.errors import FailureError
-from jboost.engine.method.auto_step import AUTO, LEVELS
+from jboost.engine.method.auto_step import AUTO, LEVELS, rounded
 from jboost.engine.method.updates import PGD, SGLD, Update
 from jboost.probing import probe_of
 
@@ -28,7 +28,7 @@ def step_sizes(booster: Booster, subset: Subset, objective: str, rules: Rules) -
     values = math.prod(subset.images.shape[1:])
     try:
         length = _auto(booster, subset, PGD(_STEPS), objective, rules)
-        factor = _auto(booster, subset, SGLD(_STEPS), objective, rules, LEVELS * length / math.sqrt(values))
+        factor = _auto(booster, subset, SGLD(_STEPS), objective, rules, rounded(LEVELS * length / math.sqrt(values)))
     except FailureError as e:
         raise FailureError(
             f"the step sizes to try are unknown; name them, such as --step-size 0.05,0.1,0.2,0.4 ({e})"
