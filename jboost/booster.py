@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from jboost.calibration import calibrated, probe_of
+from jboost.calibration import calibrated
 from jboost.classes import climbed_classes
 from jboost.conversion import Range, class_labels, image_numbers, take
 from jboost.engine.backends.engine import Engine
@@ -24,7 +24,7 @@ from jboost.engine.errors import BadInputError
 from jboost.engine.loop.pipeline import Reader
 from jboost.engine.loop.run import ProgressCallback, run_set
 from jboost.engine.loop.runner import Runner
-from jboost.engine.method.auto_step import find_first_step
+from jboost.engine.method.auto_step import find_aim
 from jboost.engine.method.labels import check_not_debiased
 from jboost.engine.method.plugins import find_objective
 from jboost.engine.method.rounding import NEAREST, why_nothing_moves
@@ -52,6 +52,7 @@ from jboost.engine.system.dtypes import check_dtype
 from jboost.engine.system.locks import only_writer
 from jboost.opening import open_bundle, open_runner
 from jboost.out_of_memory import out_of_memory
+from jboost.probing import probe_of
 from jboost.streaming import Source, boosted_stream
 
 _log = logging.getLogger("jboost")
@@ -156,7 +157,7 @@ class Booster:
             update or PGD(), objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=preset, rounding=rounding,
             labels=labels,
         )  # fmt: skip
-        return replace(settings, first_step=find_first_step(settings.update, step_size, first_step))
+        return replace(settings, **find_aim(settings.update, step_size, first_step)._asdict())
 
     def boost(
         self,
@@ -196,10 +197,11 @@ class Booster:
             layout: ``"NHWC"`` or ``"NCHW"``; None: told by the channels.
             numbers: whole numbers [N] in [0, 2^63) that key the noise, with the seed: an image keeps its noise wherever it
                 stands; None: positions, from 0.
-            step_size: ``"auto"`` sets the step size of an update that scales with the gradient (`SGLD`) by the gradients of at
-                most 128 of the images; None: the update's own.
+            step_size: ``"auto"`` sets the step size by the gradients of at most 128 of the images: that of `PGD` to the length
+                over which the gradients keep their direction, that of `SGLD` to a length of the first step. None: the update's
+                own.
             first_step: mean length of the first step with ``"auto"``, in grey levels: the root mean square of an image's
-                changes; None: `jboost.engine.method.auto_step.DEFAULT_FIRST_STEP`.
+                changes; None: as above, `jboost.engine.method.auto_step.DEFAULT_FIRST_STEP` for `SGLD`.
             snapshots: step counts; for each, the result also has the images that a run of that many steps would give.
             rounding: how levels are made: ``"nearest"``, or ``"floor"`` as the released script does.
             on_progress: called again and again with the `jboost.engine.loop.run.Progress` of the run.

@@ -1,43 +1,47 @@
-"""``--step-size auto``: the gradient's length is measured on some images of the set, and the step size follows from it."""
+"""``--step-size auto``: gradients are measured on some images of the set, and the step size follows from them."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jboost.engine.backends.array_runner import to_float
 from jboost.engine.errors import FailureError
-from jboost.engine.loop.pipeline import Reader
-from jboost.engine.loop.run import predicted_classes
 from jboost.engine.loop.runner import Runner
-from jboost.engine.method.auto_step import in_levels, steeper_objective, step_size_for
+from jboost.engine.method.auto_step import (
+    LENGTHS,
+    LEVELS,
+    Aim,
+    in_levels,
+    rounded,
+    steeper_objective,
+    step_size_for,
+    straight_length,
+)
 from jboost.engine.method.objectives import realness
 from jboost.engine.method.settings import Settings
-from jboost.engine.method.updates import Update, l2_norm
+from jboost.engine.method.updates import MOVES, Update
 from jboost.out_of_memory import out_of_memory
+from jboost.probing import Numpy, Probed, Start, cosines, gradient_norms, starts
 
-Numpy = np.ndarray[Any, Any]
-
-#: The most images of the probe, and the most shards that they come from.
-PROBE, PROBED_SHARDS = 128, 8
 # Shorter gradients are rounding errors: a step size for them would be no number.
 _TINY = 1e-25
 
 _log = logging.getLogger("jboost")
 
 
-class Probed(NamedTuple):
-    """Some images of a run: `positions` int64 [n], ascending; `read` gives them as uint8 [n, H, W, C]; `labels` int64 [N], or None
-    for the model's predictions."""
+class _Measured(NamedTuple):
+    """A probe: a mask bool [n] of the images that count, the gradients' mean L2 norm, the number of an image's values, and the
+    batches if steps are to be tried."""
 
-    read: Reader
-    labels: Numpy | None
-    positions: Numpy
+    counted: Numpy
+    mean_norm: float
+    values: int
+    batches: Sequence[Start]
 
 
 def calibrated(
@@ -48,54 +52,36 @@ def calibrated(
     *,
     begun: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """The settings with the step size that `Settings.first_step` asks for; unchanged if it asks for none.
+    """The settings with the step size that `Settings.aim` asks for; unchanged if it asks for none.
 
     Args:
         runner: the engine.
         settings: the run's settings.
-        parts: the probe, see `probe_of`; not asked for if nothing is to be measured.
+        parts: the probe, see `jboost.probing.probe_of`; not asked for if nothing is to be measured.
         batch_size: images in flight.
-        begun: the identity of the run to go on with, whose step size is kept if it was set for the same length.
+        begun: the identity of the run to go on with, whose step size is kept if it was set for the same aim.
 
     Raises:
         FailureError: the gradients give no step size, or the device's memory does not suffice.
     """
-    length = settings.first_step
-    if length is None:
+    if settings.aim == Aim():
         return settings
     kept = kept_step_size(begun, settings)
     if kept is not None:
         return with_step_size(settings, kept)
     with out_of_memory(batch_size, f"take a smaller batch, such as -b {max(1, batch_size // 2)}, or --device cpu"):
-        norms, realnesses, values = _gradient_norms(runner, parts, batch_size)
-    finite = norms[np.isfinite(norms)]
-    if settings.early_stop and settings.l0 is not None:
-        # An image that has reached l0 takes no step; if all have, any length will do.
-        going = norms[np.isfinite(norms) & (realnesses < settings.l0)]
-        finite = going if len(going) else finite
-    if not len(finite):
-        low = "" if runner.dtype == "fp32" else " or take --dtype fp32"
-        raise FailureError(
-            f"--step-size auto: no gradient of objective {settings.objective} is finite at the {len(norms)} images of the "
-            f"probe; check the bundle with jboost verify{low}"
+        probe = _measured(runner, settings, parts, batch_size)
+        step_size, why = (
+            _by_length(settings, probe) if settings.straightness is None else _by_straightness(runner, settings, probe)
         )
-    mean = float(finite.mean())
-    if mean < _TINY:
-        raise FailureError(
-            f"--step-size auto: the gradient of objective {settings.objective} is zero at the {len(norms)} images of the probe, "
-            f"so no step size moves them; choose another objective, such as --objective {steeper_objective(settings.objective)}"
-        )
-    step_size = step_size_for(length, values, mean)
-    _log.info(
-        f"step size auto: {step_size:g}, so the first step changes a value by {in_levels(length)} (RMS, mean of "
-        f"{len(finite):,} images); the gradient's mean length is {mean:.3g}"
-    )
+    _log.info(f"step size auto: {step_size:g}, {why}")
     return with_step_size(settings, step_size)
 
 
 def kept_step_size(begun: Mapping[str, Any] | None, settings: Settings) -> float | None:
-    """The step size of a run that was begun with the same length; None if there is none."""
-    if begun is None or settings.first_step is None or begun.get("first_step") != settings.first_step:
+    """The step size of a run that was begun with the same aim; None if there is none."""
+    aim = settings.aim
+    if begun is None or aim == Aim() or Aim(*map(begun.get, Aim._fields)) != aim:
         return None
     value = begun.get("step_size")
     return float(value) if isinstance(value, float) and 0 < value < math.inf else None
@@ -107,32 +93,84 @@ def with_step_size(settings: Settings, step_size: float) -> Settings:
     return replace(settings, update=replace(update, step_size=step_size))  # type: ignore[type-var]
 
 
-def probe_of(read: Reader, labels: Numpy | None, images: int, most: int = PROBE) -> Probed:
-    """At most `most` of a set's images, evenly spaced, because sets are often sorted by class."""
-    return Probed(read, labels, evenly(images, most))
+def _measured(runner: Runner, settings: Settings, parts: Iterable[Probed], batch_size: int) -> _Measured:
+    """Measure the probe; images that take no step and gradients that are not finite do not count."""
+    found, logits, values, batches = [np.zeros(0)], [np.zeros(0)], 0, []
+    for start in starts(runner, parts, batch_size):
+        found.append(gradient_norms(start))
+        logits.append(start.class_logit)
+        values = math.prod(start.x.shape[1:])
+        batches += [start] if settings.straightness is not None else []
+    norms = np.concatenate(found)
+    counted = np.isfinite(norms)
+    if settings.early_stop and settings.l0 is not None:
+        # An image that has reached l0 takes no step; if all have, any length will do.
+        going = counted & (realness(np.concatenate(logits)) < settings.l0)
+        counted = going if going.any() else counted
+    if not counted.any():
+        low = "" if runner.dtype == "fp32" else " or take --dtype fp32"
+        raise FailureError(
+            f"--step-size auto: no gradient of objective {settings.objective} is finite at the {len(norms)} images of the "
+            f"probe; check the bundle with jboost verify{low}"
+        )
+    mean = float(norms[counted].mean())
+    if mean < _TINY:
+        raise FailureError(
+            f"--step-size auto: the gradient of objective {settings.objective} is zero at the {len(norms)} images of the probe, "
+            f"so no step size moves them; choose another objective, such as --objective {steeper_objective(settings.objective)}"
+        )
+    return _Measured(counted, mean, values, batches)
 
 
-def evenly(count: int, most: int) -> Numpy:
-    """At most `most` of `count` positions, evenly spaced: int64 [n], ascending."""
-    taken = min(count, most)
-    return (2 * np.arange(taken, dtype=np.int64) + 1) * count // (2 * max(taken, 1))
+def _by_length(settings: Settings, probe: _Measured) -> tuple[float, str]:
+    """The step size for a first step of a stated length, and why."""
+    length, values = settings.first_step, probe.values
+    assert length is not None
+    step_size = settings.update.step_size_for(length / LEVELS, values)
+    why = f"so the first step changes a value by {in_levels(length)} (RMS"
+    if step_size is not None:
+        return rounded(step_size), f"{why})"
+    why += f", mean of {int(probe.counted.sum()):,} images); the gradient's mean length is {probe.mean_norm:.3g}"
+    return step_size_for(length, values, probe.mean_norm), why
 
 
-def _gradient_norms(runner: Runner, parts: Iterable[Probed], batch_size: int) -> tuple[Numpy, Numpy, int]:
-    """L2 norm of the objective's gradient at each image, float64 [n], not finite where the class logit is not; realness [n]; and
-    the number of an image's values."""
-    norms, logits, values = [np.zeros(0)], [np.zeros(0)], 0
-    for read, labels, positions in parts:
-        size = batch_size if runner.batch_size else min(batch_size, max(1, len(positions)))
-        for start in range(0, len(positions), size):
-            at = positions[start : start + size]
-            images = read(at)
-            y = predicted_classes(runner, images, size) if labels is None else labels[at]
-            padded = np.minimum(np.arange(size), len(at) - 1)  # repeats the last image
-            gradient = runner.gradient(runner.put(to_float(images)[padded]), runner.put(y[padded]))
-            grad, logit = (runner.get(a)[: len(at)] for a in (gradient.grad, gradient.class_logit))
-            with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is left out
-                norms.append(np.where(np.isfinite(logit), l2_norm(grad.astype(np.float64)), np.nan))
-            logits.append(logit)
-            values = math.prod(images.shape[1:])
-    return np.concatenate(norms), realness(np.concatenate(logits)), values
+def _by_straightness(runner: Runner, settings: Settings, probe: _Measured) -> tuple[float, str]:
+    """The step size for steps over which the gradient keeps its direction, and why."""
+    update, straightness = settings.update, settings.straightness
+    assert straightness is not None
+
+    def size_of(length: float) -> float:
+        size = update.step_size_for(length / LEVELS, probe.values)
+        assert size is not None
+        return size
+
+    def cosine(length: float) -> float:
+        # The model's straightness, so no ball and no noise; the step clamps as in a run.
+        controls = with_step_size(settings, size_of(length)).update.controls()
+        how = controls._replace(radius=np.array(np.inf, np.float32), noise=np.array(0, np.float32))
+
+        def step(x: Numpy, grad: Numpy) -> Numpy:
+            zero = np.zeros(len(x), np.int64)
+            grad = np.where(np.isfinite(grad), grad, np.float32(0))  # such images do not count
+            return np.asarray(MOVES[update.kind](x, x, grad, zero, zero, how))
+
+        found = cosines(runner, probe.batches, step)[probe.counted]
+        found = found[np.isfinite(found)]
+        return float(np.median(found)) if len(found) else 0.0
+
+    length = straight_length(cosine, straightness)
+    if not 0 < length < math.inf:
+        bent = (
+            f"keeps its direction over steps of {in_levels(LENGTHS[-1])} (RMS), so it bounds no length"
+            if length
+            else f"turns within a step of {in_levels(LENGTHS[0])} (RMS), so no step can follow it; is the model robust?"
+        )
+        raise FailureError(
+            f"--step-size auto: the gradient of objective {settings.objective} {bent}{';' if length else ''} give a number, such "
+            f"as --step-size {type(update).step_size:g}"
+        )
+    step_size = rounded(size_of(length))
+    return step_size, (
+        f"a step of {length:.2g} grey levels (RMS), over which the gradient's direction keeps a cosine of {straightness:g} "
+        f"(median of {int(probe.counted.sum()):,} images)"
+    )

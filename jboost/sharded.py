@@ -11,17 +11,9 @@ from typing import Any
 import numpy as np
 
 from jboost.booster import Booster
-from jboost.calibration import (
-    PROBE,
-    PROBED_SHARDS,
-    Probed,
-    calibrated,
-    evenly,
-    kept_step_size,
-    probe_of,
-    with_step_size,
-)
+from jboost.calibration import calibrated, kept_step_size, with_step_size
 from jboost.engine.errors import BadInputError, FailureError, JboostError
+from jboost.engine.method.auto_step import Aim
 from jboost.engine.method.labels import DEFAULT, GIVEN, PREDICTED, labels_used
 from jboost.engine.method.settings import Settings
 from jboost.engine.results.identity import run_identity
@@ -33,6 +25,7 @@ from jboost.engine.shards.plan import Shard
 from jboost.engine.shards.record import RunRecord, check_folder, check_same, read_record, settle
 from jboost.engine.system.devices import device_kind
 from jboost.engine.system.environment import thread_count
+from jboost.probing import PROBE, PROBED_SHARDS, Probed, evenly, probe_of
 from jboost.shard_work import Outcome, ShardRun, ShardWorker
 
 #: Opens the bundle with an engine's name and a batch size, which are those that the record settles.
@@ -197,7 +190,7 @@ class _Worker(ShardWorker):
     def _open_choices(self) -> set[str]:
         free = {"engine": self.run.engine == "auto", "batch_size": self.run.batch_size is None, "threads": True}
         # Engines may differ in the last digit of a step size. A stated one cannot differ by itself.
-        free |= dict.fromkeys(("step_size", "update"), self.settings.first_step is not None)
+        free |= dict.fromkeys(("step_size", "update"), self.settings.aim != Aim())
         return {key for key, is_free in free.items() if is_free}
 
     def _check(self, old: RunRecord, identity: dict[str, Any]) -> None:

@@ -103,6 +103,7 @@ UPDATES: dict[str, type[Update]] = {}
 #: Names that an update's field must not have: `Update`, `jboost boost` or a summary uses them for something else.
 RESERVED = frozenset({
     "name", "kind", "moves", "balls", "options", "strengths", "controls", "move", "scales_with_gradient",
+    "step_size_for",
     "samples", "output", "bundle", "engine", "dtype", "device", "batch_size", "preset", "update", "objective", "early_stop",
     "no_early_stop", "l0", "seed", "resume", "grid", "snapshots", "run_file", "run", "json_file", "json", "debug", "trust_code",
     "help", "images_key", "labels_key", "resize", "background", "class_folders", "sources", "shard", "shards", "ranges", "devices",
@@ -110,7 +111,7 @@ RESERVED = frozenset({
     "images", "steps_used", "stopped_early", "seconds", "images_per_second", "realness_before", "realness_after",
     "accuracy_before", "accuracy_after", "rounding", "l2_moved", "fallbacks", "unchanged_after_failure", "labels", "peak_memory",
     "redone", "lossy", "engines_failed", "not_finite", "not_finite_at", "unmoved",
-    "first_step",
+    "first_step", "straightness",
 })  # fmt: skip
 
 
@@ -188,6 +189,15 @@ class Update:
     def strengths(self) -> Strengths:
         """The numbers for the move. An update that uses a radius or noise overrides this."""
         return Strengths(self.step_size)
+
+    def step_size_for(self, length: float, values: int) -> float | None:
+        """The step size whose steps have a length, if that depends on no gradient; else None. ``--step-size auto`` needs it.
+
+        Args:
+            length: root mean square of an image's changes before clamping, in units of the image's range [0, 1].
+            values: the number of an image's values.
+        """
+        return None
 
     def controls(self, *, threshold: float = math.inf, seed: int = 0) -> Controls:
         """This update's values as numpy arrays.
@@ -349,6 +359,10 @@ class PGD(Update):
     def strengths(self) -> Strengths:
         """The step size, and `eps` as the radius."""
         return Strengths(self.step_size, radius=math.inf if self.eps is None else self.eps)
+
+    def step_size_for(self, length: float, values: int) -> float:
+        """The length in `norm`."""
+        return length if self.norm == "linf" else length * math.sqrt(values)
 
 
 @register("sgld")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jboost.engine.errors import BadInputError
+from jboost.engine.method.auto_step import Aim
 from jboost.engine.method.labels import DEFAULT
 from jboost.engine.method.rounding import NEAREST
 from jboost.engine.method.settings import Settings
@@ -59,8 +60,9 @@ def run_identity(
         "early_stop": settings.early_stop,
         "seed": settings.seed,
     }
-    if settings.first_step is not None:
-        identity |= {"first_step": settings.first_step, "step_size": settings.update.step_size}
+    if settings.aim != Aim():
+        aimed = {name: value for name, value in settings.aim._asdict().items() if value is not None}
+        identity |= {**aimed, "step_size": settings.update.step_size}
     # What is at its default is left out, so that runs go on that an earlier version began.
     if settings.rounding != NEAREST:
         identity["rounding"] = settings.rounding

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from jboost.engine.method.auto_step import DEFAULT_FIRST_STEP, FOR_A_STREAM, LEVELS, steeper_objective
+from jboost.engine.method.auto_step import DEFAULT_FIRST_STEP, LEVELS, for_a_stream, steeper_objective
 from jboost.engine.method.rounding import FLOOR
 from jboost.engine.method.settings import Settings
 from jboost.engine.method.updates import UPDATES
@@ -55,7 +55,7 @@ class MovedTally:
         run = {
             "images": self._images, "steps_used": self._steps / images, "stopped_early": self._stopped,
             "unchanged_after_failure": self._failed, "l2_moved": self._l2 / images, "update": settings.update.name,
-            "objective": settings.objective, "early_stop": settings.early_stop, "first_step": settings.first_step,
+            "objective": settings.objective, "early_stop": settings.early_stop, **settings.aim._asdict(),
             "rounding": settings.rounding,
         }  # fmt: skip
         warn_if_little_moved(run | update, values, stream=True)
@@ -110,14 +110,16 @@ def _cause(s: Mapping[str, Any], unit: float, levels: float, stream: bool) -> st
         return f"raise --steps ({steps} now), or --first-step ({first:g} now): --first-step {_more(first, steps)}"
     update = UPDATES.get(s["update"])  # None where the update of the run is not registered
     if update is not None and update.scales_with_gradient and stream:
-        return f"a step of {s['update']} is {s['step_size']:g} x the gradient, which is short for this model; {FOR_A_STREAM}"
+        short = f"a step of {s['update']} is {s['step_size']:g} x the gradient, which is short for this model"
+        return f"{short}; {for_a_stream(update, s)}"
     if update is not None and update.scales_with_gradient:
         length = "" if steps * DEFAULT_FIRST_STEP >= _ENOUGH else f" --first-step {_more(DEFAULT_FIRST_STEP, steps)}"
         return (
             f"a step of {s['update']} is {s['step_size']:g} x the gradient, which is short for this model; give --step-size auto"
             f"{length}"
         )
-    raised = f"raise --steps ({steps} now) or --step-size ({s['step_size']:g} now)"
+    now = f"{s['step_size']:g} now" if s["straightness"] is None else f"auto now, {s['step_size']:g}"
+    raised = f"raise --steps ({steps} now) or --step-size ({now})"
     if s["norm"] is None:  # how long a step is, is the update's own affair
         return raised
     each = LEVELS if s["norm"] == "linf" else unit  # of a step size of 1

@@ -52,6 +52,7 @@ _LATER = {
     "not_finite_at": [],
     "unmoved": 0,
     "first_step": None,
+    "straightness": None,
     "rounding": "nearest",
 }
 _COLUMNS = [name for name in RECORD.names or () if name != "done"]
@@ -371,7 +372,9 @@ _KINDS: dict[str, tuple[Callable[[Any, str], Any], bool]] = {
     **dict.fromkeys(("realness_before", "realness_after"), (_figure_or_null, False)),
     "not_finite_at": (_positions, False),
     "engines_failed": (_texts, False),
-    **dict.fromkeys(("accuracy_before", "accuracy_after", "eps", "noise", "l0", "first_step"), (as_figure, True)),
+    **dict.fromkeys(
+        ("accuracy_before", "accuracy_after", "eps", "noise", "l0", "first_step", "straightness"), (as_figure, True)
+    ),
     "steps": (_steps, False),
     "seed": (_seed, False),
     "early_stop": (as_bool, False),

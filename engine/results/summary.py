@@ -63,8 +63,9 @@ class Summary:
         not_finite_at: positions of the first images counted in one of the last two, at most `MOST_NAMED`.
         unmoved: images that took steps and came back as they were, because no value changed by half a grey level or because
             the ball around them holds no other image.
-        first_step: with ``--step-size auto``, the mean length of the first step that `step_size` was set to, in grey levels;
-            None: the step size was stated.
+        first_step, straightness: with ``--step-size auto``, what `step_size` was set to: a mean length of the first step, in
+            grey levels, or the median cosine of the gradients before and after a step. None: the other one, or the step size was
+            stated.
         snapshots: one entry per snapshot, ascending: ``step``; ``file``, None if it is in memory; mean ``realness`` and
             ``accuracy`` as above.
         rounding: how the iterate became whole levels: ``"nearest"`` or ``"floor"``.
@@ -109,6 +110,7 @@ class Summary:
     not_finite_at: list[int] = field(default_factory=list)
     unmoved: int = 0
     first_step: float | None = None
+    straightness: float | None = None
     snapshots: list[dict[str, Any]] = field(default_factory=list)
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -168,6 +170,7 @@ class Summary:
             redone=redone,
             lossy=lossy,
             first_step=settings.first_step,
+            straightness=settings.straightness,
             rounding=settings.rounding,
             labels="unused" if labelled and ignores_labels(settings.objective) else classes,
             snapshots=[

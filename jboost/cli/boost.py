@@ -70,8 +70,9 @@ def boost(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Defaults: ct1, ct2, cd1, cd2, adm, biggan or iddpm for the paper's generators (table 5); released-sgld; or "
-            "one of BIGROC's and DAT's, bigroc-... and dat-...; list shows all, with their values.",
+            help="Defaults: ct1, ct2, cd1, cd2, adm, biggan or iddpm for the paper's generators (table 5); ct1-fast and so on "
+            "for the same path in 2 to 4 long steps; released-sgld; or one of BIGROC's and DAT's, bigroc-... and dat-...; list "
+            "shows all, with their values.",
             callback=list_presets,
             is_eager=True,
             rich_help_panel=_METHOD,
@@ -84,7 +85,7 @@ def boost(
         float | None,
         typer.Option(
             help="With --step-size auto: mean length of the first step in grey levels, RMS over an image's values.",
-            show_default="1",
+            show_default="sgld: 1; pgd: as far as the gradient keeps its direction",
             rich_help_panel=_METHOD,
         ),
     ] = None,
@@ -360,10 +361,11 @@ def show_summary(summary: Summary, out: Path, *, stderr: bool) -> None:
         out: its output.
         stderr: print to stderr, because stdout has the JSON.
     """
-    from jboost.engine.method.auto_step import in_levels
+    from jboost.engine.method.auto_step import in_words
 
     s = summary
-    auto = "" if s.first_step is None else f" (auto: a first step of {in_levels(s.first_step)})"
+    aim = in_words(s.first_step, s.straightness)
+    auto = "" if aim is None else f" (auto: {aim})"
     within = "" if s.eps is None else f" within {s.norm} {s.eps:g}"
     method = f"{s.update} {s.steps} x {s.step_size:g}{auto}{within}, objective {s.objective}"
     if s.objective == "bce" and s.l0 is None:

@@ -68,14 +68,14 @@ def tune(
         str | None,
         typer.Option(
             help="Step sizes, several with commas.",
-            show_default="L2 lengths of 0.05 to 0.4, more for large images",
+            show_default="a quarter to twice the length that auto gives 4 steps",
             rich_help_panel=_GRID,
         ),
     ] = None,
     steps: Annotated[
         str | None,
         typer.Option(
-            help="Step counts, several with commas.", show_default="1,2,3,5,7,10,15,20,25,35", rich_help_panel=_GRID
+            help="Step counts, several with commas.", show_default="1,2,3,4,5,7,10,15,20,25,35", rich_help_panel=_GRID
         ),
     ] = None,
     noise: Annotated[

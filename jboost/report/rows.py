@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jboost.engine.method.auto_step import in_levels
+from jboost.engine.method.auto_step import in_words
 from jboost.engine.method.updates import UPDATES
 from jboost.engine.results.moved import why_little_moved
 from jboost.engine.results.run_file import RunFile
@@ -44,8 +44,8 @@ def settings_rows(run: RunFile) -> list[tuple[str, str]]:
 
 
 def _auto(summary: dict[str, Any]) -> str:
-    first = summary["first_step"]
-    return "" if first is None else f", set by auto for a first step of {in_levels(first)}"
+    aim = in_words(summary["first_step"], summary["straightness"])
+    return "" if aim is None else f", set by auto for {aim}"
 
 
 def _update_details(summary: dict[str, Any]) -> str:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 #: Step counts to measure; a run takes the largest and leaves a snapshot at each.
-STEPS = (1, 2, 3, 5, 7, 10, 15, 20, 25, 35)
-#: L2 lengths of a step for images of 64x64x3, around table 5's 0.1.
-LENGTHS = (0.05, 0.1, 0.2, 0.4)
+STEPS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 25, 35)
 #: Standard deviations of SGLD's noise: the released script's.
 NOISES = (1e-4,)
-_VALUES = 64 * 64 * 3
 _RATIO = 2.0
 _NOISE_RATIO = 10.0
 #: What a step count beyond the last one is multiplied by.
@@ -105,12 +102,6 @@ class Edge:
     def __str__(self) -> str:
         which = "smallest" if self.beyond[0] < self.value else "largest"
         return f"{self.value:g} is the {which} {self.option} tried"
-
-
-def default_lengths(shape: Sequence[int]) -> tuple[float, ...]:
-    """L2 lengths of a step to try for images of `shape` (H, W, C): `LENGTHS`, longer for images of more values."""
-    scale = max(1.0, math.sqrt(math.prod(shape) / _VALUES))
-    return tuple(tidy(scale * length) for length in LENGTHS)
 
 
 def tidy(value: float) -> float:

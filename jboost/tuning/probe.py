@@ -1,48 +1,48 @@
-"""How long the gradient is: sgld's step sizes are factors of it, so the sizes to try depend on the model."""
+"""The step sizes to try: the model's straightness gives PGD's lengths, and SGLD's first steps are as long."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from jboost.booster import Booster
+from jboost.calibration import calibrated
 from jboost.engine.errors import FailureError
-from jboost.engine.method.updates import SGLD
+from jboost.engine.method.auto_step import AUTO, LEVELS, rounded
+from jboost.engine.method.updates import PGD, SGLD, Update
+from jboost.probing import probe_of
 
+from .grid import tidy
+from .runs import Rules
 from .subset import Subset
 
-_IMAGES = 64
-_TRIES = 12
-#: The move to measure, in grey levels of each value: far above rounding, far below the range.
-_LEVELS = 6.0
+#: The run whose ``--step-size auto`` the sizes lie around, and how many times as long they are.
+_STEPS, _SHARES = 4, (0.25, 0.5, 1.0, 2.0)
 
 
-def gradient_length(booster: Booster, subset: Subset, objective: str, l0: float | None) -> float:
-    """The mean L2 norm of the objective's gradient at the first images, as far as a step can follow it inside [0, 1].
-
-    It is the length of one step without noise over its step size, so every engine can measure it. The step is as long as 6 grey
-    levels in each value, about; the rounding to 8 bits then hardly counts.
+def step_sizes(booster: Booster, subset: Subset, objective: str, rules: Rules) -> dict[str, tuple[float, ...]]:
+    """The step sizes to try by the update's name, for pgd and sgld, ascending.
 
     Raises:
-        FailureError: no step moves the images.
+        FailureError: the gradients give no step size.
     """
-    picks = np.unique(np.linspace(0, len(subset.images) - 1, _IMAGES).round().astype(np.int64))
-    images, labels = subset.images[picks], None if subset.labels is None else subset.labels[picks]
-    aim = _LEVELS / 255 * math.sqrt(math.prod(images.shape[1:]))
-    size = aim
-    for _ in range(_TRIES):
-        records = booster.boost(
-            images, labels, SGLD(steps=1, step_size=size, noise=0.0), objective=objective, l0=l0, early_stop=False
-        ).records
-        moved = float(records["l2"][~records["failed"]].mean()) if not records["failed"].all() else math.nan
-        if math.isnan(moved):
-            break
-        if aim / 2 <= moved <= aim * 2:
-            return moved / size
-        # Clamping keeps a step that is far too long from showing how much too long it is.
-        size *= min(max(aim / moved, 0.05), 100.0) if moved > 0 else 100.0
-    raise FailureError(
-        f"the length of the gradient of objective {objective} cannot be measured on {len(images)} images, so the step sizes for "
-        "sgld are unknown; name them with --step-size, and check the bundle with: jboost verify"
+    values = math.prod(subset.images.shape[1:])
+    try:
+        length = _auto(booster, subset, PGD(_STEPS), objective, rules)
+        factor = _auto(booster, subset, SGLD(_STEPS), objective, rules, rounded(LEVELS * length / math.sqrt(values)))
+    except FailureError as e:
+        raise FailureError(
+            f"the step sizes to try are unknown; name them, such as --step-size 0.05,0.1,0.2,0.4 ({e})"
+        ) from e
+    return {name: tuple(tidy(share * one) for share in _SHARES) for name, one in (("pgd", length), ("sgld", factor))}
+
+
+def _auto(
+    booster: Booster, subset: Subset, update: Update, objective: str, rules: Rules, first_step: float | None = None
+) -> float:
+    """The step size that ``--step-size auto`` gives a run of the subset."""
+    settings = booster.settings(
+        update, objective=objective, l0=rules.l0, early_stop=rules.early_stop, step_size=AUTO, first_step=first_step
     )
+    runner, batch_size, _ = booster.open_for(settings, int(subset.images.shape[1]))
+    part = probe_of(subset.images.__getitem__, subset.labels, len(subset.images))
+    return calibrated(runner, settings, [part], batch_size).update.step_size

@@ -14,8 +14,8 @@ from jboost.engine.method.objectives import NEEDS_L0
 from jboost.engine.method.plugins import find_update_name
 from jboost.engine.method.updates import UPDATES
 
-from .grid import NOISES, STEPS, Family, default_lengths, tidy
-from .probe import gradient_length
+from .grid import NOISES, STEPS, Family
+from .probe import step_sizes
 from .runs import Rules
 from .subset import LEAST, Subset
 
@@ -106,15 +106,9 @@ def families_of(request: Request, booster: Booster, subset: Subset, *, trust_cod
     steps = tuple(sorted(set(request.steps or STEPS)))
     families = []
     for objective in objectives:
+        known = {} if request.sizes is not None else step_sizes(booster, subset, objective, rules)
         for update in updates:
-            if request.sizes is not None:
-                sizes: Sequence[float] = request.sizes
-            elif update == "pgd":
-                sizes = default_lengths(subset.images.shape[1:])
-            else:
-                # A first step as long as pgd's, so that both updates are tried alike.
-                length = gradient_length(booster, subset, objective, rules.l0)
-                sizes = [tidy(one / length) for one in default_lengths(subset.images.shape[1:])]
+            sizes = request.sizes or known[update]
             noises = sorted(set(request.noises or NOISES)) if update in noisy else (None,)
             families.append(Family(update, objective, tuple(sorted(set(sizes))), steps, tuple(noises)))
     runs = sum(len(family.sizes) * len(family.noises) for family in families)

@@ -23,6 +23,7 @@ def head_rows(result: Tuning) -> list[tuple[str, str]]:
         ("protocol", PROTOCOLS[start.protocol].title),
         ("features", f"{start.extractor.name}, {start.extractor.source}, {start.dimensions:,} dimensions"),
         ("unboosted", f"FID {figure(result.yardstick.unboosted)}"),
+        ("table", "FID" + (" (gradients an image, if images stopped early)" if any(map(_gradients, result.settings)) else "")),
     ]  # fmt: skip
 
 
@@ -95,8 +96,14 @@ def figure(value: float) -> str:
     return f"{value:.1f}" if value >= 100 else f"{value:.2f}" if value >= 1 else f"{value:.3g}"
 
 
+def _gradients(setting: Setting) -> str:
+    """The gradients an image in brackets, where images stopped before the last step."""
+    fewer = setting.steps - setting.gradients
+    return f" ({setting.gradients:.1f})" if fewer >= 0.05 else ""
+
+
 def _cell(result: Tuning, setting: Setting) -> str:
-    text, choice = figure(setting.fid), result.choice
+    text, choice = figure(setting.fid) + _gradients(setting), result.choice
     if setting in choice.inside:
         text += LIKE_BEST
     if setting == choice.best:

@@ -121,7 +121,7 @@ def summary(**changed: Any) -> dict[str, Any]:
     plain = {
         "images": 100, "steps": 15, "steps_used": 15.0, "stopped_early": 0, "early_stop": True, "unchanged_after_failure": 0,
         "l2_moved": 0.5 / 255 * math.sqrt(VALUES), "update": "pgd", "step_size": 0.001, "eps": None, "norm": "l2", "noise": None,
-        "objective": "joint", "first_step": None, "rounding": "nearest",
+        "objective": "joint", "first_step": None, "straightness": None, "rounding": "nearest",
     }  # fmt: skip
     return plain | changed
 
@@ -143,6 +143,8 @@ NOISE = {"update": "sgld", "norm": None, "noise": 0.01}
         ({"unchanged_after_failure": 25, "l2_moved": 0.8 / 255 * math.sqrt(VALUES)}, None),
         ({"stopped_early": 50}, "50 of 100 images had reached l0"),
         ({"stopped_early": 49}, "raise --steps"),
+        ({"first_step": 0.1}, "raise --steps (15 now), or --first-step (0.1 now): --first-step 0.2"),
+        ({"straightness": 0.8}, "raise --steps (15 now) or --step-size (auto now, 0.001): --step-size 0.022"),
         ({"eps": 0.01, "step_size": 0.1}, None),
         ({"eps": 0.1, "step_size": 0.1}, None),  # its bound is 0.92 levels
         ({"eps": 0.1, "step_size": 0.001}, "raise --steps"),  # 15 steps do not reach it

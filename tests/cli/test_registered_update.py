@@ -41,7 +41,7 @@ KEYS = [
     "images", "steps", "steps_used", "stopped_early", "seconds", "images_per_second", "engine", "dtype", "device", "batch_size",
     "realness_before", "realness_after", "accuracy_before", "accuracy_after", "l2_moved", "fallbacks", "unchanged_after_failure",
     "update", "step_size", "eps", "norm", "noise", "objective", "l0", "early_stop", "seed", "labels", "peak_memory", "rounding",
-    "engines_failed", "redone", "lossy", "not_finite", "not_finite_at", "unmoved", "first_step", "snapshots",
+    "engines_failed", "redone", "lossy", "not_finite", "not_finite_at", "unmoved", "first_step", "straightness", "snapshots",
 ]  # fmt: skip
 
 

@@ -13,9 +13,9 @@ import torch
 from shard_cases import ENGINE, jboost_in_child, make_shards
 
 import jboost as api
-from jboost.calibration import PROBE, Probed, calibrated, evenly
+from jboost.calibration import calibrated
 from jboost.engine.errors import FailureError
-from jboost.engine.method.auto_step import DEFAULT_FIRST_STEP, find_first_step
+from jboost.engine.method.auto_step import DEFAULT_FIRST_STEP, Aim, find_aim
 from jboost.engine.method.settings import Settings
 from jboost.engine.method.step import Gradient
 from jboost.engine.method.updates import PGD, SGLD
@@ -25,6 +25,7 @@ from jboost.engine.shards.record import read_record
 from jboost.export.checkpoints.load import load_checkpoint
 from jboost.on_ray.job import Job
 from jboost.on_ray.worker import settle
+from jboost.probing import PROBE, Probed, evenly
 from jboost.shard_work import ShardRun
 
 AUTO = ("--update", "sgld", "--steps", 2, "--step-size", "auto")
@@ -207,9 +208,6 @@ def test_shards_without_a_usable_first_one(bundle, images, labels, tmp_path) -> 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--step-size", "auto"), "PGD's steps have a fixed length, the step size itself; give a number, such as --step-size "
-         "0.1, or use --update sgld"),
-        (("--preset", "ct1", "--step-size", "auto"), "PGD's steps have a fixed length"),
         (("--first-step", 1), "--first-step is the length for --step-size auto; add --step-size auto or leave it out"),
         (("--update", "sgld", "--step-size", 0.1, "--first-step", 1), "add --step-size auto or leave it out"),
         (("--update", "sgld", "--step-size", "auto", "--first-step", 0), "above 0 and at most 255 grey levels, got 0"),
@@ -235,14 +233,16 @@ def test_an_update_says_whether_its_step_scales(monkeypatch) -> None:
         scales_with_gradient = False
 
     with pytest.raises(
-        api.BadInputError, match=r"Other does not say that its step is step_size x gradient.*--update sgld"
+        api.BadInputError, match=r"Other does not say how long its steps are.*--update pgd or --update sgld"
     ):
-        find_first_step(Other(), "auto", None)
+        find_aim(Other(), "auto", None)
     monkeypatch.setattr(Other, "scales_with_gradient", True)
-    assert find_first_step(Other(), "auto", None) == DEFAULT_FIRST_STEP
-    assert find_first_step(PGD(), None, None) is None
-    with pytest.raises(api.BadInputError, match=r"give a number to the update: SGLD\(step_size=0.3\)"):
-        find_first_step(SGLD(), 0.3, None)  # type: ignore[arg-type]
+    assert find_aim(Other(), "auto", None) == Aim(first_step=DEFAULT_FIRST_STEP)
+    monkeypatch.setattr(Other, "step_size_for", lambda self, length, values: length)
+    assert find_aim(Other(), "auto", None) == Aim(straightness=0.9556)  # of 15 steps
+    assert find_aim(PGD(), None, None) == Aim()
+    with pytest.raises(api.BadInputError, match=r"give a number to the update: SGLD\(step_size=0.002\)"):
+        find_aim(SGLD(), 0.3, None)  # type: ignore[arg-type]
 
 
 def test_a_stream_says_how_to_find_its_number(bundle, images, labels) -> None:

@@ -158,6 +158,7 @@ NONES = (
     "accuracy_after",
     "eps",
     "first_step",
+    "straightness",
     "noise",
     "l0",
     "norm",

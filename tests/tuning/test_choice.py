@@ -8,10 +8,14 @@ import torch
 from tune_cases import pictures
 
 from jboost.booster import Booster
+from jboost.engine.errors import FailureError
+from jboost.engine.method.step import Gradient
+from jboost.engine.method.updates import PGD
 from jboost.export.checkpoints.load import load_checkpoint
 from jboost.tuning.choice import choose
-from jboost.tuning.grid import Combination, Family, Setting, default_lengths, edges, grow
-from jboost.tuning.probe import gradient_length
+from jboost.tuning.grid import Combination, Family, Setting, edges, grow, tidy
+from jboost.tuning.probe import step_sizes
+from jboost.tuning.runs import Rules
 from jboost.tuning.store import differences
 from jboost.tuning.subset import Subset, spread
 
@@ -23,11 +27,6 @@ def test_the_subset_is_spread_over_the_classes() -> None:
     assert np.bincount(labels[positions]).tolist() == [60, 30, 10]
     assert spread(None, 10, 4).tolist() == [0, 3, 6, 9]
     assert spread(None, 3, 1000).tolist() == [0, 1, 2]
-
-
-def test_lengths_grow_with_the_images() -> None:
-    assert default_lengths((28, 28, 1)) == default_lengths((64, 64, 3)) == (0.05, 0.1, 0.2, 0.4)
-    assert default_lengths((256, 256, 3)) == (0.2, 0.4, 0.8, 1.6)
 
 
 def setting(size: float, steps: int, fid: float = 1.0, noise: float | None = None, gradients: float = 0) -> Setting:
@@ -124,15 +123,45 @@ def test_the_cheapest_setting_that_is_as_good_as_the_best_is_chosen() -> None:
     assert chosen_of([9.0, 1.6, 1.5, 1.0, 1.3], common, {2: own}, resamples=0).steps == 4
 
 
-def test_the_gradient_s_length_is_measured_through_steps(bundle, checkpoint) -> None:
+def test_the_sizes_to_try_lie_around_auto_and_both_updates_step_as_far(bundle, checkpoint) -> None:
     """The images are far from black and white, so no step is clamped."""
     images = (pictures(20, 5) / 4 + 96).astype(np.uint8)
     labels = np.arange(20) % 5
     with Booster(bundle, engine="eager", device="cpu") as booster:
         subset = Subset(checkpoint, images, labels, np.arange(20), np.arange(20))
-        found = gradient_length(booster, subset, "logit", None)
+        found = step_sizes(booster, subset, "logit", Rules(None, None, 0))
+        auto = booster.boost(images, labels, PGD(4), objective="logit", step_size="auto").summary.step_size
+    assert found["pgd"] == tuple(tidy(share * auto) for share in (0.25, 0.5, 1, 2))
     model = load_checkpoint(checkpoint).model
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).requires_grad_()
     logits = model(x)[torch.arange(20), torch.from_numpy(labels)]
     (gradient,) = torch.autograd.grad(logits.sum(), x)
-    assert found == pytest.approx(float(gradient.flatten(1).norm(dim=1).mean()), rel=0.05)
+    norm = float(gradient.flatten(1).norm(dim=1).mean())
+    assert [size * norm for size in found["sgld"]] == pytest.approx(found["pgd"], rel=0.05)  # both to two digits
+
+
+def test_sizes_that_cannot_be_known_are_to_be_named(bundle, checkpoint) -> None:
+    images, labels = pictures(4, 5), np.arange(4)
+    subset = Subset(checkpoint, images, labels, np.arange(4), np.arange(4))
+    with Booster(bundle, engine="eager", device="cpu") as booster:
+        booster.open_for = lambda settings, resolution: (Flat(), 4, {})  # type: ignore[method-assign]
+        with pytest.raises(FailureError, match=SAID) as e:
+            step_sizes(booster, subset, "logit", Rules(None, None, 0))
+    assert "\n" not in str(e.value)
+
+
+SAID = r"name them, such as --step-size 0\.05,0\.1,0\.2,0\.4 \(.*gradient of objective logit keeps its direction"
+
+
+class Flat:
+    """The same gradient everywhere."""
+
+    batch_size, dtype = None, "fp32"
+
+    def put(self, array):
+        return array
+
+    get = put
+
+    def gradient(self, x, y):
+        return Gradient(np.ones_like(x), np.zeros(len(x), np.float32), y, y)

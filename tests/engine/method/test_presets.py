@@ -9,6 +9,7 @@ import pytest
 from jboost.engine.method.settings import PRESETS, find_preset, make_update, resolve_settings
 
 PAPER = "arXiv 2405.16260, table 5"
+FAST = "the paper's path, steps x step size, in fewer steps:"
 RELEASED = "the released script: sigma 1e-4, step 0.2 on the mean of its batch of 100, logit, no stop"
 IMAGENET = "BIGROC, ImageNet/BigROC_"
 CIFAR = "BIGROC, CIFAR10/BIGRoC_"
@@ -25,6 +26,13 @@ TABLE = {
     "adm": ("pgd", 7, 0.14, None, "joint", True, None, f"{PAPER}, Admnet, 250 steps"),
     "biggan": ("pgd", 15, 0.1, None, "joint", True, None, f"{PAPER}, BigGAN, 1 step"),
     "iddpm": ("pgd", 7, 0.14, None, "joint", True, None, f"{PAPER}, Iddpm, 1000 steps"),
+    "ct1-fast": ("pgd", 4, 3.5 / 4, None, "joint", True, None, f"{FAST} 35 x 0.1"),
+    "ct2-fast": ("pgd", 4, 2.5 / 4, None, "joint", True, None, f"{FAST} 25 x 0.1"),
+    "cd1-fast": ("pgd", 4, 2.25 / 4, None, "joint", True, None, f"{FAST} 15 x 0.15"),
+    "cd2-fast": ("pgd", 2, 0.98 / 2, None, "joint", True, None, f"{FAST} 7 x 0.14"),
+    "adm-fast": ("pgd", 2, 0.98 / 2, None, "joint", True, None, f"{FAST} 7 x 0.14"),
+    "biggan-fast": ("pgd", 4, 1.5 / 4, None, "joint", True, None, f"{FAST} 15 x 0.1"),
+    "iddpm-fast": ("pgd", 2, 0.98 / 2, None, "joint", True, None, f"{FAST} 7 x 0.14"),
     "released-sgld": ("sgld", 15, 0.2 / 100, None, "logit", False, None, RELEASED),
     "bigroc-adm128": ("pgd", 7, 1.5 * 1.5 / 7, 1.5, "ce", False, None, f"{IMAGENET}ADM_G_imagenet128: epsilon, steps = 1.5, 7"),
     "bigroc-adm256": ("pgd", 7, 1.5 * 3 / 7, 3.0, "ce", False, None, f"{IMAGENET}ADM_G_imagenet_256: epsilon, steps = 3, 7"),
@@ -49,6 +57,14 @@ TABLE = {
 def test_the_table_has_every_preset() -> None:
     assert list(TABLE) == list(PRESETS)
     assert all(preset.about for preset in PRESETS.values())
+
+
+@pytest.mark.parametrize("name", ["ct1", "ct2", "cd1", "cd2", "adm", "biggan", "iddpm"])
+def test_a_fast_preset_goes_the_paper_s_path_in_a_few_long_steps(name) -> None:
+    paper, fast = (make_update(find_preset(preset)) for preset in (name, f"{name}-fast"))
+    assert fast.steps * fast.step_size == pytest.approx(paper.steps * paper.step_size, rel=1e-12)
+    assert 2 <= fast.steps <= min(4, paper.steps / 3)
+    assert (fast.kind, fast.strengths().radius) == (paper.kind, paper.strengths().radius)
 
 
 @pytest.mark.parametrize("name", TABLE)
