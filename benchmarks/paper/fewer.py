@@ -16,6 +16,7 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch; see the demo
 
@@ -25,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # last, so that its mo
 
 import fewer_work
 from command import jboost
-from fewer_found import Found
-from fewer_plan import LENGTHS, METHODS, PICTURED, PRESET_LENGTH, REPORTED, SETTINGS, WORK, Method, Setting
+from fewer_found import Found, length_at, target_cosine
+from fewer_plan import LENGTHS, METHODS, PICTURED, PRESET_LENGTH, REPORTED, RULED, SETTINGS, WORK, Method, Setting
 from parallel import run_parallel
 from pipeline import side_of
 from plan import LARGE_SIDE, SIDE
@@ -68,25 +69,24 @@ def build(run: Path, out: Path, count: int, tuned: int, seeds: tuple[int, ...], 
         name = f"{'tune' if tuning else f'seed{seed}'}/{setting.name}.{method.name}"
         many = tuned if tuning else count
         if not held and made not in {step.name for step in steps}:
-            told = {"objective": method.objective}
-            steps.append(Step(made, told, partial(_export, run, seed, setting.model), (), 40))
+            asked = {"objective": method.objective}
+            steps.append(Step(made, asked, partial(_export, run, seed, setting.model), (), 40))
         lengths = dict(LENGTHS if tuning else REPORTED)
         if method.stops and setting.preset and not tuning:
             lengths[PRESET_LENGTH] = setting.preset
-        steps.append(
-            Step(
-                name, {"lengths": {f"{k:g}": v for k, v in lengths.items()}, "count": many, "resamples": resamples},
-                partial(
-                    fewer_work.paths, setting=setting, method=method, lengths=lengths, count=many,
-                    resamples=0 if tuning else resamples,
-                    samples=(out / "tune.samples" if tuning else run / f"seed{seed}" / "samples") / f"{setting.source}.npz",
-                    bundle=run / f"seed{seed}" / f"model.{setting.model}" / "bundle" if held else out / made,
-                    yardstick=run / f"yardstick.{side}" / "yardstick.pt2", real=out / real,
-                ),
-                ("tune.samples", real, *(() if held else (made,))),
-                _SECONDS * _TIMES["large" if side == LARGE_SIDE else setting.model] * many / 1000,
-            )
-        )  # fmt: skip
+        how = {
+            "setting": setting, "method": method, "count": many, "resamples": 0 if tuning else resamples,
+            "samples": (out / "tune.samples" if tuning else run / f"seed{seed}" / "samples") / f"{setting.source}.npz",
+            "bundle": run / f"seed{seed}" / f"model.{setting.model}" / "bundle" if held else out / made,
+            "yardstick": run / f"yardstick.{side}" / "yardstick.pt2", "real": out / real,
+        }  # fmt: skip
+        seconds = _SECONDS * _TIMES["large" if side == LARGE_SIDE else setting.model] * many / 1000
+        told = {"lengths": {f"{k:g}": v for k, v in lengths.items()}, "count": many, "resamples": resamples}
+        needs = ("tune.samples", real, *(() if held else (made,)))
+        steps.append(Step(name, told, partial(fewer_work.paths, lengths=lengths, **how), needs, seconds))
+        if method.stops and not tuning:
+            action = partial(_ruled, of=out / name, **how)
+            steps.append(Step(f"{name}.rule", {"rules": RULED}, action, (name, real), seconds / 4))
 
     def spread(setting: Setting, method: Method, seed: int) -> None:
         real, measured = f"reference.test.{side_of(setting.source)}", f"seed{seed}/{setting.name}.{method.name}"
@@ -107,14 +107,11 @@ def build(run: Path, out: Path, count: int, tuned: int, seeds: tuple[int, ...], 
             for method in methods:
                 path(setting, METHODS[method], seeds[0], tuning=True)
                 path(setting, METHODS[method], seeds[0])
+                spread(setting, METHODS[method], seeds[0])
         for seed in seeds[1:]:
             for setting in settings:
                 for method in methods:
                     path(setting, METHODS[method], seed)
-    for settings, methods in WORK:
-        for seed in seeds:
-            for setting in settings:
-                for method in methods:
                     spread(setting, METHODS[method], seed)
     shown = [setting for setting in SETTINGS if setting.name in PICTURED]
     needs = tuple(f"tune/{setting.name}.stop" for setting in shown)
@@ -139,6 +136,21 @@ def _pictured(made: Path, out: Path, shown: list[Setting]) -> list[tuple[str, Pa
 def _read(out: Path, *names: str) -> Found:
     facts = {name: json.loads((out / name / RECORD).read_text())["facts"] for name in names}
     return Found({"plan": {"seeds": []}, "paths": facts})
+
+
+def _ruled(folder: Path, of: Path, **how: Any) -> dict[str, Any]:
+    """Few steps whose length a rule gives: the cosine of these images' gradients, and the path of the paper's preset."""
+    turns = json.loads((of / RECORD).read_text())["facts"]["turns"]
+    cosines = {turn["length"]: turn["first"][1] for turn in turns if turn["first"] is not None}
+    by_cosine = {steps: round(length_at(cosines, target_cosine(steps)), 3) for steps in RULED}
+    lengths = {length: steps for steps, length in by_cosine.items()}
+    preset = how["setting"].preset
+    kept = {4: round(preset * PRESET_LENGTH / 4, 4)} if preset else {}
+    lengths |= {length: steps for steps, length in kept.items()}
+    facts = fewer_work.paths(folder, lengths=lengths, **how)
+    keys = [f"{length:g}.{steps}" for length, steps in lengths.items()]
+    spread = fewer_work.neighbours(folder, folder, lambda: keys, how["real"], how["resamples"])
+    return facts | spread | {"cosine": by_cosine, "path": kept}
 
 
 def _telling(out: Path, names: tuple[str, ...], setting: Setting, method: Method) -> list[str]:
@@ -189,7 +201,7 @@ def main() -> int:
         spreads = {
             name.removesuffix(".spread"): record["facts"]["neighbours"]
             for name, record in done.items()
-            if name.endswith(".spread")
+            if "neighbours" in record["facts"]
         }
         settings = {"seeds": seeds, "count": args.count, "tuning": args.tuning, "resamples": args.resamples}
         seconds = sum(record["seconds"] for record in done.values())

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fewer_plan import FEW, MANY, PRESET_LENGTH, REPORTED, Setting
+from fewer_plan import FEW, MANY, PRESET_LENGTH, REPORTED, RULED, Setting
 from tables import Cell
 
 Row = Mapping[str, Any]
@@ -21,13 +20,14 @@ class Few:
     """Few steps against many, in one setting.
 
     Attributes:
-        steps, length: of the few.
+        steps: of the few.
+        lengths: by seed, of their steps.
         fids, limits: by seed: the FID of the few, and the upper end of the many's 95% interval.
         lacking: by what of `SPREAD`, the seeds in which the few lie below the many's 95% interval.
     """
 
     steps: int
-    length: float
+    lengths: Mapping[int, float]
     fids: Mapping[int, float]
     limits: Mapping[int, float]
     lacking: Mapping[str, Sequence[int]]
@@ -54,7 +54,7 @@ class Found:
     def tuned(self, setting: Setting, method: str) -> Mapping[tuple[float, int], Row]:
         """The rows that lengths are chosen by; empty if there are none."""
         rows = self._rows.get(f"tune/{setting.name}.{method}", {})
-        return {(length, steps): row for (length, steps), row in rows.items() if length in REPORTED}
+        return {(length, steps): row for (length, steps), row in rows.items() if steps <= REPORTED.get(length, 0)}
 
     def lengths(self, setting: Setting, method: str) -> dict[int, float]:
         """The length chosen for each number of steps."""
@@ -76,6 +76,14 @@ class Found:
         """Cosines by length of a step."""
         facts = self.values["paths"].get(f"seed{seed}/{setting.name}.{method}", {"turns": []})
         return {turn["length"]: turn for turn in facts["turns"] if turn["first"] is not None}
+
+    def ruled(self, setting: Setting, rule: str, seed: int, steps: int) -> Row:
+        """The set whose length the ``cosine`` or the ``path`` of the preset gave; empty if it was not measured."""
+        name = f"seed{seed}/{setting.name}.stop.rule"
+        length = self.values["paths"].get(name, {}).get(rule, {}).get(str(steps))
+        if length is None:
+            return {}
+        return {**self._rows[name][length, steps], **self._spread.get(name, {}).get(f"{length:g}.{steps}", {})}
 
     def many(self, setting: Setting) -> list[tuple[float, int]]:
         """What few steps are held against, as (length, steps): the best of many short ones, and the paper's preset."""
@@ -107,28 +115,30 @@ def choose_lengths(rows: Mapping[tuple[float, int], Row]) -> dict[int, float]:
     return {steps: length for steps, (_, length) in sorted(chosen.items())}
 
 
-def judge(found: Found, setting: Setting, steps: int, length: float, method: str = "stop") -> Few | None:
-    """Few steps of a length against all that `Found.many` names; None if some seed lacks either."""
-    fids, limits = {}, {}
+def judge(found: Found, setting: Setting, steps: int, few: Mapping[int, Row]) -> Few | None:
+    """Few steps, the rows by seed, against all that `Found.many` names; None if some seed lacks either."""
+    limits: dict[int, float] = {}
     lacking: dict[str, list[int]] = {key: [] for key in SPREAD}
     many = found.many(setting)
     for seed in found.seeds:
-        few = found.row(setting, method, seed, length, steps)
         others = [row for at in many if (row := found.row(setting, "stop", seed, *at))]
-        if not few or not others:
+        if not few.get(seed) or not others:
             return None
-        fids[seed] = few["fid"]
         limits[seed] = min(row["fid_interval"][1] for row in others)
         for key in SPREAD:
             ends = [row[f"{key}_interval"][0] for row in others if row.get(f"{key}_interval")]
-            if key in few and ends and few[key] < max(ends):
+            if key in few[seed] and ends and few[seed][key] < max(ends):
                 lacking[key].append(seed)
-    return Few(steps, length, fids, limits, lacking)
+    lengths = {seed: few[seed]["length"] for seed in limits}
+    return Few(steps, lengths, {seed: few[seed]["fid"] for seed in limits}, limits, lacking)
 
 
-def nearest(lengths: Sequence[float], wanted: float) -> float:
-    """The length of a grid that is the nearest in proportion."""
-    return min(lengths, key=lambda length: abs(math.log(length / wanted)))
+def target_cosine(steps: int) -> float:
+    """The median cosine of the gradients before and after the first step at which so many steps do best, from 2 on.
+
+    Fitted to the lengths that the tuning samples chose; see docs/quality.md.
+    """
+    return 1 - 2 / (3 * steps)
 
 
 def length_at(cosines: Mapping[float, float], target: float) -> float:
@@ -141,8 +151,16 @@ def length_at(cosines: Mapping[float, float], target: float) -> float:
     return tried[0][0] if tried[0][1] < target else tried[-1][0]
 
 
-def within_few(found: Found, setting: Setting, method: str = "stop") -> list[Few]:
-    """Every number of steps up to `FEW`, each with its chosen length."""
-    chosen = found.lengths(setting, method)
-    judged = [judge(found, setting, steps, length, method) for steps, length in chosen.items() if steps <= FEW]
-    return [few for few in judged if few is not None]
+def tuned_few(found: Found, setting: Setting, method: str = "stop") -> list[Few]:
+    """Every number of steps up to `FEW`, each with the length that tuning chose."""
+    judged = []
+    for steps, length in found.lengths(setting, method).items():
+        rows = {seed: found.row(setting, method, seed, length, steps) for seed in found.seeds}
+        judged += [few] if steps <= FEW and (few := judge(found, setting, steps, rows)) else []
+    return judged
+
+
+def ruled_few(found: Found, setting: Setting, rule: str) -> list[Few]:
+    """Every number of steps whose length a rule gave; see `Found.ruled`."""
+    rows = {steps: {seed: found.ruled(setting, rule, seed, steps) for seed in found.seeds} for steps in RULED}
+    return [few for steps, by_seed in rows.items() if (few := judge(found, setting, steps, by_seed)) is not None]

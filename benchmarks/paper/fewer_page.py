@@ -6,17 +6,38 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from fewer_found import Few, Found, within_few
-from fewer_plan import FEW, METHODS, PRESET_LENGTH, REPORTED, SETTINGS, Setting
-from variants import MODELS, SOURCES
+from fewer_found import Few, Found, Row, ruled_few, tuned_few
+from fewer_plan import METHODS, PRESET_LENGTH, REPORTED, RULED, SETTINGS, Setting
+from plan import LARGE_SIDE, SIDE
+from tables import Cell
+from variants import SOURCES
 
 _SHOWN = (1, 2, 3, 4, 5, 10, 20)
+_RULES = (
+    "PGD `joint` with early stopping, as `jboost boost` does it by default. Few steps *hold* if, in every seed, their FID is "
+    "not above the 95% bootstrap interval of many steps, and recall and coverage are not below theirs. Many steps are the best "
+    "of 15 or 20 short ones and the paper's preset for such a generator (table 5: 35 or 25 x 0.1), whichever is stricter. "
+    "Three ways to choose the length:\n\n"
+    "- *tuned*: as in the tables above;\n"
+    "- *cosine*: the length at which the gradients before and after the first step have a median cosine of 1 - 2/(3N), for N "
+    "steps;\n"
+    "- *preset's path*: four steps that are together as long as the preset's."
+)
+_NEIGHBOURS = (
+    "Lengths by the rule *cosine*, beside many steps. Recall and the others are against 4,000 test images; coverage is low "
+    "because there are fewer samples than that."
+)
+_RAW = "`--update sgld --noise 0`: a step is a multiple of the gradient. Lengths are means over the images of the first step."
+_TURNS = (
+    "The median cosine of the gradients before and after the first step, by its length; means over seeds. The formula of the "
+    "rule *cosine* was fitted to the lengths that the tuning samples of seed 0 chose; the other seeds had no part in it."
+)
 _SPREAD = ("precision", "recall", "density", "coverage")
 
 
 def title_of(setting: Setting) -> str:
     """A setting in words."""
-    return f"{SOURCES[setting.source]}, {MODELS[setting.model].what}"
+    return f"{SOURCES[setting.source]}; {setting.model}"
 
 
 def write_section(values: Mapping[str, Any], pictures: Mapping[str, str]) -> list[str]:
@@ -26,27 +47,40 @@ def write_section(values: Mapping[str, Any], pictures: Mapping[str, str]) -> lis
     there = [setting for setting in SETTINGS if _measured(found, setting, "stop")]
     parts = [
         "## Fewer gradients",
-        "An image's path is nearly straight, so a few long steps can replace many short ones. Each number of steps below has "
-        f"the length that does best on {plan['tuning']} other samples of seed {plan['seeds'][0]}, of these: "
-        f"{', '.join(f'{length:g}' for length in REPORTED)}. FID of {plan['count']} images a seed (more than the tables "
-        "above show for 2,000, because FID falls as images are added), mean ± deviation over seeds "
-        f"{', '.join(map(str, plan['seeds']))}. `benchmarks/paper/fewer.py` computes them.",
+        "An image's path is nearly straight, so a few long steps can replace many short ones. The tables give the FID after "
+        "each number of steps, with the length that does best on "
+        f"{plan['tuning']} other samples of seed {plan['seeds'][0]}. Lengths tried: "
+        f"{', '.join(f'{length:g}' for length in REPORTED)}, {LARGE_SIDE}/{SIDE} times as long at {LARGE_SIDE} pixels. ± is the "
+        f"standard deviation over seeds {', '.join(map(str, plan['seeds']))}, with {plan['count']} images each; the tables above "
+        "have more images, so their FIDs are lower. `benchmarks/paper/fewer.py` made these numbers.",
     ]
-    if "fewer" in pictures:
-        parts.append(f"![FID over gradients an image]({pictures['fewer']})")
+    if values["missing"]:
+        parts.append(
+            f"**Steps that were not run: {len(values['missing'])}, among them {', '.join(values['missing'][:3])}.**"
+        )
+    parts += _shown(pictures, "fewer", "FID over gradients an image")
     for method in METHODS.values():
         shown = [setting for setting in SETTINGS if _measured(found, setting, method.name)]
         if shown:
-            parts += [f"**{method.what}**, steps x length:", "\n".join(_distances(found, shown, method.name))]
-    parts += ["### Do few steps do what many do?", *_verdicts(found, there), "\n".join(_spread(found, there))]
-    parts += ["### How straight the paths are", "\n".join(_turns(found, there))]
-    if "long" in pictures:
-        parts.append(f"![The same images after 20 short and after 4 long steps]({pictures['long']})")
+            parts += [f"### {method.what}", "\n".join(_distances(found, shown, method.name))]
+            parts += [_RAW] if method.raw else []
+    parts += ["### Do few steps do what many do?", _RULES, "\n".join(_verdicts(found, there)), _NEIGHBOURS]
+    parts += [
+        "\n".join(_spread(found, there)),
+        "### How straight the paths are",
+        _TURNS,
+        "\n".join(_turns(found, there)),
+    ]
+    parts += _shown(pictures, "long", "The same images: generated, after 20 short steps, and after 4 long ones")
     parts.append(
         f"Machine: {machine['cores']} cores of {machine['cpu']}, torch {machine['torch']}; {values['seconds'] / 60:.0f} minutes "
         "of work beside other jobs."
     )
     return parts
+
+
+def _shown(pictures: Mapping[str, str], key: str, title: str) -> list[str]:
+    return [f"![{title}]({pictures[key]})"] if key in pictures else []
 
 
 def _measured(found: Found, setting: Setting, method: str) -> bool:
@@ -85,19 +119,28 @@ def _at(found: Found, setting: Setting, method: str, length: float, steps: int) 
 
 
 def _verdicts(found: Found, settings: list[Setting]) -> list[str]:
-    parts = [
-        "Few steps hold if, in every seed, their FID is not above the 95% bootstrap interval of many (the best of 20 short steps, "
-        "and the paper's preset where there is one), and recall and coverage are not below the intervals of many. PGD `joint` "
-        "with early stopping:"
-    ]
-    lines = ["| | steps that hold, up to 5 | steps that do not |", "|---|---|---|"]
+    """Which few steps hold: with the lengths that tuning chose, and with those that a rule gives."""
+    lines = ["| | length | hold | do not hold |", "|---|---|---|---|"]
     for setting in settings:
-        judged = within_few(found, setting)
-        if judged:
-            good = ", ".join(f"{few.steps} x {few.length:g}" for few in judged if few.holds) or "none"
-            bad = "; ".join(f"{few.steps} x {few.length:g}: {_fault(few)}" for few in judged if not few.holds) or "none"
-            lines.append(f"| {title_of(setting)} | {good} | {bad} |")
-    return [*parts, "\n".join(lines)]
+        for name, judged in (
+            ("tuned", tuned_few(found, setting)),
+            ("cosine", ruled_few(found, setting, "cosine")),
+            ("preset's path", ruled_few(found, setting, "path")),
+        ):
+            if judged:
+                good = ", ".join(_times(few.steps, few.lengths) for few in judged if few.holds) or "none"
+                bad = (
+                    "; ".join(f"{_times(few.steps, few.lengths)}: {_fault(few)}" for few in judged if not few.holds)
+                    or "none"
+                )
+                lines.append(f"| {title_of(setting)} | {name} | {good} | {bad} |")
+    return lines
+
+
+def _times(steps: int, lengths: Mapping[int, float]) -> str:
+    """``STEPS x LENGTH``; the lengths are those of the seeds."""
+    least, most = (f"{length:.2g}" for length in (min(lengths.values()), max(lengths.values())))
+    return f"{steps} x {least}" + (f" to {most}" if most != least else "")
 
 
 def _fault(few: Few) -> str:
@@ -108,19 +151,26 @@ def _fault(few: Few) -> str:
 
 
 def _spread(found: Found, settings: list[Setting]) -> list[str]:
-    """Precision, recall, density, coverage and gradients of many and of few."""
-    lines = [
-        f"| | steps x length | gradients an image | FID | {' | '.join(_SPREAD)} |",
-        "|---" * (len(_SPREAD) + 4) + "|",
-    ]
+    """Precision, recall, density, coverage and gradients: of many steps, and of few whose length the cosine gave."""
+    heads = ["steps x length", "gradients an image", "FID", *_SPREAD]
+    lines = [f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+
+    def add(setting: Setting, steps: int, rows: Mapping[int, Row]) -> None:
+        there = {seed: row for seed, row in rows.items() if row}
+        if not there:
+            return
+        texts = [
+            Cell({seed: row[key] for seed, row in there.items() if key in row}).show(digits)
+            for key, digits in (("gradients", 1), ("fid", 2), *((key, 3) for key in _SPREAD))
+        ]
+        lengths = {seed: row["length"] for seed, row in there.items()}
+        lines.append(f"| {title_of(setting)} | {_times(steps, lengths)} | {' | '.join(texts)} |")
+
     for setting in settings:
-        chosen = found.lengths(setting, "stop")
-        for length, steps in [*found.many(setting), *((chosen[n], n) for n in range(FEW, 1, -1) if n in chosen)]:
-            cells = [found.cell(setting, "stop", length, steps, key) for key in ("gradients", "fid", *_SPREAD)]
-            if cells[0].values:
-                digits = (1, 2, *(3 for _ in _SPREAD))
-                texts = [cell.show(d) for cell, d in zip(cells, digits, strict=True)]
-                lines.append(f"| {title_of(setting)} | {steps} x {length:g} | {' | '.join(texts)} |")
+        for length, steps in found.many(setting):
+            add(setting, steps, {seed: found.row(setting, "stop", seed, length, steps) for seed in found.seeds})
+        for steps in reversed(RULED):
+            add(setting, steps, {seed: found.ruled(setting, "cosine", seed, steps) for seed in found.seeds})
     return lines
 
 

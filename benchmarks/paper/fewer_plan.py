@@ -47,7 +47,6 @@ SETTINGS = (
     Setting("large", "joint"),
     Setting("flow1", "wide"),
     Setting("flow2", "wide"),
-    Setting("vae", "wide"),
     Setting("large", "large"),
 )
 
@@ -81,14 +80,13 @@ METHODS = {
     )
 }
 
-_SMALL, _WIDE, _REST = SETTINGS[:4], SETTINGS[4:6], SETTINGS[6:]
+_SMALL, _WIDE, _LARGE = SETTINGS[:4], SETTINGS[4:6], SETTINGS[6:]
 #: Settings and the methods they are followed by, the most telling ones first.
 WORK = (
-    (_SMALL + _WIDE, ("stop",)),
+    (_SMALL + _WIDE + _LARGE, ("stop",)),
     (_SMALL, ("raw",)),
     (_SMALL[:1], ("logit", "no-stop")),
     (_WIDE, ("raw",)),
-    (_REST, ("stop", "raw")),
 )
 
 #: Settings of 28 pixels that are drawn.
@@ -100,6 +98,8 @@ LENGTHS = {0.14: 20, 0.28: 10, 0.57: 5, 0.8: 5, 1.13: 4, 1.6: 3, 2.26: 2, 3.2: 1
 #: The same for the images that are reported: what no choice falls on is left out.
 REPORTED = {0.14: 20, 0.28: 10, 0.57: 5, 0.8: 5, 1.13: 4, 1.6: 2, 3.2: 1}
 PRESET_LENGTH = 0.1
+#: Numbers of steps whose length a rule gives as well.
+RULED = (2, 3, 4, 5)
 #: Shortest and longest path, in pixels of 28, that is measured of one to `MANY` steps.
 PATHS = (1.2, 6.0)
 

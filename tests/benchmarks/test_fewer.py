@@ -15,7 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks" / "paper"))
 
 import page
-from fewer_found import Found, choose_lengths, judge, length_at, nearest, within_few
+from fewer_found import Found, choose_lengths, length_at, ruled_few, target_cosine, tuned_few
 from fewer_plan import LENGTHS, PATHS, REPORTED, SETTINGS, STEPS, steps_measured
 from trajectories import cosine, follow
 
@@ -80,11 +80,14 @@ def test_a_length_lies_where_its_cosine_is_wanted():
     assert length_at(cosines, 0.8) == pytest.approx(0.8)  # half way in octaves
     assert length_at(cosines, 0.99) == 0.4
     assert length_at(cosines, 0.1) == 1.6
-    assert nearest([0.5, 1.0, 2.0], 0.72) == 1.0
+    assert [round(target_cosine(steps), 3) for steps in (2, 4, 20)] == [0.667, 0.833, 0.967]
 
 
 def made_up(four: list[float], recall: float = 0.5) -> dict:
-    """What `fewer.py` writes, of one setting and two seeds: 20 x 0.14 has a FID of 5 in [4, 6], 4 x 0.8 that of `four`."""
+    """What `fewer.py` writes, of one setting and two seeds.
+
+    20 x 0.14 has a FID of 5 in [4, 6], the preset one of 8, and 4 x 0.8 that of `four`.
+    """
 
     def row(length: float, steps: int, fid: float) -> dict:
         return {
@@ -95,7 +98,7 @@ def made_up(four: list[float], recall: float = 0.5) -> dict:
     paths = {f"tune/{name}": {"rows": [row(0.14, 20, 5.0), row(0.8, 4, 4.5), row(1.13, 4, 9.0)], "turns": []}}
     neighbours = {}
     for seed, fid in enumerate(four):
-        rows = [row(0.0, 0, 20.0), row(0.14, 20, 5.0), row(0.8, 4, fid), row(1.13, 4, 0.1)]
+        rows = [row(0.0, 0, 20.0), row(0.1, 35, 8.0), row(0.14, 20, 5.0), row(0.8, 4, fid), row(1.13, 4, 0.1)]
         turns = [{"length": 0.8, "first": [0.7, 0.8, 0.9]}, {"length": 3.2, "first": None}]
         paths[f"seed{seed}/{name}"] = {"rows": rows, "turns": turns}
         spread = {"precision": 0.7, "recall": 0.5, "density": 1.0, "coverage": 0.6, "recall_interval": [0.4, 0.6]}
@@ -110,19 +113,31 @@ def made_up(four: list[float], recall: float = 0.5) -> dict:
 def test_few_hold_only_inside_the_interval_of_many_in_every_seed():
     found = Found(made_up([5.9, 4.0]))
     assert found.many(FLOW) == [(0.14, 20), (0.1, 35)]
-    few = judge(found, FLOW, 4, 0.8)
-    assert few.holds
+    # One length, as chosen on the tuning samples, though another one is better on the reported ones.
+    (few,) = tuned_few(found, FLOW)
+    assert (few.steps, few.lengths) == (4, {0: 0.8, 1: 0.8})
     assert few.limits == {0: 6.0, 1: 6.0}
-    assert not judge(Found(made_up([5.9, 6.1])), FLOW, 4, 0.8).holds
-    assert judge(found, FLOW, 3, 0.8) is None
-    # The length was chosen on the tuning samples, though another one is better on the reported ones.
-    assert [(one.steps, one.length) for one in within_few(found, FLOW)] == [(4, 0.8)]
+    assert few.holds
+    (few,) = tuned_few(Found(made_up([5.9, 6.1])), FLOW)
+    assert not few.holds
 
 
 def test_few_that_lose_recall_do_not_hold():
-    few = judge(Found(made_up([4.0, 4.0], recall=0.39)), FLOW, 4, 0.8)
+    (few,) = tuned_few(Found(made_up([4.0, 4.0], recall=0.39)), FLOW)
     assert few.lacking == {"recall": [0, 1], "coverage": []}
     assert not few.holds
+
+
+def test_a_rule_has_a_length_for_each_seed():
+    values = made_up([5.0, 5.0])
+    for seed, fid in enumerate((5.5, 6.5)):
+        length = 0.7 + seed / 100
+        row = {"length": length, "steps": 4, "gradients": 4, "fid": fid, "fid_interval": [0, 9]}
+        values["paths"][f"seed{seed}/{FLOW.name}.stop.rule"] = {"rows": [row], "turns": [], "cosine": {"4": length}}
+    found = Found(values)
+    (few,) = ruled_few(found, FLOW, "cosine")
+    assert (few.lengths, few.holds) == ({0: 0.7, 1: 0.71}, False)
+    assert ruled_few(found, FLOW, "path") == []
 
 
 def test_the_page_names_what_does_not_hold(tmp_path):
