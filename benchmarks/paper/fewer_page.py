@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from fewer_found import Few, Found, Row, ruled_few, tuned_few
-from fewer_plan import METHODS, PRESET_LENGTH, REPORTED, RULED, SETTINGS, Setting
+from fewer_plan import METHODS, PRESET_LENGTH, REPORTED, RULED, SETTINGS, SHOWN, Setting
 from plan import LARGE_SIDE, SIDE
 from tables import Cell
 from variants import SOURCES
 
-_SHOWN = (1, 2, 3, 4, 5, 10, 20)
 _RULES = (
     "PGD `joint` with early stopping, as `jboost boost` does it by default. Few steps *hold* if, in every seed, their FID is "
     "not above the 95% bootstrap interval of many steps, and recall and coverage are not below theirs. Many steps are the best "
@@ -28,9 +27,11 @@ _NEIGHBOURS = (
     "because there are fewer samples than that."
 )
 _RAW = "`--update sgld --noise 0`: a step is a multiple of the gradient. Lengths are means over the images of the first step."
+_KEPT = "The path, steps x length, of each tuned number of steps, and the cosine there:"
 _TURNS = (
     "The median cosine of the gradients before and after the first step, by its length; means over seeds. The formula of the "
-    "rule *cosine* was fitted to the lengths that the tuning samples of seed 0 chose; the other seeds had no part in it."
+    "rule *cosine* was fitted to the lengths that the tuning samples of seed 0 chose; the other seeds had no part in it. "
+    f"At {LARGE_SIDE} pixels a step is {LARGE_SIDE}/{SIDE} times as long as the heading says."
 )
 _SPREAD = ("precision", "recall", "density", "coverage")
 
@@ -91,7 +92,7 @@ def _measured(found: Found, setting: Setting, method: str) -> bool:
 
 def _distances(found: Found, settings: list[Setting], method: str) -> list[str]:
     chosen = {setting: found.lengths(setting, method) for setting in settings}
-    shown = [n for n in _SHOWN if any(n in lengths for lengths in chosen.values())]
+    shown = [n for n in SHOWN if any(n in lengths for lengths in chosen.values())]
     preset = method == "stop" and any(setting.preset for setting in settings)
     heads = ["no boosting", *(["the paper's preset"] if preset else []), *(_steps(n) for n in reversed(shown))]
     lines = [f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
@@ -114,8 +115,8 @@ def _at(found: Found, setting: Setting, method: str, length: float, steps: int) 
     cell = found.cell(setting, method, length, steps, "fid")
     if not cell.values:
         return "-"
-    many = f"{steps} x {length:g}" if length == PRESET_LENGTH else f"x {length:g}"
-    return f"{cell.show(2)} ({many})"
+    own = f"{length * setting.longer:.3g}"
+    return f"{cell.show(2)} ({f'{steps} x {own}' if length == PRESET_LENGTH else f'x {own}'})"
 
 
 def _verdicts(found: Found, settings: list[Setting]) -> list[str]:
@@ -128,18 +129,20 @@ def _verdicts(found: Found, settings: list[Setting]) -> list[str]:
             ("preset's path", ruled_few(found, setting, "path")),
         ):
             if judged:
-                good = ", ".join(_times(few.steps, few.lengths) for few in judged if few.holds) or "none"
+                good = ", ".join(_times(setting, few.steps, few.lengths) for few in judged if few.holds) or "none"
                 bad = (
-                    "; ".join(f"{_times(few.steps, few.lengths)}: {_fault(few)}" for few in judged if not few.holds)
+                    "; ".join(
+                        f"{_times(setting, few.steps, few.lengths)}: {_fault(few)}" for few in judged if not few.holds
+                    )
                     or "none"
                 )
                 lines.append(f"| {title_of(setting)} | {name} | {good} | {bad} |")
     return lines
 
 
-def _times(steps: int, lengths: Mapping[int, float]) -> str:
-    """``STEPS x LENGTH``; the lengths are those of the seeds."""
-    least, most = (f"{length:.2g}" for length in (min(lengths.values()), max(lengths.values())))
+def _times(setting: Setting, steps: int, lengths: Mapping[int, float]) -> str:
+    """``STEPS x LENGTH``; the lengths are those of the seeds, on 28 pixels."""
+    least, most = (f"{length * setting.longer:.2g}" for length in (min(lengths.values()), max(lengths.values())))
     return f"{steps} x {least}" + (f" to {most}" if most != least else "")
 
 
@@ -164,7 +167,7 @@ def _spread(found: Found, settings: list[Setting]) -> list[str]:
             for key, digits in (("gradients", 1), ("fid", 2), *((key, 3) for key in _SPREAD))
         ]
         lengths = {seed: row["length"] for seed, row in there.items()}
-        lines.append(f"| {title_of(setting)} | {_times(steps, lengths)} | {' | '.join(texts)} |")
+        lines.append(f"| {title_of(setting)} | {_times(setting, steps, lengths)} | {' | '.join(texts)} |")
 
     for setting in settings:
         for length, steps in found.many(setting):
@@ -183,5 +186,22 @@ def _turns(found: Found, settings: list[Setting]) -> list[str]:
         for length in REPORTED:
             there = [turn[length]["first"][1] for turn in turns if length in turn]
             cells.append(f"{statistics.fmean(there):.2f}" if there else "-")
+        lines.append(f"| {title_of(setting)} | {' | '.join(cells)} |")
+    return lines
+
+
+def _kept(found: Found, settings: list[Setting]) -> list[str]:
+    """The path of each tuned number of steps, and the median cosine around its first step (mean over seeds)."""
+    shown = [steps for steps in reversed(SHOWN) if steps > 1]
+    lines = [f"| | {' | '.join(_steps(steps) for steps in shown)} |", "|---" * (len(shown) + 1) + "|"]
+    for setting in settings:
+        chosen = found.lengths(setting, "stop")
+        turns = [found.turns(setting, "stop", seed) for seed in found.seeds]
+        cells = []
+        for steps in shown:
+            length = chosen.get(steps, 0.0)
+            there = [turn[length]["first"][1] for turn in turns if length in turn]
+            path = f"{steps * length * setting.longer:.1f}"
+            cells.append(f"{path} at {statistics.fmean(there):.2f}" if there else "-")
         lines.append(f"| {title_of(setting)} | {' | '.join(cells)} |")
     return lines

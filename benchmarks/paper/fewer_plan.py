@@ -8,6 +8,8 @@ from plan import LARGE_FACTOR
 
 #: Numbers of steps that are reported.
 STEPS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 25, 30, 35)
+#: Those with a length near their best one among those tried, which tables and plot show.
+SHOWN = (1, 2, 3, 4, 5, 10, 20)
 #: The most gradients that count as few.
 FEW = 5
 #: At least so many steps count as many.
