@@ -27,7 +27,7 @@ _NEIGHBOURS = (
     "because there are fewer samples than that."
 )
 _RAW = "`--update sgld --noise 0`: a step is a multiple of the gradient. Lengths are means over the images of the first step."
-_KEPT = "The path, steps x length, of each tuned number of steps, and the cosine there:"
+_KEPT = "Paths: steps x length of each tuned number of steps, and the cosine of the first step there."
 _TURNS = (
     "The median cosine of the gradients before and after the first step, by its length; means over seeds. The formula of the "
     "rule *cosine* was fitted to the lengths that the tuning samples of seed 0 chose; the other seeds had no part in it. "
@@ -65,12 +65,15 @@ def write_section(values: Mapping[str, Any], pictures: Mapping[str, str]) -> lis
         if shown:
             parts += [f"### {method.what}", "\n".join(_distances(found, shown, method.name))]
             parts += [_RAW] if method.raw else []
-    parts += ["### Do few steps do what many do?", _RULES, "\n".join(_verdicts(found, there)), _NEIGHBOURS]
+    parts += ["### Do few steps do what many do?", _RULES, *_reach(found, there)]
+    parts += ["\n".join(_verdicts(found, there)), _NEIGHBOURS]
     parts += [
         "\n".join(_spread(found, there)),
         "### How straight the paths are",
         _TURNS,
         "\n".join(_turns(found, there)),
+        _KEPT,
+        "\n".join(_kept(found, there)),
     ]
     parts += _shown(pictures, "long", "The same images: generated, after 20 short steps, and after 4 long ones")
     parts.append(
@@ -117,6 +120,20 @@ def _at(found: Found, setting: Setting, method: str, length: float, steps: int) 
         return "-"
     own = f"{length * setting.longer:.3g}"
     return f"{cell.show(2)} ({f'{steps} x {own}' if length == PRESET_LENGTH else f'x {own}'})"
+
+
+def _reach(found: Found, settings: list[Setting]) -> list[str]:
+    """For each number of steps with the rule *cosine*, in how many settings they hold, and where they do not."""
+    said = []
+    for steps in reversed(RULED):
+        judged = {
+            setting: few for setting in settings for few in ruled_few(found, setting, "cosine") if few.steps == steps
+        }
+        failed = [title_of(setting) for setting, few in judged.items() if not few.holds]
+        if judged:
+            where = f", not in: {', '.join(failed)}" if failed else ""
+            said.append(f"- {steps} steps hold in {len(judged) - len(failed)} of {len(judged)} settings{where}.")
+    return ["With the rule *cosine*:\n\n" + "\n".join(said)] if said else []
 
 
 def _verdicts(found: Found, settings: list[Setting]) -> list[str]:

@@ -149,13 +149,18 @@ def test_the_page_names_what_does_not_hold(tmp_path):
     machine = {"cpu": "a CPU", "cores": 2, "system": "Linux", "python": "3", "torch": "2", "jboost": "0", "bf16": False}
     empty = {"missing": [], "yardsticks": {}, "models": [], "tuning": {}, "pixels": [], "measurements": [], "steps": {}}
     results.write_text(json.dumps({"plan": plan, "machine": machine, **empty}))
-    fewer.write_text(json.dumps(made_up([5.9, 6.1])))
+    values = made_up([5.9, 6.1])
+    for seed, fid in enumerate((5.9, 6.1)):
+        row = {"length": 0.7, "steps": 4, "gradients": 4, "fid": fid, "fid_interval": [0, 9]}
+        values["paths"][f"seed{seed}/{FLOW.name}.stop.rule"] = {"rows": [row], "turns": [], "cosine": {"4": 0.7}}
+    fewer.write_text(json.dumps(values))
     command = ["--results", str(results), "--fewer", str(fewer), "--out", str(tmp_path)]
     subprocess.run(
         [sys.executable, str(QUALITY / "page.py"), *command], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
     text = (tmp_path / "quality.md").read_text()
     assert "4 x 0.8: FID in seed 1" in text
+    assert "- 4 steps hold in 0 of 1 settings, not in: flow, 1 step; joint." in text
     assert "6.00 ± 0.14 (x 0.8)" in text
     assert "quality_fewer.png" in text
     assert 0 < (tmp_path / "quality_fewer.png").stat().st_size < 150_000
