@@ -18,20 +18,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import claims
 from account import describe_chosen, describe_method, describe_models, describe_pixels, describe_time
+from fewer_found import Found
+from fewer_page import write_section
 from printed import Printed, read_printed, render_beside, render_printed
 from tables import TABLES, Results, Table, render, render_intervals
 
 _COLUMNS = 100
 
 
-def write_page(values: Mapping[str, Any], printed: Printed, pictures: Mapping[str, str]) -> str:
+def write_page(
+    values: Mapping[str, Any], printed: Printed, pictures: Mapping[str, str], fewer: Mapping[str, Any] | None = None
+) -> str:
     """The page, as Markdown.
 
     Args:
         values: from `run.py`.
         printed: from `read_printed`.
-        pictures: names of files beside the page, by key (``models``, ``objectives``, ``steps``, ``samples``); those that are not
-            there are left out.
+        pictures: names of files beside the page, by key (``models``, ``objectives``, ``steps``, ``samples``, ``fewer``,
+            ``long``); those that are not there are left out.
+        fewer: from `fewer.py`; None: the section on long steps is left out.
     """
     results = Results(values)
     parts = [_opening(values, printed), *_warnings(values), *_verdicts(results, printed)]
@@ -49,6 +54,7 @@ def write_page(values: Mapping[str, Any], printed: Printed, pictures: Mapping[st
     parts += _picture(
         pictures, "steps", "FID by number of steps at the chosen step size, on the tuning samples of the two-step flow"
     )
+    parts += [] if fewer is None else write_section(fewer, pictures)
     parts += [
         "## Every FID with its interval",
         "The brackets are 95% bootstrap intervals: how far a number would move with other samples of the same generator.",
@@ -133,9 +139,23 @@ def draw(folder: Path, results: Results, samples: Path) -> dict[str, str]:
     return {key: names[key] for key, there in made.items() if there}
 
 
+def draw_fewer(folder: Path, found: Found, images: Path) -> dict[str, str]:
+    """Write the pictures of the section on long steps into `folder`; their names by key."""
+    from plots import plot_gradients
+
+    made = {
+        "quality_fewer.png": ("fewer", plot_gradients(folder / "quality_fewer.png", found)),
+        "steps.png": ("long", images.exists() and bool(shutil.copyfile(images, folder / "steps.png"))),
+    }
+    return {key: name for name, (key, there) in made.items() if there}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=Path("out/quality/results.json"))
+    parser.add_argument(
+        "--fewer", type=Path, help="fewer.json, which fewer.py wrote; without it its section is left out"
+    )
     parser.add_argument("--out", type=Path, default=Path("docs"))
     args = parser.parse_args()
     if not args.results.exists():
@@ -143,8 +163,12 @@ def main() -> int:
     values = json.loads(args.results.read_text(encoding="utf-8"))
     args.out.mkdir(parents=True, exist_ok=True)
     pictures = draw(args.out, Results(values), args.results.parent / "picture" / "picture.png")
+    fewer = None
+    if args.fewer is not None:
+        fewer = json.loads(args.fewer.read_text(encoding="utf-8"))
+        pictures |= draw_fewer(args.out, Found(fewer), args.fewer.parent / "picture" / "picture.png")
     page = args.out / "quality.md"
-    page.write_text(write_page(values, read_printed(), pictures), encoding="utf-8")
+    page.write_text(write_page(values, read_printed(), pictures, fewer), encoding="utf-8")
     print(f"{page} and {len(pictures)} pictures")
     return 0
 

@@ -9,6 +9,8 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
+from fewer_found import Found
+from fewer_plan import METHODS, PRESET_LENGTH, SETTINGS, SHOWN, Setting
 from matplotlib import pyplot as plt
 from matplotlib.ticker import FixedLocator, FormatStrFormatter, MaxNLocator, NullLocator
 from tables import TABLES, Results
@@ -72,6 +74,64 @@ def plot_steps(path: Path, results: Results) -> bool:
     if curves:
         axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return _save(figure, path, bool(curves))
+
+
+def plot_gradients(path: Path, found: Found) -> bool:
+    """FID over the gradients that an image takes, a panel for each setting. False if nothing was measured."""
+    shown = [setting for setting in SETTINGS if found.lengths(setting, "stop")]
+    columns = min(3, max(1, len(shown)))
+    rows = -(-len(shown) // columns) or 1
+    figure, panels = plt.subplots(rows, columns, figsize=(3.1 * columns, 2.5 * rows), squeeze=False)
+    drawn = False
+    for axes, setting in zip(panels.flat, shown, strict=False):
+        for colour, (name, method) in zip(("#4477aa", "#ee6677", "#228833", "#ccbb44"), METHODS.items(), strict=True):
+            at = [(length, steps) for steps, length in found.lengths(setting, name).items() if steps in SHOWN]
+            drawn |= _curve(axes, found, setting, name, at, fmt="o-", color=colour, label=method.what.replace("`", ""))
+        if setting.preset:
+            _curve(
+                axes,
+                found,
+                setting,
+                "stop",
+                [(PRESET_LENGTH, setting.preset)],
+                fmt="D",
+                color="k",
+                label="the paper's preset",
+            )
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator((1, 2, 3, 5, 10, 20, 30)))
+        axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.margins(y=0.1)
+        axes.set_ylim(bottom=0)
+        axes.set_title(f"{SOURCES[setting.source]}; {setting.model}", fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels.flat[len(shown) :]:
+        axes.set_visible(False)
+    handles = {
+        label: handle for axes in panels.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    if handles:
+        figure.legend(handles.values(), handles.keys(), frameon=False, fontsize=8, ncols=2, loc="upper center")
+    figure.supxlabel("gradients an image (mean)", fontsize=9)
+    figure.supylabel("FID", fontsize=9)
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.45 / (2.5 * rows)))
+    return _save(figure, path, drawn)
+
+
+def _curve(
+    axes: Any, found: Found, setting: Setting, method: str, at: Sequence[tuple[float, int]], **style: Any
+) -> bool:
+    """FID over gradients at some (length, steps): means and deviations over seeds. False if nothing was measured."""
+    points = []
+    for length, steps in at:
+        x, y = (found.cell(setting, method, length, steps, key) for key in ("gradients", "fid"))
+        if y.values:
+            points.append((x.mean, y.mean, y.deviation or 0.0))
+    if points:
+        x, y, e = zip(*sorted(points), strict=True)
+        axes.errorbar(x, y, e, linewidth=1.1, markersize=3, capsize=2, **style)
+    return bool(points)
 
 
 def _save(figure: Any, path: Path, drawn: bool) -> bool:
