@@ -11,6 +11,8 @@ G g G^T is a constant. The transforms of inputs and products are multiplications
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, fx
 
@@ -31,6 +33,7 @@ _MOST_PIXELS = 64
 _LARGE_TILES = 16  # above this many pixels, tiles of four are worth their larger weights
 # Largest share of the direct multiplications, transforms included. It admits 64 channels and more; fewer did not pay.
 _MOST_MULTIPLICATIONS = 0.6
+_SIDE = 16  # of the map that holds all tiles
 
 
 def winograd(module: fx.GraphModule) -> int:
@@ -97,6 +100,26 @@ def _over_axis(transform: Tensor, size: int, tile: int) -> Tensor:
     return rows[:, :, 1 : size + 1]
 
 
+def _products(r: Rewriter, v: fx.Node, weight: Tensor, terms: int, name: str) -> fx.Node:
+    """Multiply rows [B, tiles * terms, C] of each term by its matrix, `weight` [terms * C_out, C, 1, 1].
+
+    A 1x1 convolution does it, with the terms as groups and the tiles of all images as the pixels of one map: oneDNN packs
+    its weights and needs no copies. 16 terms of 256 channels, 128 tiles, two cores: 0.58 ms on AVX-512 and 1.1 ms on
+    AVX2; MKL's batched product takes 1.35 and 1.5 ms (AMD EPYC). A map one pixel wide can take twice as long.
+
+    Returns:
+        [B * tiles, terms, C_out].
+    """
+    batch, rows, channels = sizes(v)
+    tiles = batch * rows // terms
+    side = math.gcd(tiles, _SIDE)
+    v = r.call(aten.reshape.default, v, [1, side, tiles // side, terms * channels])
+    v = r.call(aten.permute.default, v, [0, 3, 1, 2])
+    w = r.constant(weight, name)
+    m = r.call(aten.convolution.default, v, w, None, [1, 1], [0, 0], [1, 1], False, [0, 0], terms)
+    return r.call(aten.reshape.default, r.call(aten.permute.default, m, [0, 2, 3, 1]), [tiles, terms, -1])
+
+
 def _as_products(r: Rewriter, conv: Convolution, tile: int) -> fx.Node:
     batch, channels, height, width = sizes(conv.input)
     dtype, outputs = conv.weight.dtype, conv.outputs
@@ -106,15 +129,13 @@ def _as_products(r: Rewriter, conv: Convolution, tile: int) -> fx.Node:
     mixed = torch.einsum("tkp,ulq->tuklpq", _over_axis(into, height, tile), _over_axis(into, width, tile))
     mixed = mixed.reshape(-1, height * width).to(dtype)
     v = mix_pixels(r, conv.input, mixed, "winograd_inputs")  # [B, down * across * terms, C]
-    v = r.call(aten.permute.default, r.call(aten.reshape.default, v, [-1, terms, channels]), [1, 0, 2])
 
     # Computed in float64, like everything that is folded into weights.
-    weight = torch.einsum("ki,ocij,lj->klco", kernel, conv.weight.double(), kernel).reshape(terms, channels, outputs)
-    m = r.call(aten.bmm.default, v, r.constant(weight.to(dtype), f"{conv.name}_winograd"))  # [terms, B * tiles, C_out]
+    weight = torch.einsum("ki,ocij,lj->kloc", kernel, conv.weight.double(), kernel).reshape(-1, channels, 1, 1)
+    m = _products(r, v, weight.to(dtype), terms, f"{conv.name}_winograd")  # [B * tiles, terms, C_out]
 
-    home = torch.einsum("yk,xl->yxkl", back, back).reshape(-1, terms).to(dtype)
-    m = r.call(aten.reshape.default, m, [terms, -1])
-    y = r.call(aten.mm.default, r.constant(home, "winograd_outputs"), m)
-    y = r.call(aten.reshape.default, y, [tile, tile, batch, down, across, outputs])
-    y = r.call(aten.permute.default, y, [2, 3, 0, 4, 1, 5])  # [B, down, tile, across, tile, C_out]
+    home = torch.einsum("yk,xl->yxkl", back, back).reshape(1, -1, terms).to(dtype)
+    one = r.call(aten.expand.default, r.constant(home, "winograd_outputs"), [sizes(m)[0], -1, -1])
+    y = r.call(aten.reshape.default, r.call(aten.bmm.default, one, m), [batch, down, across, tile, tile, outputs])
+    y = r.call(aten.permute.default, y, [0, 1, 3, 2, 4, 5])  # [B, down, tile, across, tile, C_out]
     return crop_and_add_bias(r, conv, as_map(r, y, down * tile, across * tile, outputs))

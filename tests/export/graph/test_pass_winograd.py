@@ -43,9 +43,24 @@ def test_a_convolution_and_its_input_gradient(size: tuple[int, int], products: i
     flip_weights(trunk)
     before = count(trunk)["convolution"]
     assert keeps(trunk, shape, winograd, tol=1e-11) == 2
-    assert count(trunk)["convolution"] == before - 2
-    kernels = [b.shape[0] for name, b in trunk.named_buffers() if name.endswith("_winograd")]
+    assert count(trunk)["convolution"] == before  # each is a 1x1 convolution over groups now
+    kernels = [b.numel() // (96 * 112) for name, b in trunk.named_buffers() if name.endswith("_winograd")]
     assert kernels == [products, products]
+
+
+def test_an_image_stays_its_own() -> None:
+    """The tiles of all images are one map, and no image reads another's."""
+    shape = (3, 2, 4, 4)
+    trunk = folded(Two(), shape)
+    flip_weights(trunk)
+    g = torch.Generator().manual_seed(0)
+    x, v = torch.rand(shape, generator=g, dtype=torch.float64), torch.ones((3, 112), dtype=torch.float64)
+    assert winograd(trunk) == 2
+    want = trunk(x, v)
+    x[1], v[1] = float("nan"), float("inf")
+    for a, b in zip(trunk(x, v), want, strict=True):
+        assert torch.equal(a[::2], b[::2])
+        assert not a[1].isfinite().any()
 
 
 @pytest.mark.parametrize(
