@@ -257,10 +257,9 @@ def test_devices_have_a_process_each(bundle, shards, jboost, tmp_path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_its_processes_end_with_it(bundle, shards, tmp_path, number) -> None:
-    slow = ("--steps", "3000", "--no-early-stop", "--objective", "logit")
+    slow = ("--steps", "30000", "--no-early-stop", "-o", "out", "--devices", "cpu,cpu")
     running = subprocess.Popen(
-        [Path(sys.executable).with_name("jboost"), "boost", shards["tar"], "--bundle", bundle, "--engine", "eager", *slow,
-         "-o", "out", "--devices", "cpu,cpu"],
+        [Path(sys.executable).with_name("jboost"), "boost", shards["tar"], "--bundle", bundle, *map(str, ENGINE), *slow],
         cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
