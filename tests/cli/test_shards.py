@@ -69,7 +69,7 @@ def test_ranges_of_one_npz_are_the_whole(bundle, samples, tmp_path, method) -> N
     assert (tmp_path / "by" / "samples.00000-of-00002.npz").is_file()
 
 
-def test_the_summary_and_run_file_are_those_of_one_file(bundle, shards, samples, jboost, tmp_path) -> None:
+def test_the_summary_and_run_file_are_those_of_one_file(bundle, shards, samples, installed, jboost, tmp_path) -> None:
     boosted(tmp_path, bundle, samples, "one.npz", "--json", "one.json", "--run", "one.run.npz")
     boosted(tmp_path, bundle, f"{shards['npz']}/*.npz", "out", "--json", "many.json", "--run", "many.run.npz")
     one, many = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "many"))
@@ -79,7 +79,7 @@ def test_the_summary_and_run_file_are_those_of_one_file(bundle, shards, samples,
     with np.load(tmp_path / "one.run.npz") as a, np.load(tmp_path / "many.run.npz") as b:
         for name in set(a.files) - {"run"}:
             np.testing.assert_array_equal(a[name], b[name])
-    made = jboost("merge", "out", "--run", "merged.npz", "--json", "-", cwd=tmp_path)
+    made = installed("merge", "out", "--run", "merged.npz", "--json", "-", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     assert json.loads(made.stdout)["realness_after"] == one["realness_after"]
     page = jboost("report", "merged.npz", "--samples", f"{shards['npz']}/*.npz", cwd=tmp_path)

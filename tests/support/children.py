@@ -271,14 +271,14 @@ def threads() -> int:
     return len(os.listdir("/proc/self/task"))
 
 
-def fork(work: Callable[[], object]) -> int:
+def fork(work: Callable[[], object], patience: float = 5.0) -> int:
     """The id of a fork that does `work`, and ends with 1 if it raises.
 
     For processes of one thread, such as a `Child` or a script that imports and computes nothing: see the top of this file.
     """
-    patience = time.monotonic() + 5
+    end = time.monotonic() + patience
     while threads() > 1:  # a thread that was joined takes a moment to go
-        assert time.monotonic() < patience, "a process with threads must not fork; do the work in a Child"
+        assert time.monotonic() < end, "a process with threads must not fork; do the work in a Child"
         time.sleep(0.001)
     child = os.fork()
     if child:
