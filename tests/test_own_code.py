@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
+import children
 import numpy as np
 import pytest
 import torch
@@ -74,20 +76,8 @@ def exported(site, checkpoint, tmp_path_factory) -> Path:
 
 def command(cwd: Path, site: Path | None):
     """The command line in a process of its own, with or without the distribution installed."""
-    import os
-
-    environment = os.environ | {
-        "COLUMNS": "200",
-        "NO_COLOR": "1",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(site or ""),
-    }
-
-    def run(*args: object) -> subprocess.CompletedProcess[str]:
-        words = [str(Path(sys.executable).with_name("jboost")), *map(str, args)]
-        return subprocess.run(words, capture_output=True, text=True, cwd=cwd, env=environment, timeout=240)
-
-    return run
+    environment = os.environ | {"PYTHONPATH": str(site or "")}
+    return functools.partial(children.jboost, cwd=cwd, environment=environment)
 
 
 def by_hand(checkpoint, images, labels, loss, *, steps=3, size=0.3) -> np.ndarray:

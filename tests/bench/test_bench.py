@@ -35,8 +35,8 @@ KEYS = {
 }  # fmt: skip
 
 
-def test_every_figure_comes_with_its_machine_in_json(jboost, bundle) -> None:
-    done = jboost(
+def test_every_figure_comes_with_its_machine_in_json(installed, bundle) -> None:
+    done = installed(
         "bench", "--bundle", bundle, "--engine", "onnx,trt", "--dtype", "fp32,bf16", "-b", "4", "--rounds", "3",
         "--no-torch-compile", "--preset", "cd2", "--threads", "1", "--device", "cpu", "--json", "-",
     )  # fmt: skip

@@ -81,8 +81,8 @@ def there(desk, monkeypatch) -> Path:
     return desk
 
 
-def test_before_against_after_in_a_table_and_in_json(jboost, desk, tmp_path) -> None:
-    done = jboost("eval", "ref.npz", "before.npz", "after.npz", *FEATURES, "--json", tmp_path / "r.json", cwd=desk)
+def test_before_against_after_in_a_table_and_in_json(installed, desk, tmp_path) -> None:
+    done = installed("eval", "ref.npz", "before.npz", "after.npz", *FEATURES, "--json", tmp_path / "r.json", cwd=desk)
     assert done.returncode == 0, done.stderr
     assert "ref.npz: no labels (no arr_1)" in done.stderr
     for word in ("before.npz", "change", "FID", "coverage", "own_extractor:make", "200 images", "lower", "(!)"):

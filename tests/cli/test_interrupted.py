@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from children import started
 from PIL import Image
+from processes import wait_until
 
 import jboost
 from jboost.cli.interrupts import Interrupted, how_to_go_on, interruptible
@@ -50,20 +51,19 @@ def any_done(folder: Path) -> bool:
 
 @contextmanager
 def under_way(*arguments: object, cwd: Path, out: str = "out.npz") -> Iterator[subprocess.Popen[str]]:
-    """The command, once it has finished an image."""
+    """The installed command, once it has finished an image."""
     running = start(*arguments, cwd=cwd)
     try:
-        while running.poll() is None and not any_done(cwd / f"{out}.partial"):
-            time.sleep(0.01)
+        wait_until(lambda: running.poll() is not None or any_done(cwd / f"{out}.partial"), 120)
         assert running.poll() is None, running.communicate()
         yield running
     finally:
         running.kill()
-        running.communicate()
+        running.communicate(timeout=60)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_says_how_to_go_on_and_that_works(number, code, bundle, samples, tmp_path) -> None:
+def test_an_interrupted_run_says_how_to_go_on_and_that_works(number, code, jboost, bundle, samples, tmp_path) -> None:
     command = ["boost", "samples.npz", "--bundle", bundle, *SLOW]
     with under_way(*command, "-o", "out.npz", cwd=tmp_path) as running:
         running.send_signal(number)
@@ -74,11 +74,10 @@ def test_an_interrupted_run_says_how_to_go_on_and_that_works(number, code, bundl
     assert "Traceback" not in errors
     assert partial_done(tmp_path / "out.npz.partial") > 0
     typed = line.partition("go on with: jboost ")[2]
-    again = start(*typed.split(), "--json", "s.json", cwd=tmp_path)
-    assert again.wait() == 0, again.communicate()
+    again = jboost(*typed.split(), "--json", "s.json", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
     assert json.loads((tmp_path / "s.json").read_text())["redone"] == 0
-    whole = start(*command, "-o", "whole.npz", cwd=tmp_path)
-    assert whole.wait() == 0
+    assert jboost(*command, "-o", "whole.npz", cwd=tmp_path).returncode == 0
     assert (tmp_path / "out.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
 
 
@@ -114,38 +113,40 @@ def test_signals_are_raised_as_interruptions_and_an_ignored_one_stays_ignored() 
 def test_a_second_run_into_an_output_is_told_to_wait_and_not_to_resume_or_remove(bundle, samples, tmp_path) -> None:
     command = ["boost", "samples.npz", "--bundle", bundle, *SLOW, "-o", "out.npz"]
     with under_way(*command, cwd=tmp_path) as running:
-        seconds = [start(*command, *more, cwd=tmp_path) for more in ([], ["--resume"])]
-        for second in seconds:
-            _, errors = second.communicate(timeout=60)
-            assert second.returncode == 2, errors
-            line = errors.splitlines()[-1]
+        for second in [started(*command, *more, cwd=tmp_path) for more in ([], ["--resume"])]:
+            assert second.wait() == 2, second.said
+            line = second.stderr.splitlines()[-1]
             assert re.fullmatch(
                 rf"jboost: out.npz is being written by process {running.pid} since \S+ \S+; wait for it, or name another -o",
                 line,
             )
         running.kill()
     # Two resumes at once: one goes on, the other is refused.
-    both = [start(*command, "--resume", cwd=tmp_path) for _ in range(2)]
-    found = [(second.communicate(timeout=120)[1], second.returncode) for second in both]
+    found = ended(*command, "--resume", cwd=tmp_path)
     assert sorted(code for _, code in found) == [0, 2], found
     assert sum("is being written by process" in errors for errors, _ in found) == 1, found
-    whole = start(*command[:-1], "whole.npz", cwd=tmp_path)
-    assert whole.wait() == 0
+    assert started(*command[:-1], "whole.npz", cwd=tmp_path).wait() == 0
     assert (tmp_path / "out.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.npz", "samples.npz", "whole.npz"]
 
 
+def ended(*command: object, cwd: Path) -> list[tuple[str, int]]:
+    """What two commands at the same time say on stderr, and their exit codes."""
+    both = [started(*command, cwd=cwd) for _ in range(2)]
+    codes = [one.wait() for one in both]
+    return [(one.stderr, code) for one, code in zip(both, codes, strict=True)]
+
+
 def test_of_two_exports_to_one_bundle_the_second_is_refused(checkpoint, tmp_path) -> None:
     command = ["export", "--ckpt", checkpoint, "--format", "none", "-o", "bundle"]
-    both = [start(*command, cwd=tmp_path) for _ in range(2)]
-    found = [(one.communicate(timeout=120)[1], one.returncode) for one in both]
+    found = ended(*command, cwd=tmp_path)
     assert 0 in [code for _, code in found], found
     for errors, code in found:
         if code:
             assert code == 2
             assert "bundle is being written by process" in errors
             assert "rm -r" not in errors
-    assert start("inspect", "bundle", cwd=tmp_path).wait() == 0
+    assert started("inspect", "bundle", cwd=tmp_path).wait() == 0
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 

@@ -10,13 +10,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from children import started
 from PIL import Image
+from processes import wait_until
 
 from jboost.engine.errors import BadInputError
 from jboost.engine.method.settings import PRESETS
@@ -127,14 +128,10 @@ def test_a_killed_run_is_resumed_to_the_same_file(jboost, bundle, samples, tmp_p
     ]
     assert jboost(*command, "-o", tmp_path / "whole.npz").returncode == 0
     out = tmp_path / "out.npz"
-    killed = subprocess.Popen(
-        [str(Path(sys.executable).with_name("jboost")), *map(str, command), "-o", str(out)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    killed = started(*command, "-o", out)
     records = tmp_path / "out.npz.partial" / "records.bin"
-    while killed.poll() is None and not (records.exists() and any(records.read_bytes())):
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
+    wait_until(lambda: not killed.running or (records.exists() and any(records.read_bytes())), 120)
+    killed.kill()
     assert killed.wait() == -signal.SIGKILL
     assert not out.exists()
     again = jboost(*command, "-o", out)

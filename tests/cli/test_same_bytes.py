@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from children import started
+from processes import wait_until
 
-COUNT = 160
+COUNT = 96
 
 
 @pytest.fixture(scope="module")
@@ -58,18 +56,10 @@ def test_killed_resumed_and_shuffled_runs_give_the_same_bytes(
         done = jboost(*run(name, out), cwd=tmp_path)
         assert done.returncode == 0, done.stderr
 
-    command = [str(Path(sys.executable).with_name("jboost")), *run("samples.npz", "killed.npz")]
-    running = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    running = started(*run("samples.npz", "killed.npz"), cwd=tmp_path)
     kept = tmp_path / "killed.npz.partial" / "records.bin"
-    while running.poll() is None and not (kept.exists() and any(kept.read_bytes())):
-        time.sleep(0.01)
-    running.send_signal(signal.SIGKILL)
+    wait_until(lambda: not running.running or (kept.exists() and any(kept.read_bytes())), 120)
+    running.kill()
     assert running.wait() == -signal.SIGKILL, "it ended before it could be killed"
     done = jboost(*run("samples.npz", "killed.npz", "--resume"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr

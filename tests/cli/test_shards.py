@@ -69,7 +69,7 @@ def test_ranges_of_one_npz_are_the_whole(bundle, samples, tmp_path, method) -> N
     assert (tmp_path / "by" / "samples.00000-of-00002.npz").is_file()
 
 
-def test_the_summary_and_run_file_are_those_of_one_file(bundle, shards, samples, jboost, tmp_path) -> None:
+def test_the_summary_and_run_file_are_those_of_one_file(bundle, shards, samples, installed, jboost, tmp_path) -> None:
     boosted(tmp_path, bundle, samples, "one.npz", "--json", "one.json", "--run", "one.run.npz")
     boosted(tmp_path, bundle, f"{shards['npz']}/*.npz", "out", "--json", "many.json", "--run", "many.run.npz")
     one, many = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "many"))
@@ -79,7 +79,7 @@ def test_the_summary_and_run_file_are_those_of_one_file(bundle, shards, samples,
     with np.load(tmp_path / "one.run.npz") as a, np.load(tmp_path / "many.run.npz") as b:
         for name in set(a.files) - {"run"}:
             np.testing.assert_array_equal(a[name], b[name])
-    made = jboost("merge", "out", "--run", "merged.npz", "--json", "-", cwd=tmp_path)
+    made = installed("merge", "out", "--run", "merged.npz", "--json", "-", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     assert json.loads(made.stdout)["realness_after"] == one["realness_after"]
     page = jboost("report", "merged.npz", "--samples", f"{shards['npz']}/*.npz", cwd=tmp_path)
@@ -257,10 +257,9 @@ def test_devices_have_a_process_each(bundle, shards, jboost, tmp_path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_its_processes_end_with_it(bundle, shards, tmp_path, number) -> None:
-    slow = ("--steps", "3000", "--no-early-stop", "--objective", "logit")
+    slow = ("--steps", "30000", "--no-early-stop", "-o", "out", "--devices", "cpu,cpu")
     running = subprocess.Popen(
-        [Path(sys.executable).with_name("jboost"), "boost", shards["tar"], "--bundle", bundle, "--engine", "eager", *slow,
-         "-o", "out", "--devices", "cpu,cpu"],
+        [Path(sys.executable).with_name("jboost"), "boost", shards["tar"], "--bundle", bundle, *map(str, ENGINE), *slow],
         cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip

@@ -82,9 +82,9 @@ def test_the_command_names_such_a_file_in_one_line(tmp_path, jboost, name) -> No
     assert "\x1b" not in done.stderr
 
 
-def test_a_set_with_brackets_in_its_name_is_described(tmp_path, jboost, images, labels) -> None:
+def test_a_set_with_brackets_in_its_name_is_described(tmp_path, installed, images, labels) -> None:
     np.savez(tmp_path / "out[1].npz", images, labels)
-    done = jboost("inspect", "out[1].npz", cwd=tmp_path)
+    done = installed("inspect", "out[1].npz", cwd=tmp_path)
     assert done.returncode == 0
     assert "out[1].npz" in done.stdout
 

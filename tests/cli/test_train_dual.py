@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from children import started
 from PIL import Image
 from processes import wait_until
 
@@ -79,14 +77,11 @@ def test_a_run_on_images_of_no_class_grows_and_resumes_to_the_bit(folder: Path, 
     assert steps == expected
     assert steps[-1] >= 1
 
-    command = [str(Path(sys.executable).with_name("jboost")), "train", "--config", "small.toml", "-o", "cut"]
-    # As many threads as the whole run has: sums have another order for another number.
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    running = subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE, text=True)
+    running = started("train", "--config", "small.toml", "-o", "cut", cwd=folder)
     written = folder / "cut" / "log.jsonl"
     wait_until(lambda: written.exists() and len(written.read_text().splitlines()) >= 4, 120)
-    running.send_signal(signal.SIGKILL)
-    running.communicate(timeout=60)
+    running.kill()
+    assert running.wait() == -signal.SIGKILL, running.said
     resumed = jboost("train", "-o", "cut", "--resume", cwd=folder)
     assert resumed.returncode == 0, resumed.stderr
     for name in ("last.safetensors", "best.safetensors", "state.safetensors", "log.jsonl"):

@@ -94,7 +94,9 @@ def test_eval_builds_the_network_from_its_weights_and_says_so(jboost, theirs, sa
     assert not ran(theirs)
 
 
-def test_a_foreign_architecture_is_refused_and_the_remedy_is_right(jboost, bundle, samples, tmp_path) -> None:
+def test_a_foreign_architecture_is_refused_and_the_remedy_is_right(
+    installed, jboost, bundle, samples, tmp_path
+) -> None:
     """jboost cannot build it from its weights; the bundle's author named a module, which is not imported."""
     folder = copied(bundle, tmp_path / "their bundle", architecture="antigravity:net")
     arguments = ("boost", samples, "--bundle", folder, "--steps", 1, "-o", tmp_path / "out.npz", "--engine", "eager")
@@ -110,7 +112,7 @@ def test_a_foreign_architecture_is_refused_and_the_remedy_is_right(jboost, bundl
         assert "jboost trust" in done.stderr
     assert jboost(*arguments, "--trust-code").returncode == 0
     assert jboost(*arguments).returncode == 2  # it was for one run
-    trusted = jboost("trust", folder)
+    trusted = installed("trust", folder)
     assert trusted.returncode == 0
     assert "forward.pt2" in trusted.stdout
     assert jboost(*arguments).returncode == 0

@@ -113,30 +113,20 @@ def without_ray(tmp_path) -> dict[str, str]:
     """The environment of a process in which importing Ray fails."""
     (tmp_path / "path").mkdir()
     (tmp_path / "path" / "ray.py").write_text(NO_RAY)
-    return os.environ | {
-        "PYTHONPATH": str(tmp_path / "path"),
-        "OMP_NUM_THREADS": "1",
-        "COLUMNS": "200",
-        "NO_COLOR": "1",
-    }
+    return os.environ | {"PYTHONPATH": str(tmp_path / "path")}
 
 
-def command(environment: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[str]:
-    program = [str(Path(sys.executable).with_name("jboost")), *map(str, arguments)]
-    return subprocess.run(program, capture_output=True, text=True, env=environment, timeout=120)
-
-
-def test_neither_the_package_nor_a_plain_run_imports_ray(without_ray, bundle, samples, tmp_path) -> None:
+def test_neither_the_package_nor_a_plain_run_imports_ray(jboost, without_ray, bundle, samples, tmp_path) -> None:
     code = "import sys, jboost, jboost.cli.main; assert 'ray' not in sys.modules, 'imported'"
     assert subprocess.run([sys.executable, "-c", code], env=without_ray).returncode == 0
     out = tmp_path / "out.npz"
     options = ("--bundle", bundle, "--engine", "eager", "--device", "cpu", "--steps", 1)
-    done = command(without_ray, "boost", samples, "-o", out, *options)
+    done = jboost("boost", samples, "-o", out, *options, environment=without_ray)
     assert done.returncode == 0, done.stderr
 
 
-def test_without_the_package_one_line_says_what_to_install(without_ray, bundle, samples, tmp_path) -> None:
-    done = command(without_ray, "boost", samples, "-o", tmp_path / "out", "--bundle", bundle, "--on", "ray")
+def test_without_the_package_one_line_says_what_to_install(jboost, without_ray, bundle, samples, tmp_path) -> None:
+    done = jboost("boost", samples, "-o", tmp_path / "out", "--bundle", bundle, "--on", "ray", environment=without_ray)
     assert done.returncode == 2
     assert 'pip install "jboost[ray]"' in done.stderr
     assert len(done.stderr.splitlines()) == 1

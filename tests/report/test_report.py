@@ -236,8 +236,8 @@ def test_metrics_are_those_of_eval_and_a_missing_snapshot_is_noted(measured, tmp
     assert {text for text in page.tooltips if text in ("FID", "precision")} == {"FID", "precision"}
 
 
-def test_the_command_writes_the_page_where_it_is_told(jboost, made, tmp_path) -> None:
-    done = jboost("report", made.run, "-o", tmp_path / "page.html", "--images", 8)
+def test_the_command_writes_the_page_where_it_is_told(installed, jboost, made, tmp_path) -> None:
+    done = installed("report", made.run, "-o", tmp_path / "page.html", "--images", 8)
     assert done.returncode == 0, done.stderr
     assert str(tmp_path / "page.html") in done.stdout
     assert len([c for c in Page((tmp_path / "page.html").read_text("utf-8")).captions if "image " in c]) == 8

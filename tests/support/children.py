@@ -186,12 +186,21 @@ def jboost(
         first: a function that is called before the command, in its process.
         seconds: that it may take.
     """
-    words = [str(argument) for argument in arguments]
+    child = started(*arguments, cwd=cwd, environment=environment, first=first)
+    code = child.wait(seconds)
+    return subprocess.CompletedProcess(["jboost", *map(str, arguments)], code, child.stdout, child.stderr)
+
+
+def started(
+    *arguments: object,
+    cwd: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    first: Callable[..., object] | None = None,
+) -> Child:
+    """The command as `jboost` runs it, started."""
     values = {**(os.environ if environment is None else environment), **PLAIN}
     place = first and (first.__code__.co_filename, first.__qualname__)
-    child = Child(command, words, str(cwd or Path.cwd()), place, environment=values)
-    code = child.wait(seconds)
-    return subprocess.CompletedProcess(["jboost", *words], code, child.stdout, child.stderr)
+    return Child(command, [str(argument) for argument in arguments], str(cwd or Path.cwd()), place, environment=values)
 
 
 #: Environment variables of commands: small operators on shared cores run many times faster on one thread than on two that wait
@@ -206,6 +215,7 @@ def _work(place: tuple[str, str], arguments: tuple[Any, ...], environment: dict[
     gc.freeze()  # what the server imported stays; the collector need not look at it
     os.environ.clear()
     os.environ |= environment
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, path in enumerate(streams, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
@@ -261,14 +271,14 @@ def threads() -> int:
     return len(os.listdir("/proc/self/task"))
 
 
-def fork(work: Callable[[], object]) -> int:
+def fork(work: Callable[[], object], patience: float = 5.0) -> int:
     """The id of a fork that does `work`, and ends with 1 if it raises.
 
     For processes of one thread, such as a `Child` or a script that imports and computes nothing: see the top of this file.
     """
-    patience = time.monotonic() + 5
+    end = time.monotonic() + patience
     while threads() > 1:  # a thread that was joined takes a moment to go
-        assert time.monotonic() < patience, "a process with threads must not fork; do the work in a Child"
+        assert time.monotonic() < end, "a process with threads must not fork; do the work in a Child"
         time.sleep(0.001)
     child = os.fork()
     if child:

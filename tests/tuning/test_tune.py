@@ -267,8 +267,8 @@ def test_the_log_s_filter_is_removed(place) -> None:
     assert logging.getLogger("jboost").filters == before
 
 
-def test_features_must_be_named(place, jboost) -> None:
-    done = jboost(*(a for a in place.arguments(out="new") if a not in FEATURES[:2]), cwd=place.root)
+def test_features_must_be_named(place, installed) -> None:
+    done = installed(*(a for a in place.arguments(out="new") if a not in FEATURES[:2]), cwd=place.root)
     assert (done.returncode, done.stdout) == (2, "")
     assert "jboost: --features is missing" in done.stderr.splitlines()[-1]
 

@@ -103,13 +103,13 @@ main(sys.argv[1:])
         assert np.abs(out["arr_0"].astype(int) - want.astype(int)).max() <= 1
 
 
-def test_figures_are_kept_and_verify_repeats_them(whole, jboost) -> None:
+def test_figures_are_kept_and_verify_repeats_them(whole, installed) -> None:
     config = Bundle(whole).config
     for objective in OBJECTIVES:
         errors = config.artefacts[artefact_name(objective, "fp32", 16)].errors
         assert errors["grad_worst"] < 1e-2
         assert errors["grad_median"] < 1e-4
-    done = jboost("verify", whole)
+    done = installed("verify", whole)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(".onnx") == len(OBJECTIVES) + 1  # and the forward pass
 
