@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from jboost.engine.method.updates import PGD, SGLD
 
     from . import diffusers
-    from .booster import Boosted, Booster
+    from .boosted import Boosted
+    from .booster import Booster
     from .one_line import boost, boost_iter
 
 __all__ = [
@@ -35,7 +36,7 @@ _HOMES = {
     "BadInputError": "engine.errors",
     "FailureError": "engine.errors",
     "JboostError": "engine.errors",
-    "Boosted": "booster",
+    "Boosted": "boosted",
     "Booster": "booster",
     "boost": "one_line",
     "boost_iter": "one_line",

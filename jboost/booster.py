@@ -2,83 +2,36 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from time import perf_counter
-from types import MappingProxyType
-from typing import Any, Self
+from typing import Any
 
-import numpy as np
-
+from jboost.boosted import Boosted
 from jboost.calibration import calibrated
 from jboost.classes import climbed_classes
 from jboost.conversion import Range, class_labels, image_numbers, take
-from jboost.engine.backends.engine import Engine
-from jboost.engine.backends.registry import default_batch, find_engine
-from jboost.engine.backends.request import RunRequest
 from jboost.engine.errors import BadInputError
 from jboost.engine.loop.pipeline import Reader
-from jboost.engine.loop.run import ProgressCallback, run_set
+from jboost.engine.loop.run import ProgressCallback
 from jboost.engine.loop.runner import Runner
 from jboost.engine.method.auto_step import find_aim
 from jboost.engine.method.labels import check_not_debiased
 from jboost.engine.method.plugins import find_objective
-from jboost.engine.method.rounding import NEAREST, why_nothing_moves
+from jboost.engine.method.rounding import NEAREST
 from jboost.engine.method.settings import Preset, Settings, resolve_settings
 from jboost.engine.method.updates import PGD, Update
-from jboost.engine.results.identity import partial_folder, run_identity
 from jboost.engine.results.moved import warn_if_little_moved
-from jboost.engine.results.run_file import write_run
-from jboost.engine.results.store import DiskStore, MemoryStore, Store, check_snapshots, check_unfinished
-from jboost.engine.results.summary import RECORD, Summary
-from jboost.engine.samples import (
-    ReadOptions,
-    SampleSet,
-    check_fit,
-    check_labels,
-    check_output,
-    labels_of,
-    snapshot_output,
-    write_samples,
-)
-from jboost.engine.samples.naming import LOSSY_TEXT
-from jboost.engine.samples.numbers import KEYED, sample_numbers
-from jboost.engine.samples.options import AS_IT_IS
-from jboost.engine.system.dtypes import check_dtype
-from jboost.engine.system.locks import only_writer
-from jboost.opening import open_bundle, open_runner
-from jboost.out_of_memory import out_of_memory
+from jboost.engine.results.store import MemoryStore, check_snapshots
+from jboost.engine.samples import check_labels
+from jboost.file_boosting import FileBooster
 from jboost.probing import probe_of
 from jboost.streaming import Source, boosted_stream
 
-_log = logging.getLogger("jboost")
 
-
-@dataclass(frozen=True)
-class Boosted:
-    """Result of boosting.
-
-    Attributes:
-        images: of the input's kind and order; uint8 [N, H, W, C] for uint8 arrays.
-        summary: the run in numbers.
-        records: structured [N], one per image: steps taken, realness before and after, ...; see
-            `jboost.engine.results.summary.RECORD`.
-        snapshots: by step count, the images after that many steps, of the same kind.
-        notes: what was assumed about the images and rounded, a line each.
-    """
-
-    images: Any
-    summary: Summary
-    records: np.ndarray[Any, Any] = field(repr=False)
-    snapshots: Mapping[int, Any] = field(default_factory=dict, repr=False)
-    notes: tuple[str, ...] = ()
-
-
-class Booster:
+class Booster(FileBooster):
     """A bundle opened for one engine. `jboost.load` makes one; as a context manager it frees the device's memory.
 
     Args:
@@ -97,39 +50,6 @@ class Booster:
     Raises:
         BadInputError: no such bundle, engine or dtype, or `batch_size` is below 1. The first run checks `device`.
     """
-
-    def __init__(
-        self,
-        bundle: str | Path,
-        *,
-        engine: str = "auto",
-        device: str = "auto",
-        dtype: str = "fp32",
-        batch_size: int | None = None,
-        trust_code: bool = False,
-    ):
-        check_dtype(dtype)
-        if batch_size is not None and batch_size < 1:
-            raise BadInputError(f"batch size must be at least 1, got {batch_size}")
-        self._engine = find_engine(engine)
-        self.bundle = open_bundle(bundle, trust_code=trust_code)
-        self._device, self._dtype, self._batch_size, self._trust_code = device, dtype, batch_size, trust_code
-        self._runner: Runner | None = None
-        self._bound: tuple[RunRequest, str] | None = None
-        self._failed: dict[str, str] = {}
-        self._stream: object | None = None  # of the `boost_iter` under way
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Free the engine and its memory."""
-        if self._runner is not None:
-            self._runner.__exit__(None, None, None)
-        self._runner = self._bound = self._stream = None
 
     def settings(
         self,
@@ -316,200 +236,3 @@ class Booster:
         finally:
             if self._stream is mine:
                 self._stream = None
-
-    def boost_file(
-        self,
-        samples: SampleSet,
-        out: Path,
-        settings: Settings,
-        *,
-        numbers: np.ndarray[Any, Any] | None = None,
-        resume: bool = False,
-        snapshots: Sequence[int] = (),
-        run_file: Path | None = None,
-        lossy: bool = False,
-        reading: ReadOptions = AS_IT_IS,
-        on_progress: ProgressCallback | None = None,
-    ) -> Summary:
-        """Boost a sample set into a new file; memory does not grow with the set.
-
-        While the run lasts, its results are in ``OUT.partial``. `out` is written atomically at the end. A second run into
-        the same `out` is refused meanwhile.
-
-        Args:
-            samples: the input; see `jboost.engine.samples.open_samples`.
-            out: the output; its suffix determines the format.
-            settings: made by `settings`.
-            numbers: int64 [N], the numbers that key the noise, as for `boost`; None: see
-                `jboost.engine.samples.numbers.sample_numbers`.
-            resume: continue a killed run.
-            snapshots: step counts; `snapshot_output` names the file for the set that a run of that many steps would give.
-            run_file: file for the per-image records; see `jboost.engine.results.run_file.write_run`.
-            lossy: whether the input's JPEGs stay JPEGs; otherwise they become PNGs, and no pixel changes.
-            reading: how `samples` was opened, which the file of records keeps.
-            on_progress: called again and again with the `jboost.engine.loop.run.Progress` of the run.
-
-        Returns:
-            The run in numbers.
-
-        Raises:
-            BadInputError: the input, the output or the settings cannot be used; nothing is written.
-        """
-        start = perf_counter()
-        config = self.bundle.config
-        labels = labels_of(samples, class_names=config.class_names, num_classes=config.num_classes)
-        self._check_fit(labels, samples.shape)
-        if numbers is None and samples.kind in KEYED:
-            numbers = sample_numbers(samples)
-        snapshots = check_snapshots(snapshots, settings.update.steps)
-        files = {step: snapshot_output(out, step) for step in snapshots}
-        size = int(np.prod(samples.shape))
-        # Room for two sets: the partial results, and the output written from them at the end.
-        sets = (1 if partial_folder(out).exists() else 2) * size + samples.shape[0] * RECORD.itemsize
-        if run_file is not None and run_file.resolve() in {p.resolve() for p in (samples.path, out, *files.values())}:
-            raise BadInputError(f"--run {run_file} is the input or an output of this run; name another file")
-        with only_writer(out, *files.values()):
-            for path in (out, *files.values()):
-                check_output(path, samples, bytes_needed=(1 + len(files)) * sets, lossy=lossy)
-            # A run that cannot go on, and errors of the bundle or the device, must be noticed before anything is written.
-            old = check_unfinished(out, resume=resume)
-            # A resumed run keeps the engine that a trial picked: another engine may differ by a grey level.
-            begun = str(old.get("engine")) if old is not None and self._engine is None else None
-            runner = self._open_runner(settings, samples.shape[1], find_engine(begun) if begun else self._engine)
-            runner.check_update(settings.update.kind)
-            climbed = climbed_classes(
-                settings, labels, samples.read, samples.shape, bundle=self.bundle, device=self._device, name=samples.path,
-            )  # fmt: skip
-            settings = calibrated(
-                runner,
-                settings,
-                [probe_of(samples.read, climbed.labels, samples.shape[0])],
-                self._slots(runner),
-                begun=old,
-            )
-            identity = run_identity(
-                settings, fingerprint=samples.fingerprint, images=samples.shape[0], bundle=self.bundle.digest,
-                engine=runner.name, dtype=runner.dtype, snapshots=snapshots, numbers=numbers,
-                labels=climbed.identity,
-            )  # fmt: skip
-            store = DiskStore(out, samples.shape, identity, resume=resume, snapshots=snapshots)
-            try:
-                finished, batch_size = self._run(
-                    runner, settings, samples.read, samples.shape[1:], climbed.labels, store, on_progress, numbers
-                )
-                for step, taken in store.snapshots.items():
-                    write_samples(
-                        files[step], samples.shape, taken.batches(), labels=labels, source=samples, lossy=lossy
-                    )
-                # After the snapshots: if the output exists, so do they.
-                write_samples(out, samples.shape, store.batches(), labels=labels, source=samples, lossy=lossy)
-                summary = self._summary(
-                    runner, settings, store, labelled=labels is not None, finished=finished, batch_size=batch_size,
-                    seconds=perf_counter() - start, files=files, redone=store.redone,
-                    lossy=LOSSY_TEXT if lossy else None,
-                )  # fmt: skip
-                warn_if_little_moved(summary.to_dict(), math.prod(samples.shape[1:]))
-                if run_file is not None:
-                    model = {"architecture": config.architecture, "sha256": config.source["sha256"]}
-                    write_run(
-                        run_file, store.records, summary.to_dict(), samples=samples.path, boosted=out,
-                        class_names=config.class_names, model=model, reading=reading,
-                    )  # fmt: skip
-            finally:
-                store.close()
-            store.remove()
-        return summary
-
-    def open_for(self, settings: Settings, resolution: int) -> tuple[Runner, int, Mapping[str, str]]:
-        """Open the engine for a run of many sets; it stays open until another run or `close`.
-
-        Args:
-            settings: made by `settings`.
-            resolution: image size in pixels.
-
-        Returns:
-            The engine, the number of images in flight, and by name why faster engines were passed over.
-
-        Raises:
-            BadInputError: the engine cannot be used.
-        """
-        if (why := why_nothing_moves(settings.update)) is not None:
-            _log.warning(why)
-        runner = self._open_runner(settings, resolution, self._engine)
-        runner.check_update(settings.update.kind)
-        return runner, self._slots(runner), self._failed
-
-    def _check_fit(self, labels: np.ndarray[Any, Any] | None, shape: tuple[int, ...]) -> None:
-        config = self.bundle.config
-        check_fit(
-            labels, shape, num_classes=config.num_classes, in_channels=config.in_channels, resolutions=config.resolutions
-        )  # fmt: skip
-
-    def _open_runner(self, settings: Settings, resolution: int, engine: Engine | None) -> Runner:
-        if self._stream is not None:
-            raise BadInputError(
-                "a boost_iter of this Booster is not finished; exhaust or close() it first, or load a second Booster"
-            )
-        request = RunRequest(settings.objective, settings.l0, resolution, self._device, self._dtype, self._batch_size)
-        # The fastest engine may have no step for another update.
-        wanted = request, engine.name if engine else f"auto, {settings.update.kind}"
-        if self._runner is None or self._bound != wanted:
-            self.close()
-            try:
-                self._runner, self._failed = open_runner(self.bundle, request, engine, settings.update.kind)
-            finally:
-                self.bundle.check_unreplaced()  # else files may be missing, or another bundle's
-            self._bound = wanted
-        return self._runner
-
-    def _slots(self, runner: Runner) -> int:
-        """The number of images in flight, unless a set has fewer and the runner takes any number."""
-        return runner.batch_size or self._batch_size or default_batch(runner.device)
-
-    def _run(
-        self,
-        runner: Runner,
-        settings: Settings,
-        read: Reader,
-        shape: tuple[int, int, int],
-        labels: np.ndarray[Any, Any] | None,
-        store: Store,
-        on_progress: ProgressCallback | None,
-        numbers: np.ndarray[Any, Any] | None = None,
-    ) -> tuple[int, int]:
-        """Boost the remaining images; returns the number of images finished and the batch size used."""
-        if (why := why_nothing_moves(settings.update)) is not None:
-            _log.warning(why)
-        batch_size = self._slots(runner)
-        if runner.batch_size is None:
-            batch_size = min(batch_size, len(store.records))
-        remedy = f"continue with a smaller batch: --resume -b {batch_size // 2}"
-        if batch_size == 1:
-            remedy = "free the GPU's memory, or continue with --resume --device cpu"
-        with out_of_memory(batch_size, remedy):
-            done = run_set(
-                runner, read, labels, store, settings, shape=shape, batch_size=batch_size, numbers=numbers,
-                on_progress=on_progress,
-            )  # fmt: skip
-        return done, batch_size
-
-    def _summary(
-        self,
-        runner: Runner,
-        settings: Settings,
-        store: Store,
-        *,
-        labelled: bool,
-        finished: int,
-        batch_size: int,
-        seconds: float,
-        files: Mapping[int, Path] = MappingProxyType({}),
-        redone: int = 0,
-        lossy: str | None = None,
-    ) -> Summary:
-        return Summary.of_run(
-            settings, np.asarray(store.records), labelled=labelled, engine=runner.name, dtype=runner.dtype,
-            device=runner.device, batch_size=batch_size, finished=finished, seconds=seconds, redone=redone, lossy=lossy,
-            engines_failed=self._failed,
-            snapshots={step: kept.records for step, kept in store.snapshots.items()}, files=files,
-        )  # fmt: skip

@@ -71,7 +71,7 @@ def boost(
         str | None,
         typer.Option(
             help="Defaults: ct1, ct2, cd1, cd2, adm, biggan or iddpm for the paper's generators (table 5); ct1-fast and so on "
-            "for the same path in 2 to 4 long steps; released-sgld; or one of BIGROC's and DAT's, bigroc-... and dat-...; list "
+            "for the same path in 4 long steps; released-sgld; or one of BIGROC's and DAT's, bigroc-... and dat-...; list "
             "shows all, with their values.",
             callback=list_presets,
             is_eager=True,

@@ -38,14 +38,14 @@ AUTO = ("--steps", 4, "--step-size", "auto")
 class Valley:
     """f(x) = ||a (x - t)||^2 / 2 + <c, x> for 2x2 images: curved along the first two values, a plane along the others.
 
-    The image of index i, which its last value tells in levels of 255, has the gradient (g, g, g, g) with g = gs[i], at x0. After a
-    step of the RMS length L it is (g - L, g - L, g, g), for either norm; its cosine with the first is 0.8 where L = 6 g / 7.
+    The image of class i has the gradient (g, g, g, g) with g = gs[i] at x0, whose first two values are at `level`. After a step of
+    the RMS length L it is (g - L, g - L, g, g), for either norm; its cosine with the first is 0.8 where L = 6 g / 7.
     """
 
     batch_size, dtype = None, "fp32"
 
-    def __init__(self, gs: list[float], reached: tuple[int, ...] = (), overflow: int | None = None):
-        self.gs, self.reached, self.overflow = gs, reached, overflow
+    def __init__(self, gs: list[float], reached: tuple[int, ...] = (), overflow: int | None = None, level: int = 128):
+        self.gs, self.reached, self.overflow, self.level = gs, reached, overflow, level
         self.calls = 0
 
     def put(self, array):
@@ -57,21 +57,19 @@ class Valley:
         self.calls += 1
         g = np.array([self.gs[i] for i in y])
         grad = np.repeat(g[:, None], 4, axis=1)
-        grad[:, :2] += x.reshape(len(x), 4)[:, :2] - X0 / 255
-        moved = np.abs(x.reshape(len(x), 4)[:, :2] - X0 / 255).max(axis=1) > 1e-6
+        offset = x.reshape(len(x), 4)[:, :2] - np.float32(self.level / 255)
+        grad[:, :2] += offset
+        moved = np.abs(offset).max(axis=1) > 1e-6
         grad[(y == self.overflow) & moved] = np.nan
         logit = np.where(np.isin(y, self.reached), 9.0, 0.0)
         return Gradient(grad.reshape(x.shape).astype(np.float32), logit.astype(np.float32), logit, y)
 
 
-X0 = 128
-
-
-def found(runner: Valley, update: PGD = PGD(4), level: int = X0, l0: float | None = None) -> float:  # noqa: B008
+def found(runner: Valley, update: PGD = PGD(4), l0: float | None = None) -> float:  # noqa: B008
     """The RMS length in grey levels that auto gives a step."""
     y = np.arange(len(runner.gs))
-    images = np.full((len(y), 2, 2, 1), X0, np.uint8)
-    images[:, 0] = level
+    images = np.full((len(y), 2, 2, 1), 128, np.uint8)
+    images[:, 0] = runner.level
     settings = Settings(update, "joint", l0, l0 is not None, 0, straightness=0.8)
     size = calibrated(runner, settings, [Probed(images.__getitem__, y, y)], 2).update.step_size  # type: ignore[arg-type]
     return size * 255 / (1 if update.norm == "linf" else math.sqrt(4))
@@ -105,7 +103,7 @@ def test_a_model_that_is_straight_or_turns_at_once_has_no_such_length() -> None:
     ):
         found(Valley([1.0]))
     with pytest.raises(FailureError, match=r"keeps its direction"):
-        found(Valley([0.01]), level=0)  # clamped, so the two values that bend it never move
+        found(Valley([0.01], level=0))  # clamped, so the two values that bend it never move
     with pytest.raises(
         FailureError, match=r"turns within a step of 0.0625 grey levels \(RMS\).*; is the model robust\? give a n"
     ):

@@ -51,7 +51,7 @@ def test_its_figures_are_those_of_boost_and_eval(place, jboost, tmp_path, capsys
     assert fid_of(Path("ref.npz"), boosted, tmp_path / "a.npz") == pytest.approx(found["chosen"]["fid"], abs=1e-6)
 
 
-def test_early_stopping_is_that_of_boost(place, tmp_path) -> None:
+def test_early_stopping_is_that_of_boost(place, tmp_path, capsys) -> None:
     found = place.tune(
         "--objective", "joint", "--update", "pgd", "--step-size", 1, "--steps", "3,6", "--grow", 0, "--l0", 1.5, out="stops"
     )  # fmt: skip
@@ -64,6 +64,21 @@ def test_early_stopping_is_that_of_boost(place, tmp_path) -> None:
     assert first["fid"] == pytest.approx(fid_of(Path("ref.npz"), done.images, tmp_path / "a.npz"), abs=1e-6)
     assert first["realness"] == pytest.approx(done.summary.realness_after, rel=1e-4)
     assert "--l0 1.5" in found["command"]
+    said = capsys.readouterr().out
+    assert f" ({first['gradients']:.1f})" in said
+    assert "(gradients an image, if images stopped early)" in said
+
+
+def test_without_a_list_the_sizes_lie_around_auto(place, capsys) -> None:
+    with np.load("samples.npz") as data, Booster(place.bundle, engine="eager", device="cpu") as booster:
+        auto = booster.boost(
+            data["arr_0"], data["arr_1"], PGD(4), objective="logit", step_size="auto"
+        ).summary.step_size
+    found = place.tune(
+        "--update", "pgd", "--objective", "logit", "--steps", 1, "--grow", 0, "--bootstrap", 0, out="auto"
+    )
+    assert [s["step_size"] for s in found["settings"]] == [float(f"{share * auto:.2g}") for share in (0.25, 0.5, 1, 2)]
+    assert "gradients an image, if" not in capsys.readouterr().out
 
 
 def test_it_finds_a_planted_setting_beyond_its_grid(place, jboost, capsys) -> None:
