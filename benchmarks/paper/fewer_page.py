@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fewer_found import Few, Found, Row, ruled_few, tuned_few
@@ -23,8 +23,8 @@ _RULES = (
     "- *preset's path*: four steps that are together as long as the preset's."
 )
 _NEIGHBOURS = (
-    "Lengths by the rule *cosine*, beside many steps. Recall and the others are against 4,000 test images; coverage is low "
-    "because there are fewer samples than that."
+    "Lengths by the rule *cosine*, beside many steps. The interval is the 95% bootstrap interval, mean of both ends over "
+    "seeds. Recall and the others are against 4,000 test images; coverage is low because there are fewer samples than that."
 )
 _RAW = "`--update sgld --noise 0`: a step is a multiple of the gradient. Lengths are means over the images of the first step."
 _KEPT = "Paths: steps x length of each tuned number of steps, and the cosine of the first step there."
@@ -172,7 +172,7 @@ def _fault(few: Few) -> str:
 
 def _spread(found: Found, settings: list[Setting]) -> list[str]:
     """Precision, recall, density, coverage and gradients: of many steps, and of few whose length the cosine gave."""
-    heads = ["steps x length", "gradients an image", "FID", *_SPREAD]
+    heads = ["steps x length", "gradients an image", "FID", "its interval", *_SPREAD]
     lines = [f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
 
     def add(setting: Setting, steps: int, rows: Mapping[int, Row]) -> None:
@@ -183,6 +183,7 @@ def _spread(found: Found, settings: list[Setting]) -> list[str]:
             Cell({seed: row[key] for seed, row in there.items() if key in row}).show(digits)
             for key, digits in (("gradients", 1), ("fid", 2), *((key, 3) for key in _SPREAD))
         ]
+        texts.insert(2, _interval([row["fid_interval"] for row in there.values()]))
         lengths = {seed: row["length"] for seed, row in there.items()}
         lines.append(f"| {title_of(setting)} | {_times(setting, steps, lengths)} | {' | '.join(texts)} |")
 
@@ -192,6 +193,12 @@ def _spread(found: Found, settings: list[Setting]) -> list[str]:
         for steps in reversed(RULED):
             add(setting, steps, {seed: found.ruled(setting, "cosine", seed, steps) for seed in found.seeds})
     return lines
+
+
+def _interval(ends: Sequence[Sequence[float]]) -> str:
+    """The means of both ends."""
+    low, high = (statistics.fmean(end) for end in zip(*ends, strict=True))
+    return f"[{low:.2f}, {high:.2f}]"
 
 
 def _turns(found: Found, settings: list[Setting]) -> list[str]:
