@@ -27,7 +27,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # last, so that its mo
 import fewer_work
 from command import jboost
 from fewer_found import Found, length_at, target_cosine
-from fewer_plan import LENGTHS, METHODS, PICTURED, PRESET_LENGTH, REPORTED, RULED, SETTINGS, WORK, Method, Setting
+from fewer_plan import (
+    LENGTHS,
+    METHODS,
+    PICTURED,
+    PRESET_LENGTH,
+    REPORTED,
+    RULED,
+    SETTINGS,
+    SHORTEST,
+    WORK,
+    Method,
+    Setting,
+)
 from parallel import run_parallel
 from pipeline import side_of
 from plan import LARGE_SIDE, SIDE
@@ -72,6 +84,8 @@ def build(run: Path, out: Path, count: int, tuned: int, seeds: tuple[int, ...], 
             asked = {"objective": method.objective}
             steps.append(Step(made, asked, partial(_export, run, seed, setting.model), (), 40))
         lengths = dict(LENGTHS if tuning else REPORTED)
+        if not method.stops:
+            del lengths[SHORTEST]
         if method.stops and setting.preset and not tuning:
             lengths[PRESET_LENGTH] = setting.preset
         how = {

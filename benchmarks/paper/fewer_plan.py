@@ -94,11 +94,14 @@ WORK = (
 #: Settings of 28 pixels that are drawn.
 PICTURED = ("flow1.joint", "vae.joint", "flow1.wide")
 
-#: By length of a step, on 28 pixels: the most steps. The lengths are half an octave apart from 0.14 on. A step of the raw
+#: By length of a step, on 28 pixels: the most steps. They are an octave apart, then half an octave. A step of the raw
 #: gradient has this length in the mean over the images where they start.
 LENGTHS = {0.14: 20, 0.28: 10, 0.57: 5, 0.8: 5, 1.13: 4, 1.6: 3, 2.26: 2, 3.2: 1}
 #: The same for the images that are reported: what no choice falls on is left out.
 REPORTED = {0.14: 20, 0.28: 10, 0.57: 5, 0.8: 5, 1.13: 4, 1.6: 2, 3.2: 1}
+#: For PGD with early stopping alone: what few steps are held against.
+SHORTEST = 0.14
+#: A step of the presets of consistency training, in table 5.
 PRESET_LENGTH = 0.1
 #: Numbers of steps whose length a rule gives as well.
 RULED = (2, 3, 4, 5)

@@ -153,6 +153,7 @@ def test_the_page_names_what_does_not_hold(tmp_path):
     for seed, fid in enumerate((5.9, 6.1)):
         row = {"length": 0.7, "steps": 4, "gradients": 4, "fid": fid, "fid_interval": [0, 9]}
         values["paths"][f"seed{seed}/{FLOW.name}.stop.rule"] = {"rows": [row], "turns": [], "cosine": {"4": 0.7}}
+    values["missing"] = ["tune/flow1.joint.raw", "seed0/flow1.joint.raw", "seed1/flow1.joint.raw", "seed1/bundle.wide"]
     fewer.write_text(json.dumps(values))
     command = ["--results", str(results), "--fewer", str(fewer), "--out", str(tmp_path)]
     subprocess.run(
@@ -162,5 +163,6 @@ def test_the_page_names_what_does_not_hold(tmp_path):
     assert "4 x 0.8: FID in seed 1" in text
     assert "- 4 steps hold in 0 of 1 settings, not in: flow, 1 step; joint." in text
     assert "6.00 ± 0.14 (x 0.8)" in text
+    assert "Planned and not run: flow1.joint.raw (seed 0, 1)." in text
     assert "quality_fewer.png" in text
     assert 0 < (tmp_path / "quality_fewer.png").stat().st_size < 150_000
