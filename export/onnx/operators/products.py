@@ -8,7 +8,7 @@ import onnx_ir as ir
 import torch
 from torch import fx
 
-from .builder import Builder, rank, rule, static_size
+from .builder import Builder, rank, rule, static_size, value_of
 
 aten = torch.ops.aten
 
@@ -86,5 +86,5 @@ def _batched_gemm(
     if alpha != 1:
         product = b.op("Mul", [product, b.constant(float(alpha), like.dtype)], like=like)
     if beta != 1:
-        bias = b.op("Mul", [bias, b.constant(float(beta), like.dtype)], like=like)
+        bias = b.op("Mul", [bias, b.constant(float(beta), like.dtype)], like=value_of(node.args[0]))
     return b.op("Add", [product, bias])
