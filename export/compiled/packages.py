@@ -29,7 +29,16 @@ from jboost.export.graph.forward import forward_of
 from jboost.export.graph.program import export_program
 from jboost.export.request import ExportRequest
 from jboost.export.verification.forward import verify_forward_graph
-from jboost.export.verification.gradient import PROBE_SEED, Run, Tolerance, check_images, judge, measure, tolerance
+from jboost.export.verification.gradient import (
+    PROBE_SEED,
+    References,
+    Run,
+    Tolerance,
+    check_images,
+    judge,
+    measure,
+    tolerance,
+)
 
 from .aoti import compile_package
 from .steps import step_package
@@ -61,6 +70,7 @@ class Compiler:
 
     def __init__(self, model: nn.Module, shape: tuple[int, int, int], batch_size: int, l0: float | None, device: str):
         self.model, self.shape, self.batch_size, self.l0, self.device = model, shape, batch_size, l0, device
+        self._references = References(model)
         self._trunk: fx.GraphModule | None = None
         self._low: dict[str, Lowered] = {}
 
@@ -109,6 +119,7 @@ class Compiler:
             batch_size=self.batch_size,
             bound=bound,
             device=self.device,
+            references=self._references,
         )
 
     def forward(self, path: Path, dtype: str, bound: Tolerance) -> dict[str, float]:
@@ -127,6 +138,7 @@ class Compiler:
             tolerance=bound,
             fixed_batch=self.batch_size,
             name=path.name,
+            references=self._references,
         )
 
 
@@ -226,6 +238,7 @@ def verify_package(
     batch_size: int,
     bound: Tolerance,
     device: str,
+    references: References | None = None,
 ) -> dict[str, float]:
     """Reload a package, compare it with autograd of `model` on batches of two sizes, and return the figures.
 
@@ -236,6 +249,8 @@ def verify_package(
     """
     sizes = tuple(dict.fromkeys((min(4, batch_size), 1)))
     run = package_run(path, device)
-    figures = measure(run, model, objective, shape, l0=l0, batch_sizes=sizes, fixed_batch=batch_size)
+    figures = measure(
+        run, model, objective, shape, l0=l0, batch_sizes=sizes, fixed_batch=batch_size, references=references
+    )
     judge(figures, bound, path.name)
     return figures.as_dict()

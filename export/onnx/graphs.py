@@ -18,7 +18,7 @@ from jboost.export.graph import attach_objective, lower, optimize, trace_trunk
 from jboost.export.graph.forward import FORWARD_OUTPUTS, forward_of
 from jboost.export.request import ExportRequest
 from jboost.export.verification.forward import verify_forward_graph
-from jboost.export.verification.gradient import PROBE_SEED, check_images, tolerance
+from jboost.export.verification.gradient import PROBE_SEED, References, check_images, tolerance
 
 from .lowering import DEFAULT_OPSET, to_onnx
 from .verify import onnx_run, verify_onnx
@@ -55,6 +55,7 @@ def write_gradients(
     """
     written: dict[str, tuple[Artefact, float]] = {}
     opset = request.opset or DEFAULT_OPSET
+    references = References(model)
     for size in request.resolutions:
         shape = (in_channels, size, size)
         say(f"tracing the gradient at {size}x{size}")
@@ -84,6 +85,7 @@ def write_gradients(
                     l0=l0,
                     dtype=dtype,
                     tolerance=tolerance(dtype, request.atol, request.rtol),
+                    references=references,
                 )
                 name = artefact_name(objective, dtype, size)
                 graph = artefact_of(
@@ -109,7 +111,9 @@ def write_gradients(
             files.append(share_weights(path, files))
             run, _ = onnx_run(path)
             bound = tolerance(dtype, request.atol, request.rtol)
-            errors = verify_forward_graph(run, model, shape, tolerance=bound, fixed_batch=None, name=path.name)
+            errors = verify_forward_graph(
+                run, model, shape, tolerance=bound, fixed_batch=None, name=path.name, references=references
+            )
             name = forward_name(dtype, size)
             written[name] = artefact_of(folder, path.name, opset=opset, errors=errors, **common), perf_counter() - start
             written[weights_name(name)] = artefact_of(folder, files[-1], dtype=dtype), 0.0

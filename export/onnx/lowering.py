@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
 import onnx_ir
 import torch
-from onnxscript import opset18 as op
 from torch import fx
 
 from jboost.engine.errors import BadInputError, FailureError, first_line
-from jboost.export.graph.operators import relu_mask  # noqa: F401  (registers the operator)
-from jboost.export.graph.program import export_program
 from jboost.export.graph.trace import OUTPUTS
 
+from .operators import NoRuleError
 from .rows import make_rows_independent
+from .translate import translate
 
 #: Default opset: TensorRT 10 and later and ONNX Runtime 1.17 and later read it in full.
 DEFAULT_OPSET = 20
@@ -31,32 +26,6 @@ BFLOAT16_OPSET = 22
 
 # The lowest opset that torch's exporter writes.
 _LEAST_OPSET = 18
-
-# A ReLU's output times _STEEP, clipped to [0, 1], is the ReLU's mask: the smallest normal float32 is above 1 / _STEEP.
-_STEEP = 3e38
-
-
-def _relu_mask(y: Any) -> Any:
-    # HardSigmoid(y) = clip(steep * y, 0, 1) is one vectorised, threaded pass. ONNX Runtime also runs it in its blocked
-    # layout and fuses it into convolutions. Where, Greater and Cast take two or three passes, each behind a change of
-    # layout.
-    if y.dtype == onnx_ir.DataType.FLOAT:
-        return op.HardSigmoid(y, alpha=_STEEP, beta=0.0)
-    return op.Sign(y)  # in half precision no representable slope is steep enough for the smallest activations
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's progress lines and its remarks on torchvision."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def to_onnx(
@@ -95,28 +64,12 @@ def to_onnx(
         raise BadInputError(
             f"opset {opset} cannot be written; choose one from {_LEAST_OPSET} to {newest} (default {DEFAULT_OPSET})"
         )
-    program = export_program(module)
     try:
-        with _quiet():
-            exported = torch.onnx.export(
-                program,
-                dynamo=True,
-                opset_version=opset,
-                input_names=["x", "y"],
-                output_names=list(outputs),
-                custom_translation_table={torch.ops.jboost.relu_mask.default: _relu_mask},
-                verbose=False,
-            )
-    except Exception as e:
-        cause: BaseException = e
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        raise BadInputError(
-            f"the gradient graph has no ONNX form at opset {opset}: {first_line(cause)}; replace the layer, or add a rule with "
-            "jboost.export.graph.decompositions.register that writes its operator with other operators"
-        ) from e
-    assert exported is not None
-    model = exported.model
+        model = translate(module, opset, outputs)
+    except NoRuleError:  # an operator of a rare layer or of a rule of the user's own: torch's exporter may know it
+        from .by_torch import export_by_torch  # it takes a second to import
+
+        model = export_by_torch(module, opset, outputs)
     make_rows_independent(model)
     _clean(model, dict(metadata or {}))
     data = path.with_name(path.name + ".data")

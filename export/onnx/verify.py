@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from jboost.export.verification.gradient import TOLERANCES, Figures, Run, Tolerance, judge, measure
+from jboost.export.verification.gradient import TOLERANCES, Figures, References, Run, Tolerance, judge, measure
 
 
 def onnx_run(path: Path) -> tuple[Run, int | None]:
@@ -40,6 +40,7 @@ def verify_onnx(
     batch_sizes: Sequence[int] = (4, 2),
     dtype: str = "fp32",
     tolerance: Tolerance | None = None,
+    references: References | None = None,
 ) -> Figures:
     """Reload an ONNX artefact and compare it with autograd.
 
@@ -48,6 +49,7 @@ def verify_onnx(
         batch_sizes: images per call; sizes above a fixed batch become the fixed batch.
         dtype: fp32, fp16 or bf16; sets the default tolerance.
         tolerance: replaces the default.
+        references: what is known of `model` from other graphs; by default nothing is.
 
     Raises:
         BadInputError: the file cannot be loaded.
@@ -55,6 +57,6 @@ def verify_onnx(
     """
     run, fixed = onnx_run(path)
     used = sorted({min(b, fixed) if fixed else b for b in batch_sizes}, reverse=True)
-    figures = measure(run, model, objective, shape, l0=l0, batch_sizes=used, fixed_batch=fixed)
+    figures = measure(run, model, objective, shape, l0=l0, batch_sizes=used, fixed_batch=fixed, references=references)
     judge(figures, tolerance or TOLERANCES[dtype], path.name)
     return figures

@@ -9,8 +9,7 @@ from torch import nn
 from jboost.engine.errors import FailureError
 from jboost.engine.method.compare import class_logit_error
 
-from .float64 import in_float64
-from .gradient import Run, Tolerance, check_images
+from .gradient import References, Run, Tolerance, check_images
 
 
 def verify_forward_graph(
@@ -22,6 +21,7 @@ def verify_forward_graph(
     fixed_batch: int | None,
     name: str,
     seed: int = 1,
+    references: References | None = None,
 ) -> dict[str, float]:
     """Compare a forward graph in its runtime with `model` in float64.
 
@@ -33,6 +33,7 @@ def verify_forward_graph(
         fixed_batch: the artefact's batch size; None if any size works.
         name: name of the artefact in errors.
         seed: seed of the check images; must differ from the seed that graphs are scaled with.
+        references: what is known of `model` from other graphs; by default nothing is.
 
     Returns:
         ``logits_worst``, and ``predicted_wrong``: images whose predicted class differs, not counting near-ties.
@@ -40,12 +41,11 @@ def verify_forward_graph(
     Raises:
         FailureError: a figure is above its bound.
     """
-    reference = in_float64(model)
+    references = references or References(model)
     worst, wrong = 0.0, 0
-    for batch in (fixed_batch,) if fixed_batch else (4, 2):
-        for x in check_images(batch, shape, seed):
-            with torch.no_grad():
-                logits = reference(x.double())
+    for number, batch in enumerate((fixed_batch,) if fixed_batch else (4, 2)):
+        for kind, x in enumerate(check_images(batch, shape, seed + number)):
+            logits = references.logits(x, kind, seed + number)
             y = torch.randint(0, logits.shape[1], (batch,), generator=torch.Generator().manual_seed(seed + 100))
             f_c, predicted = (torch.from_numpy(np.asarray(o)) for o in run(x.numpy(), y.numpy()))
             error, others = class_logit_error(f_c, predicted, logits, y)

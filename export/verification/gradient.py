@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -128,6 +129,99 @@ def autograd(
     return grad.detach(), logits.detach(), f_c.detach(), loss.detach()
 
 
+def _floor(
+    model: nn.Module,
+    objective: str,
+    x: Tensor,
+    y: Tensor,
+    l0: float | None,
+    want: Tensor,
+    eager: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    """Return float32's own error per image [B]: the worst of eager autograd on x and on x with noise in its last bit.
+
+    Rounding in one run flips a ReLU's sign only by chance; three runs show how sensitive an image is.
+    """
+    worst: Tensor = relative_error(eager, want)
+    for _ in range(2):
+        stirred = x * (1 + 1.2e-7 * torch.randn(x.shape, generator=generator))
+        worst = torch.maximum(worst, relative_error(autograd(model, objective, stirred, y, l0)[0], want))
+    return worst
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What autograd gives on a batch of check images.
+
+    Attributes:
+        grad, logits, loss: in float64: [B, C, H, W], [B, K], [B].
+        eager: the gradient in the model's own precision.
+        floor: float32's own error per image [B].
+    """
+
+    grad: Tensor
+    logits: Tensor
+    loss: Tensor
+    eager: Tensor
+    floor: Tensor
+
+
+class References:
+    """Autograd of one network on the check images: computed once for all the graphs that are compared with it.
+
+    Graphs of several dtypes share it, and the forward pass shares its logits with the gradient.
+
+    Args:
+        model: float32 [B, C, H, W] in [0, 1] -> logits [B, num_classes], in eval mode; it must not change.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._classes = 0
+        self._gradients: dict[Any, Reference] = {}
+        self._logits: dict[Any, Tensor] = {}
+
+    def gradient(
+        self, objective: str, l0: float | None, x: Tensor, batch: int, kind: int, seed: int
+    ) -> tuple[Tensor, Reference]:
+        """Draw labels for a batch of `check_images` and compare float64 with float32 on its first images.
+
+        Args:
+            objective, l0: the objective and its constant.
+            x: float32 [B, C, H, W]; the result of ``check_images(B, shape, seed)`` at `kind`.
+            batch: number of images to differentiate at, the first ones.
+            kind: 0 for random images, 1 for smooth ones.
+            seed: seed of the images.
+
+        Returns:
+            (labels int64 [B], reference of the first `batch` images).
+        """
+        if not self._classes:
+            with torch.no_grad():
+                self._classes = self._model(x[:1]).shape[1]
+        g = torch.Generator().manual_seed(seed + 100)
+        y = torch.randint(0, self._classes, (len(x),), generator=g)
+        key = (objective, l0, tuple(x.shape), batch, kind, seed)
+        if key not in self._gradients:
+            xs, ys = x[:batch], y[:batch]
+            want, logits, _, loss = autograd(in_float64(self._model), objective, xs.double(), ys, l0)
+            eager = autograd(self._model, objective, xs, ys, l0)[0]
+            floor = _floor(self._model, objective, xs, ys, l0, want, eager, g)
+            self._gradients[key] = Reference(want, logits, loss, eager, floor)
+            if batch == len(x):
+                self._logits[tuple(x.shape), kind, seed] = logits
+        return y, self._gradients[key]
+
+    def logits(self, x: Tensor, kind: int, seed: int) -> Tensor:
+        """Return the float64 logits [B, K] of ``check_images(B, shape, seed)`` at `kind`."""
+        key = (tuple(x.shape), kind, seed)
+        if key not in self._logits:
+            with torch.no_grad():
+                self._logits[key] = in_float64(self._model)(x.double())
+        return self._logits[key]
+
+
 def measure(
     run: Run,
     model: nn.Module,
@@ -138,6 +232,7 @@ def measure(
     batch_sizes: Sequence[int] = (4,),
     fixed_batch: int | None = None,
     seed: int = 1,
+    references: References | None = None,
 ) -> Figures:
     """Compare `run` with autograd of `model` on random and smooth images.
 
@@ -150,35 +245,30 @@ def measure(
         batch_sizes: images per call; two different sizes show that the batch does not matter.
         fixed_batch: the artefact's batch size; None if any size works. Smaller batches are padded with other images.
         seed: seed of the check images; must differ from the seed that graphs are scaled with.
+        references: what is known of `model` from other graphs; by default nothing is.
 
     Raises:
         BadInputError: the objective is unknown, or a batch is larger than the fixed one.
         FailureError: the artefact returns wrong shapes or values that are not finite.
     """
     resolve_objective(find_objective(objective), l0)
-    reference = in_float64(model)
+    references = references or References(model)
     rows: list[tuple[Tensor, ...]] = []
     wrong, moving = 0, False
     for number, batch in enumerate(batch_sizes):
         full = fixed_batch or batch
         if batch > full:
             raise BadInputError(f"{batch} check images do not fit into the fixed batch of {full}")
-        for x in check_images(full, shape, seed + number):
-            g = torch.Generator().manual_seed(seed + 100 + number)
-            with torch.no_grad():
-                classes = model(x[:1]).shape[1]
-            y = torch.randint(0, classes, (full,), generator=g)
+        for kind, x in enumerate(check_images(full, shape, seed + number)):
+            y, known = references.gradient(objective, l0, x, batch, kind, seed + number)
             outputs = [torch.from_numpy(np.asarray(o)) for o in run(x.numpy(), y.numpy())]
             _check_outputs(outputs, x)
             grad, f_c, loss, predicted = (o[:batch] for o in outputs)
-            xs, ys = x[:batch], y[:batch]
-            want, logits, _, want_loss = autograd(reference, objective, xs.double(), ys, l0)
-            eager = autograd(model, objective, xs, ys, l0)[0]
-            floor = _floor(model, objective, xs, ys, l0, want, eager, g)
+            want, want_loss = known.grad, known.loss
             loss_error = (loss.double() - want_loss).abs() / want_loss.abs().clamp_min(1.0)
-            f_error, others = class_logit_error(f_c, predicted, logits, ys)
-            error, to_eager = relative_error(grad, want), relative_error(grad, eager)
-            rows.append((error, cosine(grad, want), f_error, loss_error, to_eager, floor))
+            f_error, others = class_logit_error(f_c, predicted, known.logits, y[:batch])
+            error, to_eager = relative_error(grad, want), relative_error(grad, known.eager)
+            rows.append((error, cosine(grad, want), f_error, loss_error, to_eager, known.floor))
             wrong += others
             moving = moving or bool(want.any())
     if not moving:
@@ -200,27 +290,6 @@ def measure(
         floor_median=float(floor.median()),
         floor_worst=float(floor.max()),
     )
-
-
-def _floor(
-    model: nn.Module,
-    objective: str,
-    x: Tensor,
-    y: Tensor,
-    l0: float | None,
-    want: Tensor,
-    eager: Tensor,
-    generator: torch.Generator,
-) -> Tensor:
-    """Return float32's own error per image [B]: the worst of eager autograd on x and on x with noise in its last bit.
-
-    Rounding in one run flips a ReLU's sign only by chance; three runs show how sensitive an image is.
-    """
-    worst: Tensor = relative_error(eager, want)
-    for _ in range(2):
-        stirred = x * (1 + 1.2e-7 * torch.randn(x.shape, generator=generator))
-        worst = torch.maximum(worst, relative_error(autograd(model, objective, stirred, y, l0)[0], want))
-    return worst
 
 
 def _check_outputs(outputs: Sequence[Tensor], x: Tensor) -> None:
