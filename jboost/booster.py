@@ -48,6 +48,7 @@ from jboost.engine.samples import (
 from jboost.engine.samples.naming import LOSSY_TEXT
 from jboost.engine.samples.numbers import KEYED, sample_numbers
 from jboost.engine.samples.options import AS_IT_IS
+from jboost.engine.system.devices import DeviceName
 from jboost.engine.system.dtypes import check_dtype
 from jboost.engine.system.locks import only_writer
 from jboost.opening import open_bundle, open_runner
@@ -94,7 +95,8 @@ class Booster:
             that you exported, or ran `jboost trust` on, needs no such word. Others run from ONNX graphs and weights alone.
 
     Raises:
-        BadInputError: no such bundle, engine or dtype, or `batch_size` is below 1. The first run checks `device`.
+        BadInputError: no such bundle, engine or dtype, or `batch_size` is below 1, or `device` is no
+            device name. The first run checks that the device is here.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class Booster:
         trust_code: bool = False,
     ):
         check_dtype(dtype)
+        DeviceName.parse(device)
         if batch_size is not None and batch_size < 1:
             raise BadInputError(f"batch size must be at least 1, got {batch_size}")
         self._engine = find_engine(engine)
