@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jboost.engine.backends.torch_device import find_device
-from jboost.engine.bundle import Artefact, Bundle, is_bundle, trust_bundle
+from jboost.engine.bundle import Artefact, Bundle, trust_bundle
 from jboost.engine.errors import BadInputError
 from jboost.engine.method.objectives import resolve_objective
 from jboost.engine.method.plugins import find_objective, find_update_name
@@ -15,8 +15,7 @@ from jboost.engine.samples import ReadOptions, open_samples
 from jboost.engine.samples.about import label_line
 from jboost.engine.samples.files import cannot_write
 from jboost.engine.samples.options import AS_IT_IS
-from jboost.engine.system.commands import make_folder
-from jboost.engine.system.locks import check_no_writer, only_writer
+from jboost.engine.system.locks import only_writer
 from jboost.engine.system.replacing import replacing_folder
 from jboost.engine.system.trust import trust_folder
 
@@ -24,10 +23,8 @@ from .checkpoints.load import LoadedCheckpoint, load_checkpoint
 from .checkpoints.outputs import check_outputs
 from .compiled.aoti import check_compiler
 from .l0 import mean_realness
-from .request import ExportRequest, check_dtypes
+from .request import ExportRequest, check_dtypes, check_export, check_place, sizes_text
 from .trt.targets import find_targets
-
-FORMATS = ("onnx", "compile", "trt")
 
 
 @dataclass(frozen=True)
@@ -93,17 +90,21 @@ def export_bundle(
         FailureError: an artefact does not match the model; nothing is written.
     """
     say = on_stage or (lambda stage: None)
-    check_no_writer(out)
-    _check_place(out)
-    for name in formats:
-        if name not in FORMATS:
-            raise BadInputError(f"unknown format {name!r}; choose from {', '.join(FORMATS)}, or none alone")
+    check_export(
+        checkpoint,
+        out,
+        arch=arch,
+        formats=formats,
+        dtypes=dtypes,
+        batch_size=batch_size,
+        gpus=gpus,
+        resolutions=resolutions,
+        device=device,
+    )
     # The code of others first: it may fail, and before minutes of work.
     named = tuple(find_objective(name, trust_code=trust_code) for name in objectives or ())
     for update in updates:
         find_update_name(update, trust_code=trust_code)
-    if gpus and "trt" not in formats:
-        raise BadInputError("--gpu selects the GPUs that TensorRT plans are built for; pass --format trt with it")
     device = find_device(device)
     targets = find_targets(gpus, device) if "trt" in formats else ()
     built_from: tuple[str, ...] = ()
@@ -113,8 +114,6 @@ def export_bundle(
     onnx_dtypes, remarks = check_dtypes(dtypes, formats)
     if "compile" in formats:
         check_compiler(device)
-    if batch_size is not None and batch_size < 1:
-        raise BadInputError(f"batch size must be at least 1, got {batch_size}")
     samples = None if real is None else open_samples(real, reading)
     say(f"reading {checkpoint or arch}")
     loaded = load_checkpoint(
@@ -131,8 +130,8 @@ def export_bundle(
         say(f"computing l0 over {samples.shape[0]:,} real images")
         if samples.shape[1:3] not in {(s, s) for s in sizes}:
             raise BadInputError(
-                f"{real} holds {samples.shape[1]}x{samples.shape[2]} images, the bundle is for {_sizes(sizes)}; use real images "
-                "of that size, or resize them with --resize"
+                f"{real} holds {samples.shape[1]}x{samples.shape[2]} images, the bundle is for {sizes_text(sizes)}; use real "
+                "images of that size, or resize them with --resize"
             )
         info = loaded.info
         l0 = mean_realness(loaded.model, samples, num_classes=info.num_classes, in_channels=info.in_channels)
@@ -145,7 +144,7 @@ def export_bundle(
 
     try:
         with only_writer(out):
-            _check_place(out)  # again: now nobody else writes it
+            check_place(out)  # again: now nobody else writes it
             with replacing_folder(out, overwrite=True) as aside:
                 seconds = write_artefacts(
                     aside,
@@ -183,28 +182,12 @@ def _trust(bundle: Bundle, out: Path) -> tuple[str, ...]:
     return ()
 
 
-def _check_place(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise BadInputError(f"{out} is a file; name the bundle's folder with -o")
-    if out.is_dir() and any(out.iterdir()) and not is_bundle(out):
-        raise BadInputError(f"{out} exists and is not a bundle, so it is left alone; name another folder with -o")
-    parent = out.resolve().parent
-    if not parent.is_dir():
-        raise BadInputError(f"{parent} does not exist; make it with: {make_folder(parent)}")
-
-
 def _resolutions(loaded: LoadedCheckpoint, asked: tuple[int, ...] | None) -> tuple[int, ...]:
     if asked:
-        if min(asked) < 1:
-            raise BadInputError(f"--resolution must be in pixels, above 0, got {_sizes(asked)}")
         return tuple(dict.fromkeys(asked))
     if loaded.info.resolution is None:
         raise BadInputError("the checkpoint does not store its image size; pass --resolution, e.g. --resolution 64")
     return (loaded.info.resolution,)
-
-
-def _sizes(sizes: tuple[int, ...]) -> str:
-    return ", ".join(f"{s}x{s}" for s in sizes)
 
 
 def _remark_on_plans(artefacts: Iterable[Artefact]) -> tuple[str, ...]:

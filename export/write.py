@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import Any
 
 from safetensors.torch import save
+from torch import nn
 
 from jboost.engine.backends.registry import ENGINES, default_batch, time_engines
 from jboost.engine.backends.request import RunRequest
@@ -19,7 +20,8 @@ from jboost.engine.errors import one_line
 from jboost.engine.system.machine import machine_name
 
 from .checkpoints.load import LoadedCheckpoint
-from .compiled.packages import write_packages
+from .compiled.workers import Workers, worker_count
+from .compiled.writing import PackageWriter
 from .forward import FORWARD_ATOL, FORWARD_RTOL, save_forward_program, verify_forward_program
 from .onnx.graphs import write_gradients
 from .request import ExportRequest
@@ -66,6 +68,43 @@ def write_artefacts(
         FailureError: an artefact does not match the model.
         OSError: a file cannot be written.
     """
+    count = worker_count(_weight_bytes(loaded.model), device) if "compile" in formats else 0
+    with Workers(count) as workers:
+        return _write(
+            folder,
+            loaded,
+            source,
+            request,
+            l0=l0,
+            formats=formats,
+            onnx_dtypes=onnx_dtypes,
+            targets=targets,
+            batch_size=batch_size,
+            device=device,
+            workers=workers,
+            say=say,
+        )
+
+
+def _weight_bytes(model: nn.Module) -> int:
+    return sum(t.numel() * t.element_size() for t in model.state_dict().values())
+
+
+def _write(
+    folder: Path,
+    loaded: LoadedCheckpoint,
+    source: str,
+    request: ExportRequest,
+    *,
+    l0: float | None,
+    formats: tuple[str, ...],
+    onnx_dtypes: tuple[str, ...],
+    targets: tuple[Target, ...],
+    batch_size: int | None,
+    device: str,
+    workers: Workers,
+    say: Callable[[str], None],
+) -> dict[str, float]:
     info, model, sizes = loaded.info, loaded.model, request.resolutions
     seconds: dict[str, float] = {}
     artefacts: dict[str, Artefact] = {}
@@ -79,9 +118,21 @@ def write_artefacts(
     artefacts["weights"] = artefact_of(folder, "model.safetensors")
     seconds["weights"] = perf_counter() - start
 
+    common: dict[str, Any] = {"in_channels": info.in_channels, "l0": l0, "say": say}
+    here, on_gpu = batch_size or default_batch(device), batch_size or default_batch("cuda")
+
     start = perf_counter()
-    say("tracing and verifying forward.pt2")
+    say("tracing forward.pt2")
     save_forward_program(model, folder / "forward.pt2", in_channels=info.in_channels, resolutions=sizes)
+    seconds["forward"] = perf_counter() - start
+
+    packages = None
+    if "compile" in formats:  # early, because the workers need nothing of what follows
+        packages = PackageWriter(folder, model, request, batch_size=here, device=device, workers=workers, **common)
+        packages.begin()
+
+    start = perf_counter()
+    say("verifying forward.pt2")
     errors = verify_forward_program(
         model,
         folder / "forward.pt2",
@@ -91,21 +142,19 @@ def write_artefacts(
         rtol=FORWARD_RTOL if request.rtol is None else request.rtol,
     )
     artefacts["forward"] = artefact_of(folder, "forward.pt2", errors=errors)
-    seconds["forward"] = perf_counter() - start
+    seconds["forward"] += perf_counter() - start
 
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     # Metadata for a graph that travels without its manifest. Nothing here may change from run to run.
     metadata = {"architecture": info.arch, "checkpoint_sha256": loaded.sha256, "jboost": versions["jboost"]}
-    common: dict[str, Any] = {"in_channels": info.in_channels, "l0": l0, "say": say}
     graphs: dict[str, tuple[Artefact, float]] = {}
-    here, on_gpu = batch_size or default_batch(device), batch_size or default_batch("cuda")
     if "onnx" in formats:
         graphs |= write_gradients(folder, model, replace(request, dtypes=onnx_dtypes), metadata=metadata, **common)
     if "trt" in formats:
         plans, onnx = replace(request, dtypes=onnx_dtypes), {name: artefact for name, (artefact, _) in graphs.items()}
         graphs |= write_plans(folder, model, plans, onnx, targets=targets, batch_size=on_gpu, **common)
-    if "compile" in formats:
-        graphs |= write_packages(folder, model, request, batch_size=here, device=device, **common)
+    if packages is not None:
+        graphs |= packages.finish()
     artefacts |= {name: artefact for name, (artefact, _) in graphs.items()}
     seconds |= {name: taken for name, (_, taken) in graphs.items()}
 

@@ -48,7 +48,8 @@ class Booster(FileBooster):
             that you exported, or ran `jboost trust` on, needs no such word. Others run from ONNX graphs and weights alone.
 
     Raises:
-        BadInputError: no such bundle, engine or dtype, or `batch_size` is below 1. The first run checks `device`.
+        BadInputError: no such bundle, engine or dtype, or `batch_size` is below 1, or `device` is no
+            device name. The first run checks that the device is here.
     """
 
     def settings(

@@ -22,6 +22,7 @@ from jboost.engine.method.settings import Settings
 from jboost.engine.results.store import Store
 from jboost.engine.results.summary import Summary
 from jboost.engine.samples import check_fit
+from jboost.engine.system.devices import DeviceName
 from jboost.engine.system.dtypes import check_dtype
 from jboost.opening import open_bundle, open_runner
 from jboost.out_of_memory import out_of_memory
@@ -46,6 +47,7 @@ class OpenedBundle:
         trust_code: bool = False,
     ):
         check_dtype(dtype)
+        DeviceName.parse(device)
         if batch_size is not None and batch_size < 1:
             raise BadInputError(f"batch size must be at least 1, got {batch_size}")
         self._engine = find_engine(engine)

@@ -12,6 +12,7 @@ from torch import nn
 from jboost.engine.errors import BadInputError
 
 from . import registries
+from .architecture_names import OTHERS
 from .cifar_wrn import WideResNet
 from .factories import call_factory, factory_options
 from .folder import FolderFacts, read_folder
@@ -21,7 +22,6 @@ from .small_resnet import SmallResNet
 
 # The names that messages list; wrn_<depth>_<widen> and small_resnet<width> are accepted with any numbers.
 NAMES = (*RESNETS, "wrn_28_10", "wrn_34_10", "small_resnet")
-OTHERS = "timm:NAME, torchvision:NAME, hf-hub:ORG/NAME, package.module:factory or file.py:factory"
 _WRN = re.compile(r"wrn_([1-9]\d{0,3})_([1-9]\d{0,3})")
 _SMALL = re.compile(r"small_resnet([1-9]\d{0,3})?")
 _SMALL_WIDTH = 24

@@ -37,6 +37,16 @@ KINDS = {
 TENSOR_SUFFIXES = (".pt", ".pth")
 
 
+def check_there(path: Path) -> None:
+    """Refuse a sample set that does not exist; a pattern, which names several, passes.
+
+    Raises:
+        BadInputError: it does not.
+    """
+    if not is_pattern(path) and not path.exists():
+        raise BadInputError(f"{path} does not exist; give a samples.npz, or a folder, zip or tar of images")
+
+
 def open_samples(path: str | Path, options: ReadOptions = AS_IT_IS) -> SampleSet:
     """The sample set at `path`: an npz, or a folder, zip or tar file of images.
 
@@ -51,8 +61,7 @@ def open_samples(path: str | Path, options: ReadOptions = AS_IT_IS) -> SampleSet
     if is_pattern(path) or (path.is_dir() and shard_files(path)):
         files = expand(path) if is_pattern(path) else shard_files(path)
         return Several(path, files, lambda file: open_samples(file, options))
-    if not path.exists():
-        raise BadInputError(f"{path} does not exist; give a samples.npz, or a folder, zip or tar of images")
+    check_there(path)
     return fitted(_open(path, options), options)
 
 

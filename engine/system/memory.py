@@ -1,4 +1,4 @@
-"""The C library's allocator and this process's peak memory."""
+"""The C library's allocator, this process's peak memory and the memory that is free."""
 
 from __future__ import annotations
 
@@ -41,6 +41,33 @@ def peak_memory() -> int | None:
     except ImportError:  # Windows
         return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def available_memory(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes that processes may still use here: the system's free memory, or less where a control group (a container) has a limit.
+
+    None if the system reports neither.
+    """
+    free = []
+    try:
+        lines = (proc / "meminfo").read_text().splitlines()
+        free += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        entries = [line.split(":", 2) for line in (proc / "self/cgroup").read_text().splitlines()]
+        own = next((entry[2].strip("/") for entry in entries if entry[0] == "0"), "")
+    except (OSError, IndexError):
+        own = ""
+    # A limit of any group above holds too. Inside a container its own group may be the root.
+    for folder in (groups / own, *(parent for parent in (groups / own).parents if groups in (parent, *parent.parents))):
+        try:
+            limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):  # no such group, or its limit is "max"
+            continue
+        free.append(max(limit - used + int(stat.get("inactive_file", 0)), 0))  # files' pages are given up first
+    return min(free, default=None)
 
 
 def lacks_memory(error: BaseException) -> bool:

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from jboost.engine.errors import BadInputError, printable
-from jboost.trainer.architectures import NAMES, OTHERS, Architecture, find_architecture
+from jboost.trainer.architecture_names import OTHERS
+from jboost.trainer.architectures import NAMES, Architecture, find_architecture
 from jboost.trainer.registries import knows
 from jboost.trainer.resnet import RESNETS
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors.torch import save
 
 from jboost.engine.errors import BadInputError
-from jboost.trainer.architectures import OTHERS, Architecture, described_architecture, find_architecture
+from jboost.export.request import check_checkpoint, no_weights
+from jboost.trainer.architectures import Architecture, described_architecture, find_architecture
 from jboost.trainer.factories import is_instance
 from jboost.trainer.folder import FolderFacts, read_folder
 from jboost.trainer.registries import hub_folder, hub_repository
@@ -77,10 +77,7 @@ def _without_file(arch: str | None) -> Source:
         return Source(
             Path(asked.name), Content(state, notes=notes), hashlib.sha256(save(state)).hexdigest(), FolderFacts(), asked
         )
-    raise BadInputError(
-        "no weights: pass --ckpt FILE (only hf-hub:ORG/NAME, timm:NAME.TAG and instances of a network bring their own); "
-        f"--arch takes {OTHERS}"
-    )
+    raise no_weights()
 
 
 def named_architecture(facts: FolderFacts, path: Path, inferred: str | None) -> Architecture | None:
@@ -111,12 +108,9 @@ def _weights_in(folder: Path) -> Path:
 
 def _sha256(path: Path) -> str:
     """Hash a file, which must exist and not be empty."""
+    check_checkpoint(path)
     try:
         with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                raise BadInputError(f"{path} is empty; download or copy it again")
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise BadInputError(f"no checkpoint file {path}; check the path given to --ckpt") from None
     except OSError as error:
         raise BadInputError(f"cannot read {path}: {error.strerror}; check its permissions") from error

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from time import perf_counter
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from jboost.engine.backends.compiled.packages import (
-    artefact_name,
-    forward_name,
-    load_package,
-    machine_target,
-    step_name,
-)
-from jboost.engine.bundle import Artefact, artefact_of
-from jboost.engine.method.updates import MOVES
+from jboost.engine.backends.compiled.packages import load_package
 from jboost.engine.system.devices import device_kind
 from jboost.export.graph import Lowered, Pooling, attach_objective, lower, optimize, optimize_for_cpu, trace_trunk
 from jboost.export.graph.forward import forward_of
 from jboost.export.graph.program import export_program
-from jboost.export.request import ExportRequest
 from jboost.export.verification.forward import verify_forward_graph
 from jboost.export.verification.gradient import (
     PROBE_SEED,
@@ -37,13 +24,10 @@ from jboost.export.verification.gradient import (
     check_images,
     judge,
     measure,
-    tolerance,
 )
 
 from .aoti import compile_package
-from .steps import step_package
 
-FOLDER = "compile"
 _PROBES = 4
 
 
@@ -102,15 +86,23 @@ class Compiler:
             return lower(trunk, dtype, probes)
         return lower(small, dtype, probes).applied_to(trunk, dtype)
 
-    def gradient(self, path: Path, objective: str, dtype: str, bound: Tolerance) -> dict[str, float]:
-        """Compile an objective's gradient into `path`, verify it and return the figures.
+    def gradient_program(self, objective: str, dtype: str) -> torch.export.ExportedProgram:
+        """Return an objective's gradient, ready to compile.
 
         Raises:
-            FailureError: the package cannot be compiled or does not match autograd.
+            BadInputError: the model cannot be traced or has an operator without a rule.
+            FailureError: torch.export refuses the graph.
         """
-        lowered = self.lowered(dtype)
-        compile_package(export_program(attach_objective(lowered.trunk, objective, self.l0)), path, self.device)
-        return lowered.figures() | verify_package(
+        return export_program(attach_objective(self.lowered(dtype).trunk, objective, self.l0))
+
+    def forward_program(self, dtype: str) -> torch.export.ExportedProgram:
+        """Return the forward pass alone, ready to compile; raises as `gradient_program` does."""
+        # Every objective's graph has the same forward pass; `logit` needs no l0.
+        return export_program(forward_of(attach_objective(self.lowered(dtype).trunk, "logit")))
+
+    def verify_gradient(self, path: Path, objective: str, bound: Tolerance) -> dict[str, float]:
+        """Reload a compiled gradient and compare it with autograd, see `verify_package`."""
+        return verify_package(
             path,
             self.model,
             objective,
@@ -122,15 +114,8 @@ class Compiler:
             references=self._references,
         )
 
-    def forward(self, path: Path, dtype: str, bound: Tolerance) -> dict[str, float]:
-        """Compile the forward pass alone into `path`, verify it and return the figures.
-
-        Raises:
-            FailureError: the package cannot be compiled or does not match the model.
-        """
-        # Every objective's graph has the same forward pass; `logit` needs no l0.
-        program = export_program(forward_of(attach_objective(self.lowered(dtype).trunk, "logit")))
-        compile_package(program, path, self.device)
+    def verify_forward(self, path: Path, bound: Tolerance) -> dict[str, float]:
+        """Reload a compiled forward pass and compare it with the model, see `verify_forward_graph`."""
         return verify_forward_graph(
             package_run(path, self.device),
             self.model,
@@ -141,91 +126,23 @@ class Compiler:
             references=self._references,
         )
 
+    def gradient(self, path: Path, objective: str, dtype: str, bound: Tolerance) -> dict[str, float]:
+        """Compile an objective's gradient into `path`, verify it and return the figures.
 
-def write_packages(
-    folder: Path,
-    model: nn.Module,
-    request: ExportRequest,
-    *,
-    batch_size: int,
-    in_channels: int,
-    l0: float | None,
-    device: str,
-    say: Callable[[str], None],
-) -> dict[str, tuple[Artefact, float]]:
-    """Compile and verify every requested gradient, with the forward passes and steps they need.
+        Raises:
+            FailureError: the package cannot be compiled or does not match autograd.
+        """
+        compile_package(self.gradient_program(objective, dtype), path, self.device)
+        return self.lowered(dtype).figures() | self.verify_gradient(path, objective, bound)
 
-    Args:
-        folder: the bundle; packages go into its folder ``compile``.
-        model: float32 [B, C, H, W] in [0, 1] -> logits [B, num_classes], in eval mode.
-        request: the export request.
-        batch_size: images per call; fixed, so that Inductor knows every size.
-        in_channels: C.
-        l0: mean realness of real images; becomes a constant of the packages whose objective needs it.
-        device: torch device string to compile for.
-        say: called with a line of progress before each compilation.
+    def forward(self, path: Path, dtype: str, bound: Tolerance) -> dict[str, float]:
+        """Compile the forward pass alone into `path`, verify it and return the figures.
 
-    Returns:
-        Manifest name -> (entry, seconds it took).
-
-    Raises:
-        FailureError: a package cannot be compiled or does not match autograd.
-    """
-    (folder / FOLDER).mkdir()
-    written: dict[str, tuple[Artefact, float]] = {}
-    where = device_kind(device)
-
-    def keep(name: str, what: str, file: str, make: Callable[[Path], dict[str, float]], **facts: Any) -> None:
-        start = perf_counter()
-        say(f"compiling {what}, batch {batch_size}")
-        file = f"{where}.{file}"
-        errors = make(folder / FOLDER / file)
-        entry = artefact_of(
-            folder, f"{FOLDER}/{file}", batch_size=batch_size, target=machine_target(device), errors=errors, **facts
-        )
-        written[name] = entry, perf_counter() - start
-
-    for size in request.resolutions:
-        shape = (in_channels, size, size)
-        compiler = Compiler(model, shape, batch_size, l0, device)
-        for dtype in request.dtypes:
-            bound = tolerance(dtype, request.atol, request.rtol)
-            facts = {"dtype": dtype, "resolution": size}
-            for objective in request.objectives:
-                keep(
-                    artefact_name(objective, dtype, size, device),
-                    f"{objective}, {dtype}, {size}x{size}",
-                    f"{objective}.{size}.{dtype}.b{batch_size}.pt2",
-                    partial(compiler.gradient, objective=objective, dtype=dtype, bound=bound),
-                    objective=objective,
-                    **facts,
-                )
-            keep(
-                forward_name(dtype, size, device),
-                f"the forward pass, {dtype}, {size}x{size}",
-                f"forward.{size}.{dtype}.b{batch_size}.pt2",
-                partial(compiler.forward, dtype=dtype, bound=bound),
-                **facts,
-            )
-        for update_kind in MOVES:
-            file = f"step.{update_kind}.{size}.b{batch_size}.pt2"
-            make = partial(_copy_step, update_kind=update_kind, batch_size=batch_size, shape=shape, device=device)
-            keep(
-                step_name(update_kind, size, device),
-                f"the step of {update_kind}, {size}x{size}",
-                file,
-                make,
-                resolution=size,
-            )
-    return written
-
-
-def _copy_step(
-    path: Path, update_kind: str, batch_size: int, shape: tuple[int, int, int], device: str
-) -> dict[str, float]:
-    package, errors = step_package(update_kind, batch_size, shape, device)
-    shutil.copyfile(package, path)
-    return errors
+        Raises:
+            FailureError: the package cannot be compiled or does not match the model.
+        """
+        compile_package(self.forward_program(dtype), path, self.device)
+        return self.verify_forward(path, bound)
 
 
 def verify_package(

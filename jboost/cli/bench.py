@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from . import options
+from .early import check_early
 from .json_output import STDOUT, write_json
 from .options import Debug, split_names
 from .paths import check_paths
@@ -69,7 +70,7 @@ def bench(
 
     Example: jboost bench --engine compile,onnx --dtype fp32 --plot bench.png
     """
-    _check(bundle, threads, json_file, plot)
+    _check(bundle, device, threads, json_file, plot)
     if threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch is imported; the first-batch processes inherit it
     from jboost.bench.measure import make_plan, run_plan
@@ -99,7 +100,7 @@ def bench(
     _write(result, json_file, plot)
 
 
-def _check(bundle: Path, threads: int | None, json_file: str | None, plot: Path | None) -> None:
+def _check(bundle: Path, device: str, threads: int | None, json_file: str | None, plot: Path | None) -> None:
     """Refuse bad options now, before minutes of work."""
     from jboost.engine.backends.registry import ENGINES
     from jboost.engine.errors import BadInputError
@@ -107,6 +108,7 @@ def _check(bundle: Path, threads: int | None, json_file: str | None, plot: Path 
     if threads is not None and threads < 1:
         raise BadInputError(f"--threads must be at least 1, got {threads}")
     check_paths(inputs={"--bundle": bundle}, outputs={"--plot": plot}, json_file=json_file)
+    check_early(device=device, bundle=bundle)
     if plot is not None:
         from jboost.bench.plot import check_matplotlib
 

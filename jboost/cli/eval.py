@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options, read_options
+from .early import check_early
 from .json_output import STDOUT, write_json
 from .options import Debug, split_names
 from .paths import check_paths, if_path
@@ -78,6 +79,7 @@ def evaluate_sets(
         background=background,
         class_folders=class_folders,
     )
+    check_early(device=device, samples=[reference, *samples])
     from jboost.evaluation import evaluate
     from jboost.evaluation.table import head_rows, notes, table_rows
     from jboost.tuning.marks import warning as tuned_warning

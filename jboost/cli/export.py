@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options, read_options
+from .early import check_early
 from .options import Debug, split_names, split_numbers
 from .paths import check_paths
 from .tables import print_columns
@@ -140,14 +141,19 @@ def export(
         background=background,
         class_folders=class_folders,
     )
-    from jboost.export.bundle import export_bundle
-
+    dtypes = tuple(dtype.split(","))
+    chosen = () if formats == "none" else tuple(formats.split(","))
+    gpus = tuple(name for names in gpu or () for name in names.split(","))
+    resolutions, objectives = split_numbers(resolution, "--resolution"), split_names(objective)
+    _check(ckpt, output, arch, chosen, dtypes, batch_size, gpus, resolutions, device, objectives, real)
     if push is not None:
         from jboost.hub import check_push
 
         check_push(push)
     elif license is not None or private:
         raise typer.BadParameter("--license and --private describe a repository; name it with --push user/repo")
+    from jboost.export.bundle import export_bundle
+
     notes = console(stderr=True)
     with notes.status("") as status:
         on_stage = notes.print if debug else status.update  # with --debug each stage keeps its line
@@ -158,14 +164,14 @@ def export(
             num_classes=num_classes,
             in_channels=in_channels,
             normalization=normalize,
-            resolutions=split_numbers(resolution, "--resolution"),
-            formats=() if formats == "none" else tuple(formats.split(",")),
-            objectives=split_names(objective),
+            resolutions=resolutions,
+            formats=chosen,
+            objectives=objectives,
             updates=split_names(update) or (),
             trust_code=trust_code,
-            dtypes=tuple(dtype.split(",")),
+            dtypes=dtypes,
             batch_size=batch_size,
-            gpus=tuple(name for names in gpu or () for name in names.split(",")),
+            gpus=gpus,
             opset=opset,
             real=real,
             reading=reading,
@@ -183,6 +189,40 @@ def export(
         with notes.status(f"uploading to {push}"):
             address = upload(made.bundle, push, license=license, private=private)
         print_line(f"uploaded to {address}; use it with: --bundle hf://{push}")
+
+
+def _check(
+    ckpt: Path | None,
+    output: Path,
+    arch: str | None,
+    formats: tuple[str, ...],
+    dtypes: tuple[str, ...],
+    batch_size: int | None,
+    gpus: tuple[str, ...],
+    resolutions: tuple[int, ...] | None,
+    device: str,
+    objectives: tuple[str, ...] | None,
+    real: Path | None,
+) -> None:
+    """Refuse what can be refused without torch, which takes seconds to import."""
+    from jboost.engine.method.plugins import find_objective
+    from jboost.export.request import check_export
+
+    check_export(
+        ckpt,
+        output,
+        arch=arch,
+        formats=formats,
+        dtypes=dtypes,
+        batch_size=batch_size,
+        gpus=gpus,
+        resolutions=resolutions,
+        device=device,
+    )
+    for name in objectives or ():
+        if ":" not in name:  # a file's code runs once, when the export has begun
+            find_objective(name)
+    check_early(samples=[real])
 
 
 def _show(made: Exported) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from . import options, read_options
+from .early import check_early
 from .options import Debug, split_names
 from .paths import check_paths, if_path
 from .progress import Bars
@@ -66,8 +67,6 @@ def report(
     Example: jboost report run.npz -o report.html
     """
     from jboost.engine.errors import BadInputError
-    from jboost.report import write_report
-    from jboost.report.metrics import Yardstick
 
     reading = read_options.read_options(
         images_key=images_key,
@@ -88,6 +87,10 @@ def report(
         for option, value in (("--features", features), ("--protocol", protocol), ("--metrics", metrics)):
             if value is not None:
                 raise BadInputError(f"{option} needs --ref: the real images to measure against")
+    check_early(device=device)
+    from jboost.report import write_report
+    from jboost.report.metrics import Yardstick
+
     yardstick = None
     if reference is not None:
         yardstick = Yardstick(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import options, read_options
+from .early import check_early
 from .json_output import STDOUT, write_json
 from .notes import log_to
 from .options import Debug, split_names, split_numbers
@@ -143,6 +144,7 @@ def tune(
     reading = read_options.read_options(
         images_key=images_key, labels_key=labels_key, resize=resize, background=background, class_folders=class_folders
     )
+    check_early(device=device, samples=[samples, reference], bundle=bundle)
     from jboost.booster import Booster
     from jboost.tuning.request import Request
     from jboost.tuning.runs import Rules

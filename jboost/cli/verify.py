@@ -41,7 +41,6 @@ def verify(
     """
     check_paths(inputs={"BUNDLE": bundle})
     from jboost.engine.method.plugins import find_objective, find_update_name
-    from jboost.export.verify import verify_bundle
     from jboost.opening import open_bundle
 
     for name in split_names(objective) or ():
@@ -50,6 +49,8 @@ def verify(
         find_update_name(name, trust_code=trust_code)
     with console(stderr=True).status("") as status:
         opened = open_bundle(bundle, trust_code=trust_code)
+        from jboost.export.verify import verify_bundle  # torch, which the checks above do without
+
         figures = verify_bundle(opened, atol=atol, rtol=rtol, say=status.update)
     columns = {
         "worst gradient error": "grad_worst",
