@@ -64,7 +64,7 @@ class Compiler:
             self._trunk = self._traced(self.batch_size)
         if dtype not in self._low:
             self._low[dtype] = self._lower(self._trunk, dtype)
-            if dtype == "fp32" and device_kind(self.device) == "cpu":
+            if device_kind(self.device) == "cpu":
                 optimize_for_cpu(self._low[dtype].trunk)
         return self._low[dtype]
 

@@ -3,7 +3,7 @@
 trunk = trace_trunk(model, example)              # (x, v) -> (logits, d<v, logits>/dx), once per model and size
 optimize(trunk)                                  # in place
 half = lower(trunk, "fp16", probes).trunk        # products that need it stay in float32
-optimize_for_cpu(trunk)                          # in place; only for a trunk that runs on a CPU in float32
+optimize_for_cpu(trunk)                          # in place; only for a trunk that runs on a CPU, after its precision is chosen
 gradient = attach_objective(trunk, "joint", l0)  # (x, y) -> (grad, class_logit, loss, predicted), once per objective
 """
 

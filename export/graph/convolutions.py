@@ -44,6 +44,11 @@ class Convolution:
         return self.weight.shape[0] if self.transposed else self.weight.shape[1] * self.groups
 
     @property
+    def is_half(self) -> bool:
+        """Whether it computes in float16 or bfloat16."""
+        return self.weight.dtype in (torch.float16, torch.bfloat16)
+
+    @property
     def name(self) -> str:
         """Name for constants derived from the weights."""
         return str(self.node.args[1])

@@ -86,11 +86,11 @@ def optimize(module: fx.GraphModule, target: Target = "onnx", recipe: Recipe | N
 def optimize_for_cpu(module: fx.GraphModule) -> dict[str, int]:
     """Run, in place, the further passes that pay off in float32 on a CPU.
 
-    They are not for half precision: Winograd's transforms need more digits than it has. They are not for GPUs, whose
-    libraries choose between such algorithms themselves.
+    They leave half-precision convolutions alone, but not those that a half-precision trunk keeps in float32. They are not
+    for GPUs, whose libraries choose between such algorithms themselves.
 
     Args:
-        module: a float32 trunk with a fixed batch, after `optimize`.
+        module: a trunk in its final precision with a fixed batch, after `optimize`.
 
     Returns:
         Number of places changed, by pass.

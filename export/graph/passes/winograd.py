@@ -39,7 +39,7 @@ _SIDE = 16  # of the map that holds all tiles
 def winograd(module: fx.GraphModule) -> int:
     """Rewrite 3x3 convolutions of stride 1 over small maps of many channels as Winograd's products.
 
-    The result is exact except for rounding. With an open batch this changes nothing.
+    Half-precision convolutions stay as they are. The result is exact except for rounding. With an open batch this changes nothing.
 
     Returns:
         The number of convolutions rewritten.
@@ -60,6 +60,8 @@ def _tile(conv: Convolution) -> int | None:
     plain = not conv.transposed and conv.groups == 1 and tuple(conv.weight.shape[2:]) == (3, 3)
     same = set(conv.stride) == set(conv.padding) == set(conv.dilation) == {1}
     if not (plain and same and isinstance(batch, int)) or height * width > _MOST_PIXELS:
+        return None
+    if conv.is_half:  # the transforms need more digits
         return None
 
     def multiplications(tile: int) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from jboost.export.graph.passes.input_gradients import flip_weights
 from jboost.export.graph.passes.winograd import matrices, winograd
+from jboost.export.graph.precision import count_products, lower_precision
 from jboost.export.graph.trace import trace_trunk
 
 
@@ -82,6 +83,15 @@ def test_what_is_left_alone(kwargs: dict[str, Any], size: tuple[int, int]) -> No
     trunk = folded(Two(**kwargs), shape)
     flip_weights(trunk)
     assert keeps(trunk, shape, winograd) == 0
+
+
+@pytest.mark.parametrize(("kept", "changed"), [((), 0), (range(4), 2)])
+def test_products_in_half_precision_are_left_alone(kept: Any, changed: int) -> None:
+    """What stays in float32 in a half-precision graph is written as in a float32 one."""
+    trunk = trace_trunk(Two(), torch.zeros(2, 2, 4, 4))
+    flip_weights(trunk)
+    assert count_products(trunk) == 4
+    assert winograd(lower_precision(trunk, torch.bfloat16, float32=kept)) == changed
 
 
 def test_a_dynamic_batch_is_left_alone() -> None:
