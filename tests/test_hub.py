@@ -6,10 +6,10 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import children
 import numpy as np
 import pytest
 from fake_hub import Hub, serving
@@ -32,18 +32,21 @@ def run(hub, tmp_path):
     """The command line in a process of its own, with the fake Hub, and a cache and a record of trust of its own."""
     with serving(hub) as endpoint:
         environment = os.environ | {
-            "COLUMNS": "200", "NO_COLOR": "1", "OMP_NUM_THREADS": "1", "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"),
-            "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "JBOOST_TRUST": str(tmp_path / "trusted"),
+            "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
+            "JBOOST_TRUST": str(tmp_path / "trusted"),
         }  # fmt: skip
         environment.pop("HF_TOKEN", None)
 
-        def call(*args: object, **more: str) -> subprocess.CompletedProcess[str]:
-            words = [str(Path(sys.executable).with_name("jboost")), *map(str, args)]
-            return subprocess.run(
-                words, capture_output=True, text=True, cwd=tmp_path, env=environment | more, timeout=240
-            )
+        def call(*args: object, **more: str):
+            return children.jboost(*args, cwd=tmp_path, environment=environment | more, first=_import_the_hub_anew)
 
         yield call
+
+
+def _import_the_hub_anew() -> None:
+    """It reads its variables when it is imported."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
+        del sys.modules[name]
 
 
 def upload(hub: Hub, bundle: Path, **changed: bytes) -> str:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
-import os
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
+import children
 import numpy as np
 import pytest
 import torch
@@ -67,17 +67,11 @@ def exported(tamed, checkpoint, tmp_path_factory) -> Path:
 @pytest.fixture
 def command(tmp_path):
     """`jboost` in a process of its own that registers the update. The command line is imported first: it must not mind."""
-    script = tmp_path / "registering.py"
-    script.write_text("from jboost.cli.main import main\nimport tamed_langevin\nmain()\n")
+    return functools.partial(children.jboost, cwd=tmp_path, first=_register)
 
-    def run(*args: object) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {
-            "COLUMNS": "200", "NO_COLOR": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1] / "support")
-        }  # fmt: skip
-        words = [sys.executable, str(script), *map(str, args)]
-        return subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=240)
 
-    return run
+def _register() -> None:
+    import tamed_langevin  # noqa: F401
 
 
 def reference(checkpoint, images, labels, *, steps: int, size: float, temperature: float, seed: int) -> np.ndarray:

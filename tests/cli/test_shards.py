@@ -14,7 +14,7 @@ from pathlib import Path
 import kills
 import numpy as np
 import pytest
-from children import do
+from children import do, started
 from processes import alive, wait_until
 from shard_cases import COUNT, ENGINE, METHODS, digests, jboost_in_child, make_shards, stamps
 
@@ -225,17 +225,12 @@ def test_a_shard_that_another_process_writes_is_waited_for(bundle, shards, tmp_p
     content = (out / "00.npz").read_bytes()
     (out / "00.npz").unlink()
     with only_writer(out / "00.npz"):
-        running = subprocess.Popen(
-            [Path(sys.executable).with_name("jboost"), "boost", shards["npz"], "--bundle", bundle, *map(str, ENGINE),
-             *map(str, METHODS["pgd"]), "-o", "out", "--resume"],
-            cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
-            text=True,
-        )  # fmt: skip
-        assert running.stderr is not None
-        assert "waiting: out/00.npz is being written" in running.stderr.readline()
+        command = ("boost", shards["npz"], "--bundle", bundle, *ENGINE, *METHODS["pgd"], "-o", "out", "--resume")
+        running = started(*command, cwd=tmp_path)
+        wait_until(lambda: "waiting: out/00.npz is being written" in running.stderr, 120)
         (out / "00.npz").write_bytes(content)
         before = stamps(out)
-    assert running.wait(60) == 0
+    assert running.wait() == 0, running.said
     assert stamps(out) == before
 
 

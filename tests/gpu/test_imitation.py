@@ -38,7 +38,7 @@ def test_a_graph_is_captured_once_and_then_replayed_on_our_stream_alone(imitatio
     calls = tmp_path / "calls.txt"
     graphs = [sys.executable, str(FOLDER / "onnx_graphs.py"), str(bundle), str(calls), "--batch", "8"]
     command = [sys.executable, str(imitation), "--log", str(calls), *graphs]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]  # not so where a capture forbids a call
     title, *runs = done.stdout.splitlines()
     assert title.endswith("all of it on the GPU")

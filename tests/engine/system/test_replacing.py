@@ -164,11 +164,11 @@ def test_a_link_stays_and_its_target_is_replaced(tmp_path) -> None:
 def test_a_pipe_is_written_itself(tmp_path) -> None:
     os.mkfifo(tmp_path / "pipe")
     heard: list[str] = []
-    reader = threading.Thread(target=lambda: heard.append((tmp_path / "pipe").read_text()))
+    reader = threading.Thread(target=lambda: heard.append((tmp_path / "pipe").read_text()), daemon=True)
     reader.start()
     with replacing(tmp_path / "pipe") as aside:
         (tmp_path / "pipe").write_text("text")
-    reader.join()
+    reader.join(60)
     assert aside == tmp_path / "pipe"
     assert heard == ["text"]
     assert names(tmp_path) == ["pipe"]
