@@ -116,19 +116,21 @@ def choose_lengths(rows: Mapping[tuple[float, int], Row]) -> dict[int, float]:
 
 
 def judge(found: Found, setting: Setting, steps: int, few: Mapping[int, Row]) -> Few | None:
-    """Few steps, the rows by seed, against all that `Found.many` names; None if some seed lacks either."""
+    """Few steps, the rows by seed, against all that `Found.many` names, in the seeds that have all numbers; None if none has."""
     limits: dict[int, float] = {}
     lacking: dict[str, list[int]] = {key: [] for key in SPREAD}
     many = found.many(setting)
     for seed in found.seeds:
         others = [row for at in many if (row := found.row(setting, "stop", seed, *at))]
-        if not few.get(seed) or not others:
-            return None
+        ends = {key: [row[f"{key}_interval"][0] for row in others if f"{key}_interval" in row] for key in SPREAD}
+        if not few.get(seed) or not all(ends.values()) or not set(SPREAD) <= few[seed].keys():
+            continue
         limits[seed] = min(row["fid_interval"][1] for row in others)
         for key in SPREAD:
-            ends = [row[f"{key}_interval"][0] for row in others if row.get(f"{key}_interval")]
-            if key in few[seed] and ends and few[seed][key] < max(ends):
+            if few[seed][key] < max(ends[key]):
                 lacking[key].append(seed)
+    if not limits:
+        return None
     lengths = {seed: few[seed]["length"] for seed in limits}
     return Few(steps, lengths, {seed: few[seed]["fid"] for seed in limits}, limits, lacking)
 

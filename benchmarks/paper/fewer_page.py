@@ -162,6 +162,8 @@ def _verdicts(found: Found, settings: list[Setting]) -> list[str]:
             ("preset's path", ruled_few(found, setting, "path")),
         ):
             if judged:
+                there = len(judged[0].fids)
+                name += "" if there == len(found.seeds) else f", {there} of {len(found.seeds)} seeds"
                 good = ", ".join(_times(setting, few.steps, few.lengths) for few in judged if few.holds) or "none"
                 bad = (
                     "; ".join(

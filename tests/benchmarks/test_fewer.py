@@ -102,12 +102,21 @@ def made_up(four: list[float], recall: float = 0.5) -> dict:
         turns = [{"length": 0.8, "first": [0.7, 0.8, 0.9]}, {"length": 3.2, "first": None}]
         paths[f"seed{seed}/{name}"] = {"rows": rows, "turns": turns}
         spread = {"precision": 0.7, "recall": 0.5, "density": 1.0, "coverage": 0.6, "recall_interval": [0.4, 0.6]}
+        spread["coverage_interval"] = [0.5, 0.7]
         neighbours[f"seed{seed}/{name}"] = {
             "0.14.20": spread, "0.8.4": spread | {"recall": recall},
         }  # fmt: skip
     machine = {"cpu": "a CPU", "cores": 2, "torch": "2"}
     plan = {"seeds": list(range(len(four))), "count": 500, "tuning": 400, "resamples": 100}
     return {"plan": plan, "machine": machine, "seconds": 60, "missing": [], "paths": paths, "neighbours": neighbours}
+
+
+def add_rule(values: dict, seed: int, length: float, fid: float) -> None:
+    """Four steps of a length that the cosine gave, with the spread of many."""
+    name = f"seed{seed}/{FLOW.name}.stop.rule"
+    row = {"length": length, "steps": 4, "gradients": 4, "fid": fid, "fid_interval": [0, 9]}
+    values["paths"][name] = {"rows": [row], "turns": [], "cosine": {"4": length}}
+    values["neighbours"][name] = {f"{length:g}.4": {"precision": 0.7, "recall": 0.5, "density": 1.0, "coverage": 0.6}}
 
 
 def test_few_hold_only_inside_the_interval_of_many_in_every_seed():
@@ -128,12 +137,17 @@ def test_few_that_lose_recall_do_not_hold():
     assert not few.holds
 
 
+def test_a_seed_without_recall_is_not_judged():
+    values = made_up([5.0, 5.0])
+    del values["neighbours"][f"seed1/{FLOW.name}.stop"]["0.8.4"]
+    (few,) = tuned_few(Found(values), FLOW)
+    assert list(few.fids) == [0]
+
+
 def test_a_rule_has_a_length_for_each_seed():
     values = made_up([5.0, 5.0])
     for seed, fid in enumerate((5.5, 6.5)):
-        length = 0.7 + seed / 100
-        row = {"length": length, "steps": 4, "gradients": 4, "fid": fid, "fid_interval": [0, 9]}
-        values["paths"][f"seed{seed}/{FLOW.name}.stop.rule"] = {"rows": [row], "turns": [], "cosine": {"4": length}}
+        add_rule(values, seed, 0.7 + seed / 100, fid)
     found = Found(values)
     (few,) = ruled_few(found, FLOW, "cosine")
     assert (few.lengths, few.holds) == ({0: 0.7, 1: 0.71}, False)
@@ -151,8 +165,7 @@ def test_the_page_names_what_does_not_hold(tmp_path):
     results.write_text(json.dumps({"plan": plan, "machine": machine, **empty}))
     values = made_up([5.9, 6.1])
     for seed, fid in enumerate((5.9, 6.1)):
-        row = {"length": 0.7, "steps": 4, "gradients": 4, "fid": fid, "fid_interval": [0, 9]}
-        values["paths"][f"seed{seed}/{FLOW.name}.stop.rule"] = {"rows": [row], "turns": [], "cosine": {"4": 0.7}}
+        add_rule(values, seed, 0.7, fid)
     values["missing"] = ["tune/flow1.joint.raw", "seed0/flow1.joint.raw", "seed1/flow1.joint.raw", "seed1/bundle.wide"]
     fewer.write_text(json.dumps(values))
     command = ["--results", str(results), "--fewer", str(fewer), "--out", str(tmp_path)]
