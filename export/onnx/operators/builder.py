@@ -25,6 +25,10 @@ TYPES = {
 BATCH = "batch"
 
 
+# Constants of at most this many numbers are compared: biases of zeros, axes, shapes.
+_SMALL = 1 << 13
+
+
 class NoRuleError(Exception):
     """The table does not write an operator, or not with these arguments."""
 
@@ -65,7 +69,7 @@ class Builder:
         self.opset = opset
         self.nodes: list[ir.Node] = []
         self.initializers: dict[str, ir.Value] = {}
-        self._constants: dict[Any, ir.Value] = {}
+        self._constants: dict[Any, ir.Value] = {}  # by content, large ones by identity
         self._sizes: set[ir.Value] = set()  # sizes, int64 [1], which are no tensors of the traced graph
         self._names: dict[str, int] = {}
         self._written: dict[Any, Sequence[ir.Value]] = {}
@@ -97,20 +101,20 @@ class Builder:
         value.shape = ir.Shape([s if isinstance(s, int) else str(s).replace(self._symbol, BATCH) for s in like.shape])
 
     def weight(self, name: str, tensor: Tensor) -> ir.Value:
-        """Add a constant under a name of its own; its numbers are not copied."""
-        value = ir.Value(name=self.unique(name), const_value=TorchTensor(tensor, name))
-        self.describe(value, tensor)
-        assert value.name is not None
-        self.initializers[value.name] = value
-        return value
+        """Add a constant under a name of its own, or return an equal small one; its numbers are not copied."""
+        numbers = TorchTensor(tensor)
+        key = (tensor.dtype, tuple(tensor.shape), numbers.tobytes()) if tensor.numel() <= _SMALL else id(tensor)
+        if key not in self._constants:
+            numbers.name = self.unique(name)
+            value = ir.Value(name=numbers.name, const_value=numbers)
+            self.describe(value, tensor)
+            self.initializers[numbers.name] = value
+            self._constants[key] = value
+        return self._constants[key]
 
     def constant(self, numbers: Any, dtype: torch.dtype) -> ir.Value:
         """Return a small constant, a number or nested lists; equal ones are one."""
-        tensor = torch.tensor(numbers, dtype=dtype)
-        key = (dtype, repr(tensor.tolist()))
-        if key not in self._constants:
-            self._constants[key] = self.weight("constant", tensor)
-        return self._constants[key]
+        return self.weight("constant", torch.tensor(numbers, dtype=dtype))
 
     def whole(self, *numbers: int) -> ir.Value:
         """Return a constant, int64 [len(numbers)]: axes, shapes, limits."""

@@ -22,7 +22,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from jboost.export.graph import attach_objective, lower_precision, optimize, trace_trunk
 from jboost.export.onnx import lowering
 from jboost.export.onnx.lowering import to_onnx
-from jboost.export.onnx.operators import RULES, NoRuleError
+from jboost.export.onnx.operators import RULES, Builder, NoRuleError
 from jboost.export.onnx.translate import translate
 from jboost.export.onnx.verify import onnx_run
 
@@ -313,3 +313,16 @@ def test_networks_compute_what_torchs_exporter_writes(
     own, theirs = (onnx_run(tmp_path / file)[0](x, y) for file in ("own.onnx", "torch.onnx"))
     for got, want in zip(own, theirs, strict=True):
         assert np.abs(got - want).max() <= bound * np.abs(want).max()
+
+
+def test_equal_constants_are_one_and_names_do_not_mix_them_up() -> None:
+    b = Builder(20)
+    zeros = b.weight("a", torch.zeros(8))
+    assert b.weight("b", torch.zeros(8)) is zeros
+    assert b.weight("c", torch.zeros(8, dtype=torch.float16)) is not zeros
+    assert b.weight("d", torch.zeros(8, 1)) is not zeros
+    large, other = torch.ones(1 << 14), torch.zeros(1 << 14)
+    first, second = b.weight("e", large), b.weight("e", other)
+    assert b.weight("e", large) is first
+    assert first.name != second.name
+    assert not second.const_value.numpy().any()
