@@ -57,8 +57,8 @@ class RemoteError(Exception):
 def worker_count(weight_bytes: int, device: str) -> int:
     """The number of processes to compile in; 0: compile in this process.
 
-    One worker per core, and as many as the free memory holds beside this process. None for a GPU: Inductor times kernels there,
-    which must not disturb each other.
+    One worker per core but for this process's own, and as many as the free memory holds beside it. None for a GPU: Inductor
+    times kernels there, which must not disturb each other.
 
     Args:
         weight_bytes: the size of the network's weights.
@@ -68,8 +68,8 @@ def worker_count(weight_bytes: int, device: str) -> int:
     if device_kind(device) == "cuda" or sys.platform == "win32" or cores < 2:
         return 0
     free = available_memory()
-    fit = cores if free is None else free // (_BASE + _PER_WEIGHT * weight_bytes) - 1
-    return max(0, min(cores, fit))
+    fit = cores - 1 if free is None else free // (_BASE + _PER_WEIGHT * weight_bytes) - 1
+    return max(0, min(cores - 1, fit))
 
 
 class Workers:
