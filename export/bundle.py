@@ -59,6 +59,7 @@ def export_bundle(
     updates: tuple[str, ...] = (),
     trust_code: bool = False,
     on_stage: Callable[[str], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Exported:
     """Write a verified bundle.
 
@@ -83,6 +84,7 @@ def export_bundle(
         updates: further updates to compile steps for, see `jboost.engine.method.plugins.find_update_name`.
         trust_code: run the files that `objectives` and `updates` name, whoever wrote them.
         on_stage: called with a line of progress at each stage.
+        on_progress: called with the number of finished stages and of all stages whenever one ends.
 
     Raises:
         BadInputError: the input, an option or the output folder cannot be used, or another process exports to it; nothing
@@ -158,6 +160,7 @@ def export_bundle(
                     batch_size=batch_size,
                     device=device,
                     say=say,
+                    on_progress=on_progress or (lambda done, total: None),
                 )
                 # Before the bundle gets its name: no bundle of the user's own is ever without trust.
                 notes = _trust(Bundle(aside), out)

@@ -25,6 +25,7 @@ from .compiled.writing import PackageWriter
 from .forward import FORWARD_ATOL, FORWARD_RTOL, save_forward_program, verify_forward_program
 from .onnx.graphs import write_gradients
 from .request import ExportRequest
+from .stages import Stages, graph_stages, package_stages
 from .trt.plans import write_plans
 from .trt.targets import Target
 
@@ -44,6 +45,7 @@ def write_artefacts(
     batch_size: int | None,
     device: str,
     say: Callable[[str], None],
+    on_progress: Callable[[int, int], None],
 ) -> dict[str, float]:
     """Write and verify every requested file in `folder`; the manifest comes last.
 
@@ -59,6 +61,7 @@ def write_artefacts(
         batch_size: batch size of packages and plans; None for the device's default.
         device: torch device string to compile packages for.
         say: called with a line of progress at each stage.
+        on_progress: called with the number of finished stages and of all stages whenever one ends.
 
     Returns:
         Manifest name -> seconds.
@@ -68,6 +71,7 @@ def write_artefacts(
         FailureError: an artefact does not match the model.
         OSError: a file cannot be written.
     """
+    stages = Stages(_stage_count(request, formats, onnx_dtypes, targets), say, on_progress)
     count = worker_count(_weight_bytes(loaded.model), device) if "compile" in formats else 0
     with Workers(count) as workers:
         return _write(
@@ -82,8 +86,22 @@ def write_artefacts(
             batch_size=batch_size,
             device=device,
             workers=workers,
-            say=say,
+            stages=stages,
         )
+
+
+def _stage_count(
+    request: ExportRequest, formats: tuple[str, ...], onnx_dtypes: tuple[str, ...], targets: tuple[Target, ...]
+) -> int:
+    """Weights, forward program and timings, and the stages of each format."""
+    as_onnx = replace(request, dtypes=onnx_dtypes)
+    return (
+        2
+        + bool(formats)
+        + ("onnx" in formats) * graph_stages(as_onnx)
+        + ("trt" in formats) * len(targets) * graph_stages(as_onnx)
+        + ("compile" in formats) * package_stages(request)
+    )
 
 
 def _weight_bytes(model: nn.Module) -> int:
@@ -103,9 +121,9 @@ def _write(
     batch_size: int | None,
     device: str,
     workers: Workers,
-    say: Callable[[str], None],
+    stages: Stages,
 ) -> dict[str, float]:
-    info, model, sizes = loaded.info, loaded.model, request.resolutions
+    info, model, sizes, say = loaded.info, loaded.model, request.resolutions, stages.say
     seconds: dict[str, float] = {}
     artefacts: dict[str, Artefact] = {}
 
@@ -117,8 +135,9 @@ def _write(
     (folder / "model.safetensors").write_bytes(save(state))
     artefacts["weights"] = artefact_of(folder, "model.safetensors")
     seconds["weights"] = perf_counter() - start
+    stages.end()
 
-    common: dict[str, Any] = {"in_channels": info.in_channels, "l0": l0, "say": say}
+    common: dict[str, Any] = {"in_channels": info.in_channels, "l0": l0}
     here, on_gpu = batch_size or default_batch(device), batch_size or default_batch("cuda")
 
     start = perf_counter()
@@ -128,7 +147,9 @@ def _write(
 
     packages = None
     if "compile" in formats:  # early, because the workers need nothing of what follows
-        packages = PackageWriter(folder, model, request, batch_size=here, device=device, workers=workers, **common)
+        packages = PackageWriter(
+            folder, model, request, batch_size=here, device=device, workers=workers, stages=stages, **common
+        )
         packages.begin()
 
     start = perf_counter()
@@ -143,16 +164,20 @@ def _write(
     )
     artefacts["forward"] = artefact_of(folder, "forward.pt2", errors=errors)
     seconds["forward"] += perf_counter() - start
+    stages.end()
 
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     # Metadata for a graph that travels without its manifest. Nothing here may change from run to run.
     metadata = {"architecture": info.arch, "checkpoint_sha256": loaded.sha256, "jboost": versions["jboost"]}
     graphs: dict[str, tuple[Artefact, float]] = {}
     if "onnx" in formats:
-        graphs |= write_gradients(folder, model, replace(request, dtypes=onnx_dtypes), metadata=metadata, **common)
+        as_onnx = replace(request, dtypes=onnx_dtypes)
+        with stages.several(graph_stages(as_onnx)) as begin:
+            graphs |= write_gradients(folder, model, as_onnx, metadata=metadata, say=begin, **common)
     if "trt" in formats:
         plans, onnx = replace(request, dtypes=onnx_dtypes), {name: artefact for name, (artefact, _) in graphs.items()}
-        graphs |= write_plans(folder, model, plans, onnx, targets=targets, batch_size=on_gpu, **common)
+        with stages.several(len(targets) * graph_stages(plans)) as begin:
+            graphs |= write_plans(folder, model, plans, onnx, targets=targets, batch_size=on_gpu, say=begin, **common)
     if packages is not None:
         graphs |= packages.finish()
     artefacts |= {name: artefact for name, (artefact, _) in graphs.items()}
@@ -176,6 +201,7 @@ def _write(
         say("timing the engines")
         config = replace(config, timings=_timings(Bundle(folder, trust_code=True), request, here))
         (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
+        stages.end()
     return seconds
 
 

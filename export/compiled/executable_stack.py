@@ -13,7 +13,7 @@ _ELF_64_LITTLE_ENDIAN = b"\x7fELF\x02\x01"
 _PT_GNU_STACK, _EXECUTABLE = 0x6474E551, 1
 
 
-def without_executable_stack(library: bytes) -> bytes:
+def without_executable_stack(library: bytes) -> bytes | bytearray:
     """Return an ELF library whose program header asks for a stack that is not executable; other files as they are."""
     if not library.startswith(_ELF_64_LITTLE_ENDIAN):
         return library
@@ -24,4 +24,4 @@ def without_executable_stack(library: bytes) -> bytes:
         kind, flags = struct.unpack_from("<II", content, header)
         if kind == _PT_GNU_STACK:
             struct.pack_into("<I", content, header + 4, flags & ~_EXECUTABLE)
-    return bytes(content)
+    return content  # no further copy: a library holds the weights

@@ -14,6 +14,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, NoReturn
 
+from jboost.engine.system.memory import give_back_memory
+
 _PATIENCE = 5.0  # seconds for temporary folders to be removed
 
 
@@ -82,6 +84,7 @@ def main() -> None:
         busy.clear()
         answers.write(json.dumps(said) + "\n")
         answers.flush()
+        give_back_memory()  # a worker stays while the export goes on
 
 
 if __name__ == "__main__":

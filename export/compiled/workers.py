@@ -57,8 +57,8 @@ class RemoteError(Exception):
 def worker_count(weight_bytes: int, device: str) -> int:
     """The number of processes to compile in; 0: compile in this process.
 
-    One worker per core, and as many as the free memory holds beside this process. None for a GPU: Inductor times kernels there,
-    which must not disturb each other.
+    One worker per core but for this process's own, and as many as the free memory holds beside it. None for a GPU: Inductor
+    times kernels there, which must not disturb each other.
 
     Args:
         weight_bytes: the size of the network's weights.
@@ -68,8 +68,8 @@ def worker_count(weight_bytes: int, device: str) -> int:
     if device_kind(device) == "cuda" or sys.platform == "win32" or cores < 2:
         return 0
     free = available_memory()
-    fit = cores if free is None else free // (_BASE + _PER_WEIGHT * weight_bytes) - 1
-    return max(0, min(cores, fit))
+    fit = cores - 1 if free is None else free // (_BASE + _PER_WEIGHT * weight_bytes) - 1
+    return max(0, min(cores - 1, fit))
 
 
 class Workers:
@@ -84,7 +84,9 @@ class Workers:
         self._pool = ThreadPoolExecutor(max(count, 1), thread_name_prefix="jboost-compile")
         self._own = threading.local()
         self._started: list[subprocess.Popen[str]] = []
-        self._closed = False
+        self._idle: list[subprocess.Popen[str]] = []
+        self._waiting = 0  # jobs that no worker has begun
+        self._last = self._closed = False
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -127,15 +129,28 @@ class Workers:
         options = {"update_kind": update_kind, "batch_size": batch_size, "shape": shape, "device": device}
         return self._submit("step", f"the step of {update_kind}", **options)
 
+    def no_more(self) -> None:
+        """End each worker as soon as no job is left for it: an idle one keeps its memory."""
+        with self._lock:
+            self._last = True
+            for process in self._idle:
+                _close(process)
+
     def _submit(self, do: str, what: str, **options: Any) -> Future[Done]:
+        with self._lock:
+            self._waiting += 1
         return self._pool.submit(self._run, {"do": do, "with": options, "threads": torch.get_num_threads()}, what)
 
     def _run(self, job: dict[str, Any], what: str) -> Done:
+        with self._lock:
+            self._waiting -= 1
         process: subprocess.Popen[str] | None = getattr(self._own, "process", None)
         if process is None:
             process = self._own.process = self._start()
         assert process.stdin is not None
         assert process.stdout is not None
+        with self._lock, suppress(ValueError):
+            self._idle.remove(process)
         with suppress(BrokenPipeError):
             process.stdin.write(json.dumps(job) + "\n")
             process.stdin.flush()
@@ -143,6 +158,10 @@ class Workers:
         if not line:
             self._own.process = None
             raise FailureError(f"{what} could not be compiled: {_death(process.wait())}")
+        with self._lock:
+            self._idle.append(process)
+            if self._last and not self._waiting:
+                _close(process)
         answer = json.loads(line)
         if "error" in answer:
             raise _error(answer) from RemoteError(answer["traceback"])
@@ -169,11 +188,16 @@ def _now(work: Callable[[], dict[str, Any] | None]) -> Future[Done]:
     return done
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    """End a worker and what it started: in order if it can, else at once."""
+def _close(process: subprocess.Popen[str]) -> None:
+    """Ask a worker to end: an idle one does, a busy one ends its compilers first."""
     assert process.stdin is not None
     with suppress(OSError):
-        process.stdin.close()  # an idle worker ends by itself; a busy one ends its compilers
+        process.stdin.close()
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a worker and what it started: in order if it can, else at once."""
+    _close(process)
     try:
         process.wait(_PATIENCE)
     except subprocess.TimeoutExpired:

@@ -18,6 +18,7 @@ from jboost.engine.bundle import Artefact, artefact_of
 from jboost.engine.method.updates import MOVES
 from jboost.engine.system.devices import device_kind
 from jboost.export.request import ExportRequest
+from jboost.export.stages import Stages
 from jboost.export.verification.gradient import tolerance
 
 from .packages import Compiler
@@ -55,7 +56,7 @@ class PackageWriter:
         l0: mean realness of real images; becomes a constant of the packages whose objective needs it.
         device: torch device string to compile for.
         workers: where to compile.
-        say: called with a line of progress before each compilation and, with workers, before each verification.
+        stages: told of each compilation, verification and finished package.
     """
 
     def __init__(
@@ -69,9 +70,9 @@ class PackageWriter:
         l0: float | None,
         device: str,
         workers: Workers,
-        say: Callable[[str], None],
+        stages: Stages,
     ):
-        self._folder, self._model, self._l0, self._say = folder, model, l0, say
+        self._folder, self._model, self._l0, self._stages = folder, model, l0, stages
         self._batch_size, self._device, self._workers = batch_size, device, workers
         self._packages: list[_Package] = []
         self._steps: list[_Package] = []
@@ -105,11 +106,11 @@ class PackageWriter:
                 self._start(package)
             assert package.compiled is not None
             if self._workers.count:
-                self._say(f"waiting for {package.what}")
+                self._stages.say(f"waiting for {package.what}")
             done = package.compiled.result()
             self._fill()
             if self._workers.count and package not in self._steps:
-                self._say(f"verifying {package.what}")
+                self._stages.say(f"verifying {package.what}")
             start = perf_counter()
             errors = package.finish(self._folder / FOLDER / package.file, done)
             entry = artefact_of(
@@ -122,6 +123,7 @@ class PackageWriter:
             )
             seconds = package.seconds + done.seconds + perf_counter() - start
             written[package.name] = entry, seconds
+            self._stages.end()
         return written
 
     def _fill(self) -> None:
@@ -131,9 +133,11 @@ class PackageWriter:
             under_way = sum(p.compiled is not None and not p.compiled.done() for p in programs)
             if package.compiled is None and under_way <= self._workers.count:
                 self._start(package)
+        if all(package.compiled is not None for package in self._packages):
+            self._workers.no_more()
 
     def _start(self, package: _Package) -> None:
-        self._say(f"compiling {package.what}, batch {self._batch_size}")
+        self._stages.say(f"compiling {package.what}, batch {self._batch_size}")
         start = perf_counter()
         package.compiled = package.start(self._folder / FOLDER / package.file)
         if self._workers.count:  # without, compiling is part of it

@@ -11,8 +11,9 @@ from . import options, read_options
 from .early import check_early
 from .options import Debug, split_names, split_numbers
 from .paths import check_paths
+from .progress import StageBar
 from .tables import print_columns
-from .terminal import console, print_line
+from .terminal import print_line
 
 if TYPE_CHECKING:
     from jboost.export.bundle import Exported
@@ -154,9 +155,7 @@ def export(
         raise typer.BadParameter("--license and --private describe a repository; name it with --push user/repo")
     from jboost.export.bundle import export_bundle
 
-    notes = console(stderr=True)
-    with notes.status("") as status:
-        on_stage = notes.print if debug else status.update  # with --debug each stage keeps its line
+    with StageBar(lines=debug) as bar:
         made = export_bundle(
             ckpt,
             output,
@@ -178,8 +177,10 @@ def export(
             atol=atol,
             rtol=rtol,
             device=device,
-            on_stage=on_stage,
+            on_stage=bar.say,
+            on_progress=bar.move,
         )
+    notes = bar.console
     for note in made.notes:
         notes.print(note, style="dim")
     _show(made)

@@ -9,6 +9,47 @@ from jboost.engine.errors import printable
 from .terminal import console, is_terminal
 
 
+class StageBar:
+    """One bar over the stages of a command: how many are done, which one is under way, and the time so far.
+
+    Args:
+        lines: print each stage as a line that stays, instead of the bar. Without a terminal there is no bar either.
+    """
+
+    def __init__(self, *, lines: bool = False) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self.console = console(stderr=True)
+        self._bar = Progress(
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False),
+            console=self.console,
+            transient=True,
+            disable=lines or not is_terminal(sys.stderr),
+        )
+        self._lines = lines
+        self._task = self._bar.add_task("", total=None)
+
+    def __enter__(self) -> StageBar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.stop()
+
+    def say(self, stage: str) -> None:
+        """Show the stage that begins."""
+        if self._lines:
+            self.console.print(stage)
+        self._bar.update(self._task, description=printable(stage))
+
+    def move(self, done: int, total: int) -> None:
+        """Show that `done` of `total` stages are finished."""
+        self._bar.update(self._task, completed=done, total=total)
+
+
 class Bars:
     """A progress bar for each part of the work; shown only if stderr is a terminal."""
 

@@ -13,6 +13,7 @@ import typer
 from jboost.engine.system.replacing import replacing
 
 from . import options
+from .early import check_early
 from .options import Debug, split_numbers
 from .paths import check_paths, if_path
 from .tables import print_columns
@@ -292,12 +293,28 @@ def _floats(text: str | None, option: str) -> tuple[float, ...] | None:
         raise BadInputError(f"{option} takes numbers separated by commas, e.g. 2,1; got {text!r}") from None
 
 
+def _check_early(flags: Mapping[str, Any], out: Path, file: Path | None, preset: str | None) -> None:
+    """Refuse what can be refused without torch, which takes seconds to import, in the words of the code that comes later."""
+    from jboost.engine.errors import BadInputError
+    from jboost.trainer.presets import find_preset
+
+    find_preset(preset)
+    if (device := flags["device"]) not in (None, "auto", "cpu", "cuda"):
+        raise BadInputError(f"--device must be 'auto', 'cpu' or 'cuda', got {device!r}")
+    if file is None and not out.exists():  # else a configuration may name the sets
+        for field in ("real", "generated"):
+            if not flags[field]:
+                raise BadInputError(f"no {field} images are given; give --{field} PATH")
+    check_early(samples=[Path(path) for path in flags["generated"] or ()])
+
+
 def _run(
     flags: Mapping[str, Any], out: Path, file: Path | None, preset: str | None, *, resume: bool, trust_code: bool
 ) -> None:
     from jboost.engine.errors import BadInputError
 
     check_paths(inputs={"--config": file}, folders={"-o": out}, replaced=False)
+    _check_early(flags, out, file, preset)
     try:
         import accelerate  # noqa: F401
         import pydantic  # noqa: F401
