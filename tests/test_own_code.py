@@ -151,7 +151,9 @@ def test_a_changed_function_is_not_served_the_old_graph(exported, site, work, sa
     assert "(it has margin@" in done.stderr
 
 
-def test_a_file_needs_trust_and_loses_it_when_its_text_changes(exported, work, samples, monkeypatch) -> None:
+def test_a_file_needs_trust_and_loses_it_when_its_text_changes(
+    exported, work, checkpoint, samples, monkeypatch
+) -> None:
     monkeypatch.setenv("JBOOST_TRUST", str(work / "trusted"))
     run = command(work, None)
     base = [
@@ -183,7 +185,9 @@ def test_a_file_needs_trust_and_loses_it_when_its_text_changes(exported, work, s
         done = run(
             "export",
             "--ckpt",
-            work / "none.pt",
+            checkpoint,
+            "-o",
+            work / "refused",
             option,
             f"{'loss.py:hinge' if option == '--objective' else 'update.py:SignDescent'}",
         )
