@@ -131,7 +131,8 @@ def test_a_file_outside_the_bundle_is_not_read(bundle) -> None:
 
 
 def test_real_samples_are_opened_before_the_checkpoint(tmp_path) -> None:
+    (tmp_path / "damaged.pt").write_bytes(b"no checkpoint")  # reading it would fail, and a whole one takes long
     with pytest.raises(BadInputError, match=r"none\.npz"):
-        export_bundle(tmp_path / "none.pt", tmp_path / "b", real=tmp_path / "none.npz")
+        export_bundle(tmp_path / "damaged.pt", tmp_path / "b", real=tmp_path / "none.npz")
     with pytest.raises(BadInputError):
         open_samples(tmp_path / "none.npz")
