@@ -13,6 +13,7 @@ Importing jboost loads neither numpy nor a backend; each is loaded on first use.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from .boosted import Boosted
     from .booster import Booster
     from .one_line import boost, boost_iter
+
+# ONNX Runtime 1.29 and later report each session to Microsoft by default. They read this when they are imported, which is after
+# this line, whichever part of the package needs them. A value that the user has set stays.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "PGD", "SGLD", "BadInputError", "Boosted", "Booster", "FailureError", "JboostError", "boost", "boost_iter", "diffusers", "load",

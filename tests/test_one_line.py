@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -192,3 +193,21 @@ def test_a_pipeline_s_output_without_images_is_refused(bundle) -> None:
         ):
             with pytest.raises(jboost.BadInputError, match=message):
                 boost(output)
+
+
+@pytest.mark.parametrize("stated", [None, "0"])
+def test_onnx_runtime_reports_nothing_unless_the_user_says_so(stated) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment |= {} if stated is None else {"ORT_DISABLE_TELEMETRY": stated}
+    code = (
+        "import builtins, os; seen = []; real = builtins.__import__\n"
+        "def spy(name, *rest):\n"
+        "    name.startswith('onnxruntime') and seen.append(os.environ.get('ORT_DISABLE_TELEMETRY'))\n"
+        "    return real(name, *rest)\n"
+        "builtins.__import__ = spy\n"
+        "import jboost.engine.backends.onnx.session; print(seen[0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True, timeout=60
+    )
+    assert done.stdout.strip() == (stated or "1")
