@@ -14,9 +14,9 @@ from variants import SOURCES
 
 _RULES = (
     "PGD `joint` with early stopping, as `jboost boost` does it by default. Few steps *hold* if, in every seed, their FID is "
-    "not above the 95% bootstrap interval of many steps, and recall and coverage are not below theirs. Many steps are the best "
-    "of 15 or 20 short ones and the paper's preset for such a generator (table 5: 35 or 25 x 0.1), whichever is stricter. "
-    "Three ways to choose the length:\n\n"
+    "not above the 95% bootstrap interval of many steps, and recall and coverage are not below the 95% intervals of theirs. Many "
+    "steps are the best of 15 or 20 short ones and the paper's preset for such a generator (table 5: 35 or 25 x 0.1), "
+    "whichever is stricter. Three ways to choose the length:\n\n"
     "- *tuned*: as in the tables above;\n"
     "- *cosine*: the length at which the gradients before and after the first step have a median cosine of 1 - 2/(3N), for N "
     "steps;\n"
@@ -91,16 +91,21 @@ def _shown(pictures: Mapping[str, str], key: str, title: str) -> list[str]:
 
 
 def _missing(names: Sequence[str]) -> list[str]:
-    """What was planned and not run, with the seeds."""
+    """What was planned and not run, by method and setting, with the seeds."""
     seeds: dict[str, list[str]] = {}
     for name in names:
         seed, _, path = name.rpartition("/")
-        if seed.startswith("seed") and path.rpartition(".")[2] in METHODS:
+        if seed.startswith("seed"):
             seeds.setdefault(path, []).append(seed.removeprefix("seed"))
-    if not seeds:
-        return []
-    said = ", ".join(f"{path} (seed {', '.join(of)})" for path, of in sorted(seeds.items()))
-    return [f"Planned and not run: {said}."]
+    rows = []
+    for method in METHODS.values():
+        said = [
+            f"{title_of(setting)} (seed {', '.join(sorted(of))})"
+            for setting in SETTINGS
+            if (of := seeds.get(f"{setting.name}.{method.name}"))
+        ]
+        rows += [f"- {method.what}: {'; '.join(said)}"] if said else []
+    return ["Planned and not run:\n\n" + "\n".join(rows)] if rows else []
 
 
 def _measured(found: Found, setting: Setting, method: str) -> bool:

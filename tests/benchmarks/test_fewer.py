@@ -176,6 +176,6 @@ def test_the_page_names_what_does_not_hold(tmp_path):
     assert "4 x 0.8: FID in seed 1" in text
     assert "- 4 steps hold in 0 of 1 settings, not in: flow, 1 step; joint." in text
     assert "6.00 ± 0.14 (x 0.8)" in text
-    assert "Planned and not run: flow1.joint.raw (seed 0, 1)." in text
+    assert "Planned and not run:\n\n- raw gradient of `logit`: flow, 1 step; joint (seed 0, 1)\n" in text
     assert "quality_fewer.png" in text
     assert 0 < (tmp_path / "quality_fewer.png").stat().st_size < 150_000
