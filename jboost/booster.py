@@ -17,7 +17,7 @@ from jboost.engine.errors import BadInputError
 from jboost.engine.loop.pipeline import Reader
 from jboost.engine.loop.run import ProgressCallback
 from jboost.engine.loop.runner import Runner
-from jboost.engine.method.auto_step import find_aim
+from jboost.engine.method.auto_step import check_not_auto, find_aim
 from jboost.engine.method.labels import check_not_debiased
 from jboost.engine.method.plugins import find_objective
 from jboost.engine.method.rounding import NEAREST
@@ -182,6 +182,8 @@ class Booster(FileBooster):
         ordered: bool = True,
         rounding: str = NEAREST,
         labels: str | None = None,
+        step_size: str | None = None,
+        first_step: float | None = None,
     ) -> Iterator[Any]:
         """Boost a stream of images; images of later chunks enter as earlier ones leave, so the slots stay full.
 
@@ -200,6 +202,7 @@ class Booster(FileBooster):
             ordered: yield in the stream's order; False: yield (position, image) as images finish.
             rounding: as for `boost`.
             labels: ``"given"``: every chunk must have labels; ``"predicted"``: none are used; None: those given, else predictions.
+            step_size, first_step: None; ``"auto"`` is refused with the way to a number, since a stream has no images to probe.
 
         Yields:
             One image after another, each of its chunk's kind: an array [H, W, C], a tensor, a PIL image.
@@ -208,6 +211,7 @@ class Booster(FileBooster):
             BadInputError: the options cannot be used; or, while iterating, a chunk cannot, or another run of this `Booster` is
                 under way. An error of `chunks` passes through.
         """
+        check_not_auto(update or PGD(), step_size, first_step)
         settings = self.settings(
             update, objective=objective, l0=l0, early_stop=early_stop, seed=seed, preset=preset, rounding=rounding,
             labels=labels,

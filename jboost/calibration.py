@@ -30,6 +30,8 @@ from jboost.probing import Numpy, Probed, Start, cosines, gradient_norms, starts
 
 # Shorter gradients are rounding errors: a step size for them would be no number.
 _TINY = 1e-25
+# Steps above which the cosine that is asked for is hard to reach for any model.
+_MANY = 20
 
 _log = logging.getLogger("jboost")
 
@@ -158,19 +160,26 @@ def _by_straightness(runner: Runner, settings: Settings, probe: _Measured) -> tu
         found = found[np.isfinite(found)]
         return float(np.median(found)) if len(found) else 0.0
 
-    length = straight_length(cosine, straightness)
+    length, reached = straight_length(cosine, straightness)
     if not 0 < length < math.inf:
-        bent = (
-            f"keeps its direction over steps of {in_levels(LENGTHS[-1])} (RMS), so it bounds no length"
-            if length
-            else f"turns within a step of {in_levels(LENGTHS[0])} (RMS), so no step can follow it; is the model robust?"
-        )
-        raise FailureError(
-            f"--step-size auto: the gradient of objective {settings.objective} {bent}{';' if length else ''} give a number, such "
-            f"as --step-size {type(update).step_size:g}"
-        )
-    step_size = rounded(size_of(length))
-    return step_size, (
-        f"a step of {length:.2g} grey levels (RMS), over which the gradient's direction keeps a cosine of {straightness:g} "
-        f"(median of {int(probe.counted.sum()):,} images)"
+        raise FailureError(f"--step-size auto: {_no_length(settings, length)}")
+    count = int(probe.counted.sum())
+    return rounded(size_of(length)), (
+        f"a step of {length:.2g} grey levels (RMS), over which the gradient's direction keeps a cosine of {reached:.3g} "
+        f"(median of {count:,} image{'' if count == 1 else 's'}; {straightness:g} for {update.steps} steps)"
     )
+
+
+def _no_length(settings: Settings, length: float) -> str:
+    """Why no length of a step has the cosine, and what to do."""
+    update, gradient = settings.update, f"the gradient of objective {settings.objective}"
+    number = f"give a number, such as --step-size {type(update).step_size:g}"
+    if length:
+        return f"{gradient} keeps its direction over steps of {in_levels(LENGTHS[-1])} (RMS), so it bounds no length; {number}"
+    turns = (
+        f"{gradient} turns within a step of {in_levels(LENGTHS[0])} (RMS) by more than {update.steps} steps may, to a cosine below "
+        f"{settings.straightness:g}"
+    )
+    if update.steps > _MANY:
+        return f"{turns}; take fewer steps, such as --steps 4, or {number}"
+    return f"{turns}; is the model robust? To go on, {number}"

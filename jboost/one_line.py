@@ -10,7 +10,7 @@ from typing import Any
 
 from jboost.booster import Booster
 from jboost.engine.errors import BadInputError
-from jboost.engine.method.auto_step import AUTO, find_aim, for_a_stream
+from jboost.engine.method.auto_step import check_not_auto
 from jboost.engine.method.plugins import find_update_name
 from jboost.engine.method.settings import find_preset, make_update
 from jboost.engine.method.updates import Update
@@ -77,11 +77,7 @@ def boost_iter(
         BadInputError, TypeError: as for `boost`; options are checked now, chunks when they are read.
     """
     opening, run = sorted_options(options)
-    update, step_size, first_step = run["update"], run.pop("step_size", None), run.pop("first_step", None)
-    if step_size is not None or first_step is not None:
-        find_aim(update, step_size or AUTO, first_step)  # what no set would take either is refused as such
-        remedy = for_a_stream(type(update), vars(update), first_step)
-        raise BadInputError(f'a stream has no images to set step_size="auto" by; {remedy}')
+    check_not_auto(run["update"], run.pop("step_size", None), run.pop("first_step", None))
 
     def stream() -> Iterator[Any]:
         with _opened(bundle, opening) as booster:

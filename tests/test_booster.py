@@ -15,6 +15,7 @@ import jboost
 from jboost.engine.backends.eager.runner import EagerRunner
 from jboost.engine.backends.request import RunRequest
 from jboost.engine.bundle import Bundle
+from jboost.engine.errors import BadInputError
 from jboost.engine.method.objectives import OBJECTIVES
 from jboost.engine.method.settings import Settings
 from jboost.engine.results.identity import run_identity
@@ -328,3 +329,16 @@ def test_without_a_ball_and_within_a_wide_one_the_bytes_are_the_same(booster, im
     free = booster.boost(images, labels, jboost.PGD(2, 0.3), early_stop=False).images
     wide = booster.boost(images, labels, jboost.PGD(2, 0.3, eps=50.0), early_stop=False).images
     np.testing.assert_array_equal(free, wide)
+
+
+def test_auto_stands_beside_the_update_and_a_stream_is_told_how_to_get_a_number(booster, images) -> None:
+    with pytest.raises(BadInputError, match="step size must be a number, got 'auto'; pass step_size=\"auto\" beside"):
+        jboost.PGD(steps=4, step_size="auto")  # type: ignore[arg-type]
+    with pytest.raises(
+        BadInputError, match=r'a stream has no images .* PGD\(steps=4\), step_size="auto"\), and give the st'
+    ):
+        booster.boost_iter([images], jboost.PGD(steps=4), step_size="auto")
+    size = booster.boost(images, None, jboost.PGD(steps=4), step_size="auto").summary.step_size
+    streamed = list(booster.boost_iter([images], jboost.PGD(steps=4, step_size=size)))
+    assert np.array_equal(streamed, booster.boost(images, None, jboost.PGD(steps=4), step_size="auto").images)
+    assert jboost.PGD(steps=np.int64(4), step_size=np.float32(0.5)).step_size == 0.5

@@ -33,6 +33,10 @@ LENGTHS = tuple(2 ** (half / 2) for half in range(-8, 13))
 _DIGITS = 3
 # Less is no bend but rounding.
 _STRAIGHT = 1e-7
+# The share of a bend that it may be missed by, and how often the length is refined for it.
+_CLOSE, _REFINEMENTS = 0.02, 5
+#: The most cosines that `straight_length` asks for.
+MOST_COSINES = len(LENGTHS).bit_length() + _REFINEMENTS
 
 
 class Aim(NamedTuple):
@@ -110,32 +114,49 @@ def rounded(number: float) -> float:
     return float(f"{number:.{_DIGITS}g}")
 
 
-def straight_length(cosine: Callable[[float], float], straightness: float) -> float:
+class Straight(NamedTuple):
+    """The length of a step in grey levels, and the cosine that was measured there."""
+
+    length: float
+    cosine: float
+
+
+def straight_length(cosine: Callable[[float], float], straightness: float) -> Straight:
     """The length of a step, in grey levels, over which the gradient's direction keeps a cosine.
 
-    It bisects `LENGTHS` and interpolates between the two neighbours, so it asks for at most five cosines.
+    It bisects `LENGTHS`, then interpolates between two neighbours until the cosine there is close enough. So it asks for at most
+    `MOST_COSINES`.
 
     Args:
         cosine: the cosine after a step of a length; it falls as steps grow.
         straightness: the cosine to reach, below 1.
 
     Returns:
-        The length; 0 if the shortest of `LENGTHS` already turns the gradient further, infinity if the longest does not.
+        The length, with its cosine; a length of 0 if the shortest of `LENGTHS` already turns the gradient further, of infinity if
+        the longest does not.
     """
-    bends: dict[float, float] = {}
+    found: dict[float, float] = {}
+    want = 1 - straightness
 
     def bend(length: float) -> float:
-        bends[length] = max(1 - cosine(length), _STRAIGHT)
-        return bends[length]
+        found[length] = cosine(length)
+        return max(1 - found[length], _STRAIGHT)
 
-    want = 1 - straightness
     at = bisect_left(LENGTHS, want, key=bend)
     if at in (0, len(LENGTHS)):
-        return math.inf if at else 0.0
+        return Straight(math.inf if at else 0.0, math.nan)
     shorter, longer = LENGTHS[at - 1], LENGTHS[at]
-    # Between neighbours a bend grows as a power of the length.
-    share = math.log(want / bends[shorter]) / math.log(bends[longer] / bends[shorter])
-    return float(shorter * (longer / shorter) ** share)
+    for refined in range(_REFINEMENTS):
+        bends = [max(1 - found[length], _STRAIGHT) for length in (shorter, longer)]
+        # Between neighbours a bend grows as a power of the length, as a rule; where it does not, halving helps.
+        share = 0.5 if refined % 2 else math.log(want / bends[0]) / math.log(bends[1] / bends[0])
+        length = float(shorter * (longer / shorter) ** share)
+        got = bend(length)
+        if abs(got - want) <= _CLOSE * want:
+            return Straight(length, found[length])
+        shorter, longer = (length, longer) if got < want else (shorter, length)
+    nearest = min(shorter, longer, key=lambda length: abs(1 - found[length] - want))
+    return Straight(nearest, found[nearest])
 
 
 def in_levels(length: float) -> str:
@@ -174,3 +195,16 @@ def for_a_stream(update: type[Update], values: Mapping[str, Any], first_step: fl
         f"boost some of its images first, with jboost.load(...).boost(images, labels, {update.__name__}({', '.join(told)}), "
         f'step_size="auto"{length}), and give the stream that step_size: result.summary.step_size'
     )
+
+
+def check_not_auto(update: Update, step_size: str | None, first_step: float | None) -> None:
+    """Refuse ``auto`` for a stream.
+
+    Raises:
+        BadInputError: it is asked for, or something that no set would take either.
+    """
+    if step_size is None and first_step is None:
+        return
+    find_aim(update, step_size or AUTO, first_step)
+    remedy = for_a_stream(type(update), vars(update), first_step)
+    raise BadInputError(f'a stream has no images to set step_size="auto" by; {remedy}')

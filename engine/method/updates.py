@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
+from numbers import Real
 from types import MappingProxyType, NoneType
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
@@ -313,7 +314,8 @@ def find_update(name: str) -> type[Update]:
 
 
 def _check(name: str, value: Any, field: Field) -> None:
-    option, name = field.option, name.replace("_", " ")
+    option, auto = field.option, (name, value) == ("step_size", "auto")
+    name = name.replace("_", " ")
     if value is None and field.default is None:
         return
     if option.choices:
@@ -322,6 +324,9 @@ def _check(name: str, value: Any, field: Field) -> None:
         return
     if field.type not in (int, float):
         return
+    if isinstance(value, bool) or not isinstance(value, Real):
+        hint = '; pass step_size="auto" beside the update, not to it' if auto else ""
+        raise BadInputError(f"{name} must be a number, got {value!r}{hint}")
     least = -math.inf if option.least is None else option.least
     if not math.isfinite(value) or value < least or (option.exclusive and value == least):
         limit = "" if option.least is None else f" {'above' if option.exclusive else 'of at least'} {least:g}"
