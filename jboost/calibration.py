@@ -166,7 +166,7 @@ def _by_straightness(runner: Runner, settings: Settings, probe: _Measured) -> tu
     count = int(probe.counted.sum())
     return rounded(size_of(length)), (
         f"a step of {length:.2g} grey levels (RMS), over which the gradient's direction keeps a cosine of {reached:.3g} "
-        f"(median of {count:,} image{'' if count == 1 else 's'}; {straightness:g} for {update.steps} steps)"
+        f"(median of {count:,} image{'' if count == 1 else 's'}; {straightness:g} for {update.steps} step{'' if update.steps == 1 else 's'})"
     )
 
 
