@@ -163,11 +163,14 @@ def _by_straightness(runner: Runner, settings: Settings, probe: _Measured) -> tu
     length, reached = straight_length(cosine, straightness)
     if not 0 < length < math.inf:
         raise FailureError(f"--step-size auto: {_no_length(settings, length)}")
-    count = int(probe.counted.sum())
     return rounded(size_of(length)), (
         f"a step of {length:.2g} grey levels (RMS), over which the gradient's direction keeps a cosine of {reached:.3g} "
-        f"(median of {count:,} image{'' if count == 1 else 's'}; {straightness:g} for {update.steps} step{'' if update.steps == 1 else 's'})"
+        f"(median of {_counted(int(probe.counted.sum()), 'image')}; {straightness:g} for {_counted(update.steps, 'step')})"
     )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _no_length(settings: Settings, length: float) -> str:
