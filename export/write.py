@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import torch
 from safetensors.torch import save
 from torch import nn
 
@@ -73,21 +75,58 @@ def write_artefacts(
     """
     stages = Stages(_stage_count(request, formats, onnx_dtypes, targets), say, on_progress)
     count = worker_count(_weight_bytes(loaded.model), device) if "compile" in formats else 0
-    with Workers(count) as workers:
-        return _write(
+    here = batch_size or default_batch(device)
+    with Workers(count) as workers, _threads_beside(count):
+        artefacts, seconds = _write(
             folder,
             loaded,
-            source,
             request,
             l0=l0,
             formats=formats,
             onnx_dtypes=onnx_dtypes,
             targets=targets,
-            batch_size=batch_size,
+            batch_size=here,
+            on_gpu=batch_size or default_batch("cuda"),
             device=device,
             workers=workers,
             stages=stages,
         )
+    info = loaded.info
+    config = BundleConfig(
+        architecture=info.arch,
+        num_classes=info.num_classes,
+        in_channels=info.in_channels,
+        resolutions=request.resolutions,
+        mean=tuple(info.mean),
+        std=tuple(info.std),
+        l0=l0,
+        class_names=None if info.class_names is None else tuple(info.class_names),
+        source={"file": source, "sha256": loaded.sha256},
+        versions=_versions(),
+        artefacts=artefacts,
+    )
+    (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
+    if formats:
+        say("timing the engines")  # last, when no worker disturbs it
+        config = replace(config, timings=_timings(Bundle(folder, trust_code=True), request, here))
+        (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
+        stages.end()
+    return seconds
+
+
+@contextmanager
+def _threads_beside(workers: int) -> Iterator[None]:
+    """While active, torch leaves a core to each worker: its threads wait for each other, so one without a core delays all."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before - workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def _stage_count(
@@ -111,18 +150,19 @@ def _weight_bytes(model: nn.Module) -> int:
 def _write(
     folder: Path,
     loaded: LoadedCheckpoint,
-    source: str,
     request: ExportRequest,
     *,
     l0: float | None,
     formats: tuple[str, ...],
     onnx_dtypes: tuple[str, ...],
     targets: tuple[Target, ...],
-    batch_size: int | None,
+    batch_size: int,
+    on_gpu: int,
     device: str,
     workers: Workers,
     stages: Stages,
-) -> dict[str, float]:
+) -> tuple[dict[str, Artefact], dict[str, float]]:
+    """Every file but the manifest: manifest name -> entry, and -> seconds."""
     info, model, sizes, say = loaded.info, loaded.model, request.resolutions, stages.say
     seconds: dict[str, float] = {}
     artefacts: dict[str, Artefact] = {}
@@ -138,7 +178,6 @@ def _write(
     stages.end()
 
     common: dict[str, Any] = {"in_channels": info.in_channels, "l0": l0}
-    here, on_gpu = batch_size or default_batch(device), batch_size or default_batch("cuda")
 
     start = perf_counter()
     say("tracing forward.pt2")
@@ -148,7 +187,7 @@ def _write(
     packages = None
     if "compile" in formats:  # early, because the workers need nothing of what follows
         packages = PackageWriter(
-            folder, model, request, batch_size=here, device=device, workers=workers, stages=stages, **common
+            folder, model, request, batch_size=batch_size, device=device, workers=workers, stages=stages, **common
         )
         packages.begin()
 
@@ -166,9 +205,8 @@ def _write(
     seconds["forward"] += perf_counter() - start
     stages.end()
 
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     # Metadata for a graph that travels without its manifest. Nothing here may change from run to run.
-    metadata = {"architecture": info.arch, "checkpoint_sha256": loaded.sha256, "jboost": versions["jboost"]}
+    metadata = {"architecture": info.arch, "checkpoint_sha256": loaded.sha256, "jboost": _versions()["jboost"]}
     graphs: dict[str, tuple[Artefact, float]] = {}
     if "onnx" in formats:
         as_onnx = replace(request, dtypes=onnx_dtypes)
@@ -183,26 +221,7 @@ def _write(
     artefacts |= {name: artefact for name, (artefact, _) in graphs.items()}
     seconds |= {name: taken for name, (_, taken) in graphs.items()}
 
-    config = BundleConfig(
-        architecture=info.arch,
-        num_classes=info.num_classes,
-        in_channels=info.in_channels,
-        resolutions=sizes,
-        mean=tuple(info.mean),
-        std=tuple(info.std),
-        l0=l0,
-        class_names=None if info.class_names is None else tuple(info.class_names),
-        source={"file": source, "sha256": loaded.sha256},
-        versions=versions,
-        artefacts=artefacts,
-    )
-    (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
-    if graphs:
-        say("timing the engines")
-        config = replace(config, timings=_timings(Bundle(folder, trust_code=True), request, here))
-        (folder / CONFIG).write_text(config.to_json(), encoding="utf-8")
-        stages.end()
-    return seconds
+    return artefacts, seconds
 
 
 def _timings(bundle: Bundle, request: ExportRequest, batch_size: int) -> tuple[Timing, ...]:
