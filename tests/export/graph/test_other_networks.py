@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import re
 import shutil
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
+from jboost.engine.backends import archive
 from jboost.engine.backends.program import load_program
 from jboost.engine.errors import BadInputError
 from jboost.export.compiled.first_use import Program
@@ -159,6 +162,38 @@ def test_a_network_whose_sizes_torch_cannot_solve_exports_at_its_own_size(tmp_pa
     check_program(model, tmp_path / "forward.pt2")
     with pytest.raises(BadInputError, match=r"20x20|one size at a time"):
         check_program(model, tmp_path / "forward.pt2", (16, 20))
+
+
+class Resized(nn.Module):
+    """Interpolation to a size that torch.export writes as math.trunc, or as math.ceil of a quotient, where sizes are open."""
+
+    def __init__(self, ceil: bool) -> None:
+        super().__init__()
+        self.conv, self.head, self.ceil = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 4), ceil
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv(x))
+        if self.ceil:
+            x = F.interpolate(x, size=(math.ceil(x.shape[2] / 3) * 3, math.ceil(x.shape[3] / 3) * 3), mode="bilinear")
+        else:
+            x = F.interpolate(x, scale_factor=0.75, mode="bilinear")
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("ceil", [False, True])
+def test_a_network_whose_open_sizes_torch_cannot_write_exports_at_its_own_size(ceil: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    check_program(ready(Resized(ceil)), tmp_path / "forward.pt2")
+
+
+def test_a_program_that_the_archive_refuses_at_any_size_is_refused_without_a_circle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "_OPERATOR", re.compile("torch.ops.aten.relu.default"))
+    with pytest.raises(BadInputError, match=r"cannot be exported at 16x16: its graph calls .*; replace the layer") as e:
+        save_forward_program(ready(Resized(False)), tmp_path / "forward.pt2", in_channels=3, resolutions=(16,))
+    assert "again" not in str(e.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_tracing_leaves_the_weights_of_a_shared_layer() -> None:
