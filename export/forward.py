@@ -51,8 +51,8 @@ def save_forward_program(model: nn.Module, path: Path, *, in_channels: int, reso
     except Exception as e:  # the model's own code, the tracer and torch's writer can raise anything
         if lacks_memory(e):
             raise
-        # AUTO cannot solve every model's sizes: pooling by 4 and then view(-1, channels), for instance. And torch cannot write every
-        # expression of open sizes: interpolation by a factor, for instance.
+        # AUTO cannot solve every model's sizes: pooling by 4 and then view(-1, channels), for instance. And torch cannot write
+        # every expression of open sizes: interpolation by a factor, for instance.
         content = _at_one_size(model, example, path.name)
     path.write_bytes(content.getbuffer())
 

@@ -144,6 +144,37 @@ def test_the_float64_reference_is_float64_throughout() -> None:
     assert model.cache["cpu"].dtype is torch.float32  # the model itself is left as it was
 
 
+class Casting(nn.Module):
+    """Casts to float32 in every way, one of them in a part without gradients, and new tensors in the default dtype."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            place = torch.arange(8).to(torch.float32) / 3 + torch.zeros(8, dtype=torch.float32) + torch.ones(8)
+            place = self.head(place.float())
+        x = torch.tanh(self.conv(x)).float().mean((2, 3)).to(dtype=torch.float32)
+        return self.head(x.type(torch.float32)) + place.to(torch.float32) @ torch.eye(4)
+
+
+def test_the_float64_reference_of_a_network_that_casts_to_float32(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = ready(Casting())
+    x, _ = inputs()
+    with torch.no_grad():
+        place = F.linear(torch.arange(8).double() / 3 + 1, model.head.weight.double(), model.head.bias.double())
+        features = torch.tanh(F.conv2d(x, model.conv.weight.double(), model.conv.bias.double())).mean((2, 3))
+        want = F.linear(features, model.head.weight.double(), model.head.bias.double()) + place
+    check_program(model, tmp_path / "forward.pt2")
+    program = load_program(tmp_path / "forward.pt2", "cpu")
+    for network in (model, program):
+        assert torch.allclose(in_float64(network)(x), want, rtol=1e-13, atol=1e-13)
+    # `verify` compares a bundle's program with itself.
+    verify_forward_program(program, tmp_path / "forward.pt2", in_channels=3, resolutions=(16,), atol=1e-4, rtol=1e-3)
+
+
 class Viewed(nn.Module):
     """The head of CIFAR ResNets: fixed pooling, then a view whose width holds for one image size alone."""
 
