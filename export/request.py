@@ -90,7 +90,7 @@ def check_export(
         raise BadInputError(f"--resolution must be in pixels, above 0, got {sizes_text(resolutions)}")
     check_tolerances(atol, rtol)
     if opset is not None:
-        from .onnx.opsets import check_opset  # onnx and ONNX Runtime, which only this needs here
+        from .opsets import check_opset  # onnx and ONNX Runtime, which only this needs here
 
         check_opset(opset)
     if checkpoint is not None:

@@ -16,9 +16,9 @@ from torch import fx
 
 from jboost.engine.errors import BadInputError, first_line
 from jboost.export.graph.program import export_program
+from jboost.export.opsets import DEFAULT_OPSET
 
 from .operators.elementwise import STEEP
-from .opsets import DEFAULT_OPSET
 
 
 def _relu_mask(y: Any) -> Any:
@@ -72,8 +72,8 @@ def export_by_torch(module: fx.GraphModule, opset: int, outputs: Sequence[str]) 
         # torch writes an older opset and converts it; its conversion to the newest ones fails on some graphs.
         other = f"try --opset {DEFAULT_OPSET}, " if opset > DEFAULT_OPSET else ""
         raise BadInputError(
-            f"the gradient graph has no ONNX form at opset {opset}: {first_line(cause)}; {other}replace the layer, or add a rule with "
-            "jboost.export.graph.decompositions.register that writes its operator with other operators"
+            f"the gradient graph has no ONNX form at opset {opset}: {first_line(cause)}; {other}replace the layer, or "
+            "add a rule with jboost.export.graph.decompositions.register that writes its operator with other operators"
         ) from e
     assert exported is not None
     model: onnx_ir.Model = exported.model

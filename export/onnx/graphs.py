@@ -16,12 +16,12 @@ from jboost.engine.backends.onnx.graphs import artefact_name, forward_name, weig
 from jboost.engine.bundle import Artefact, artefact_of
 from jboost.export.graph import attach_objective, lower, optimize, trace_trunk
 from jboost.export.graph.forward import FORWARD_OUTPUTS, forward_of
+from jboost.export.opsets import DEFAULT_OPSET
 from jboost.export.request import ExportRequest
 from jboost.export.verification.forward import verify_forward_graph
 from jboost.export.verification.gradient import PROBE_SEED, References, check_images, tolerance
 
 from .lowering import to_onnx
-from .opsets import DEFAULT_OPSET
 from .verify import onnx_run, verify_onnx
 from .weights import share_weights
 

@@ -13,9 +13,9 @@ from torch import fx
 
 from jboost.engine.errors import BadInputError, FailureError, first_line
 from jboost.export.graph.trace import OUTPUTS
+from jboost.export.opsets import DEFAULT_OPSET, check_opset
 
 from .operators import NoRuleError
-from .opsets import DEFAULT_OPSET, check_opset
 from .rows import make_rows_independent
 from .translate import translate
 

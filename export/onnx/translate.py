@@ -10,9 +10,9 @@ import onnx_ir as ir
 from torch import Tensor, fx
 
 from jboost.export.graph.rewriter import results
+from jboost.export.opsets import IR_VERSION
 
 from .operators import RULES, Builder, NoRuleError
-from .opsets import IR_VERSION
 
 
 def translate(module: fx.GraphModule, opset: int, outputs: Sequence[str]) -> ir.Model:

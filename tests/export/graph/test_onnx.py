@@ -117,7 +117,7 @@ def test_where_torchs_exporter_fails_at_a_newer_opset_the_default_is_named(
 
     monkeypatch.setattr(torch.onnx, "export", fails)
     gradient = attach_objective(trace_trunk(make("resnet"), torch.zeros(2, 3, 16, 16)), "ce")
-    with pytest.raises(BadInputError, match="'mean' is redeclared; .*replace the layer") as refused:
+    with pytest.raises(BadInputError, match=r"'mean' is redeclared; .*replace the layer") as refused:
         export_by_torch(gradient, opset, OUTPUTS)
     assert ("try --opset 20" in str(refused.value)) == (opset > 20)
 
