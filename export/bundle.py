@@ -102,6 +102,9 @@ def export_bundle(
         gpus=gpus,
         resolutions=resolutions,
         device=device,
+        opset=opset,
+        atol=atol,
+        rtol=rtol,
     )
     # The code of others first: it may fail, and before minutes of work.
     named = tuple(find_objective(name, trust_code=trust_code) for name in objectives or ())

@@ -15,6 +15,7 @@ from jboost.engine.backends.batch_of_one import at_least_two
 from jboost.engine.backends.program import load_program
 from jboost.engine.errors import BadInputError, FailureError, first_line
 from jboost.engine.method.compare import relative_error
+from jboost.engine.system.memory import lacks_memory
 
 from .graph.constants import WithConstants, fill_caches
 from .graph.replaced import PlainFunctions
@@ -39,30 +40,50 @@ def save_forward_program(model: nn.Module, path: Path, *, in_channels: int, reso
         resolutions: image sizes that the program must take; the model is traced at the first.
 
     Raises:
-        BadInputError: the model cannot be traced.
+        BadInputError: the model cannot be traced, or its program holds what `rebuilt` does not know.
     """
     size = resolutions[0]
     example = torch.rand(_TRACE_BATCH, in_channels, size, size)
     fill_caches(model, example)
     try:
         # AUTO fixes the image size of a model that needs one size (position embeddings).
-        program = _traced(model, example, {2: Dim.AUTO, 3: Dim.AUTO})
-    except Exception:  # the model's own code and the tracer can raise anything
-        try:
-            # AUTO cannot solve every model's sizes: pooling by 4 and then view(-1, channels), for instance.
-            program = _traced(model, example, {})
-        except Exception as e:
-            raise BadInputError(
-                f"the model cannot be traced at {size}x{size} ({type(e).__name__}: {first_line(e)}); torch.export needs a forward "
-                "without data-dependent Python branches, and an image size that the model takes"
-            ) from e
+        content = _archive(model, example, {2: Dim.AUTO, 3: Dim.AUTO}, path.name)
+    except Exception as e:  # the model's own code, the tracer and torch's writer can raise anything
+        if lacks_memory(e):
+            raise
+        # AUTO cannot solve every model's sizes: pooling by 4 and then view(-1, channels), for instance. And torch cannot write
+        # every expression of open sizes: interpolation by a factor, for instance.
+        content = _at_one_size(model, example, path.name)
+    path.write_bytes(content.getbuffer())
+
+
+def _at_one_size(model: nn.Module, example: torch.Tensor, name: str) -> io.BytesIO:
+    size = example.shape[2]
+    try:
+        return _archive(model, example, {}, name)
+    except BadInputError as e:  # the check of the archive; its own remedy is to do what is being done here
+        raise BadInputError(
+            f"the model cannot be exported at {size}x{size}: {first_line(e.__cause__ or e)}; replace the layer that brings this in"
+        ) from e
+    except Exception as e:
+        if lacks_memory(e):
+            raise
+        raise BadInputError(
+            f"the model cannot be traced at {size}x{size} ({type(e).__name__}: {first_line(e)}); torch.export needs a forward "
+            "without data-dependent Python branches, and an image size that the model takes"
+        ) from e
+
+
+def _archive(model: nn.Module, example: torch.Tensor, sizes: dict[int, Any], name: str) -> io.BytesIO:
+    """Trace the model and return its program as a checked archive; `name` stands in errors."""
+    program = _traced(model, example, sizes)
     # torch stores sample inputs as a pickle, which nothing here reads.
     program.example_inputs = None
     # Save to memory first: torch's own file writer aborts the process when the disk is full (torch 2.13).
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     # The user's paths and source lines, which torch keeps for every operator, are left out.
-    path.write_bytes(rebuilt(buffer.getvalue(), path.name).getbuffer())
+    return rebuilt(buffer.getvalue(), name)
 
 
 def _traced(model: nn.Module, example: torch.Tensor, sizes: dict[int, Any]) -> torch.export.ExportedProgram:

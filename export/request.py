@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,6 +66,9 @@ def check_export(
     gpus: Sequence[str],
     resolutions: Sequence[int] | None,
     device: str,
+    opset: int | None,
+    atol: float | None,
+    rtol: float | None,
 ) -> None:
     """Refuse arguments of `jboost.export.bundle.export_bundle` that can be judged at once: names, numbers and files.
 
@@ -84,10 +88,28 @@ def check_export(
         raise BadInputError(f"batch size must be at least 1, got {batch_size}")
     if resolutions and min(resolutions) < 1:
         raise BadInputError(f"--resolution must be in pixels, above 0, got {sizes_text(resolutions)}")
+    check_tolerances(atol, rtol)
+    if opset is not None:
+        from .opsets import check_opset  # onnx and ONNX Runtime, which only this needs here
+
+        check_opset(opset)
     if checkpoint is not None:
         check_checkpoint(checkpoint)
     elif arch is None:
         raise no_weights()
+
+
+def check_tolerances(atol: float | None, rtol: float | None) -> None:
+    """Refuse bounds that no error can be judged by.
+
+    Raises:
+        BadInputError: one of them is negative, infinite or not a number.
+    """
+    for option, bound in {"--atol": atol, "--rtol": rtol}.items():
+        if bound is not None and not (math.isfinite(bound) and bound >= 0):
+            raise BadInputError(
+                f"{option} must be a finite number, 0 or above, got {bound:g}; leave it out for the dtype's own bound"
+            )
 
 
 def check_place(out: Path) -> None:

@@ -19,6 +19,7 @@ from .compiled.packages import package_run, verify_package
 from .compiled.steps import verify_step
 from .forward import FORWARD_ATOL, FORWARD_RTOL, verify_forward_program
 from .onnx.verify import onnx_run, verify_onnx
+from .request import check_tolerances
 from .trt.plans import verify_plan
 from .trt.targets import target_here
 from .verification.forward import verify_forward_graph
@@ -46,10 +47,11 @@ def verify_bundle(
         have none.
 
     Raises:
-        BadInputError: a file is missing, changed or unreadable, a step's update is not registered, or the bundle is not trusted and
-            its network cannot be built from its weights.
+        BadInputError: a bound is no finite number from 0 up, a file is missing, changed or unreadable, a step's update is not
+            registered, or the bundle is not trusted and its network cannot be built from its weights.
         FailureError: a graph does not compute what it should.
     """
+    check_tolerances(atol, rtol)
     config = bundle.config
     say("hashes")
     bundle.check()

@@ -16,8 +16,8 @@ LAYERS = ("engine", "trainer", "export", "jboost")  # lowest first
 PARTS = {
     "engine": ("errors", "system", "method", "samples", "results", "shards", "loop", "manifest", "bundle", "backends"),
     "export": (
-        "request", "stages", "checkpoints", "graph", "verification", "onnx", "compiled", "trt", "forward", "l0", "write", "verify",
-        "bundle",
+        "opsets", "request", "stages", "checkpoints", "graph", "verification", "onnx", "compiled", "trt", "forward", "l0", "write",
+        "verify", "bundle",
     ),
 }  # fmt: skip
 #: The engines do not know each other: what they share stands beside their folders. The exceptions, by engine: trt and onnx use the

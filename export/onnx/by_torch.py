@@ -16,6 +16,7 @@ from torch import fx
 
 from jboost.engine.errors import BadInputError, first_line
 from jboost.export.graph.program import export_program
+from jboost.export.opsets import DEFAULT_OPSET
 
 from .operators.elementwise import STEEP
 
@@ -28,16 +29,21 @@ def _relu_mask(y: Any) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter's progress lines and its remarks on torchvision."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Silence the exporter's progress lines and its remarks on torchvision and on converting to a newer opset."""
+    loggers = [
+        logging.getLogger(name)
+        for name in ("torch.onnx._internal.exporter._registration", "onnxscript.version_converter")
+    ]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def export_by_torch(module: fx.GraphModule, opset: int, outputs: Sequence[str]) -> onnx_ir.Model:
@@ -63,9 +69,11 @@ def export_by_torch(module: fx.GraphModule, opset: int, outputs: Sequence[str]) 
         cause: BaseException = e
         while cause.__cause__ is not None:
             cause = cause.__cause__
+        # torch writes an older opset and converts it; its conversion to the newest ones fails on some graphs.
+        other = f"try --opset {DEFAULT_OPSET}, " if opset > DEFAULT_OPSET else ""
         raise BadInputError(
-            f"the gradient graph has no ONNX form at opset {opset}: {first_line(cause)}; replace the layer, or add a rule with "
-            "jboost.export.graph.decompositions.register that writes its operator with other operators"
+            f"the gradient graph has no ONNX form at opset {opset}: {first_line(cause)}; {other}replace the layer, or "
+            "add a rule with jboost.export.graph.decompositions.register that writes its operator with other operators"
         ) from e
     assert exported is not None
     model: onnx_ir.Model = exported.model

@@ -16,11 +16,12 @@ from jboost.engine.backends.onnx.graphs import artefact_name, forward_name, weig
 from jboost.engine.bundle import Artefact, artefact_of
 from jboost.export.graph import attach_objective, lower, optimize, trace_trunk
 from jboost.export.graph.forward import FORWARD_OUTPUTS, forward_of
+from jboost.export.opsets import DEFAULT_OPSET
 from jboost.export.request import ExportRequest
 from jboost.export.verification.forward import verify_forward_graph
 from jboost.export.verification.gradient import PROBE_SEED, References, check_images, tolerance
 
-from .lowering import DEFAULT_OPSET, to_onnx
+from .lowering import to_onnx
 from .verify import onnx_run, verify_onnx
 from .weights import share_weights
 
@@ -54,7 +55,7 @@ def write_gradients(
         FailureError: a graph does not match autograd.
     """
     written: dict[str, tuple[Artefact, float]] = {}
-    opset = request.opset or DEFAULT_OPSET
+    opset = DEFAULT_OPSET if request.opset is None else request.opset
     references = References(model)
     for size in request.resolutions:
         shape = (in_channels, size, size)

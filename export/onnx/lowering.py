@@ -13,19 +13,14 @@ from torch import fx
 
 from jboost.engine.errors import BadInputError, FailureError, first_line
 from jboost.export.graph.trace import OUTPUTS
+from jboost.export.opsets import DEFAULT_OPSET, check_opset
 
 from .operators import NoRuleError
 from .rows import make_rows_independent
 from .translate import translate
 
-#: Default opset: TensorRT 10 and later and ONNX Runtime 1.17 and later read it in full.
-DEFAULT_OPSET = 20
-
 #: The first opset whose convolutions take bfloat16.
 BFLOAT16_OPSET = 22
-
-# The lowest opset that torch's exporter writes.
-_LEAST_OPSET = 18
 
 
 def to_onnx(
@@ -50,20 +45,17 @@ def to_onnx(
         The files written, the model first.
 
     Raises:
-        BadInputError: the opset cannot be written, or an operator has no ONNX form.
+        BadInputError: the opset cannot be written or read here, or an operator has no ONNX form.
         FailureError: the written model fails onnx.checker.
     """
     bfloat16 = any(b.dtype is torch.bfloat16 for b in module.buffers())
-    opset = opset or (BFLOAT16_OPSET if bfloat16 else DEFAULT_OPSET)
+    if opset is None:
+        opset = BFLOAT16_OPSET if bfloat16 else DEFAULT_OPSET
     if bfloat16 and opset < BFLOAT16_OPSET:
         raise BadInputError(
             f"opset {opset} has no bfloat16 convolutions; choose {BFLOAT16_OPSET} or later, or --dtype fp16"
         )
-    newest = onnx.defs.onnx_opset_version()
-    if not _LEAST_OPSET <= opset <= newest:
-        raise BadInputError(
-            f"opset {opset} cannot be written; choose one from {_LEAST_OPSET} to {newest} (default {DEFAULT_OPSET})"
-        )
+    check_opset(opset)
     try:
         model = translate(module, opset, outputs)
     except NoRuleError:  # an operator of a rare layer or of a rule of the user's own: torch's exporter may know it

@@ -10,11 +10,9 @@ import onnx_ir as ir
 from torch import Tensor, fx
 
 from jboost.export.graph.rewriter import results
+from jboost.export.opsets import IR_VERSION
 
 from .operators import RULES, Builder, NoRuleError
-
-# The version of ONNX's file format that torch's exporter writes as well.
-_IR_VERSION = 10
 
 
 def translate(module: fx.GraphModule, opset: int, outputs: Sequence[str]) -> ir.Model:
@@ -59,7 +57,7 @@ def translate(module: fx.GraphModule, opset: int, outputs: Sequence[str]) -> ir.
         opset_imports={"": opset},
         name="gradient",
     )
-    return ir.Model(graph, ir_version=_IR_VERSION)
+    return ir.Model(graph, ir_version=IR_VERSION)
 
 
 def _constants(module: fx.GraphModule) -> dict[fx.Node, Any]:

@@ -146,7 +146,9 @@ def export(
     chosen = () if formats == "none" else tuple(formats.split(","))
     gpus = tuple(name for names in gpu or () for name in names.split(","))
     resolutions, objectives = split_numbers(resolution, "--resolution"), split_names(objective)
-    _check(ckpt, output, arch, chosen, dtypes, batch_size, gpus, resolutions, device, objectives, real)
+    _check(
+        ckpt, output, arch, chosen, dtypes, batch_size, gpus, resolutions, device, objectives, real, opset, atol, rtol
+    )
     if push is not None:
         from jboost.hub import check_push
 
@@ -204,6 +206,9 @@ def _check(
     device: str,
     objectives: tuple[str, ...] | None,
     real: Path | None,
+    opset: int | None,
+    atol: float | None,
+    rtol: float | None,
 ) -> None:
     """Refuse what can be refused without torch, which takes seconds to import."""
     from jboost.engine.method.plugins import find_objective
@@ -219,6 +224,9 @@ def _check(
         gpus=gpus,
         resolutions=resolutions,
         device=device,
+        opset=opset,
+        atol=atol,
+        rtol=rtol,
     )
     for name in objectives or ():
         if ":" not in name:  # a file's code runs once, when the export has begun

@@ -41,8 +41,10 @@ def verify(
     """
     check_paths(inputs={"BUNDLE": bundle})
     from jboost.engine.method.plugins import find_objective, find_update_name
+    from jboost.export.request import check_tolerances
     from jboost.opening import open_bundle
 
+    check_tolerances(atol, rtol)
     for name in split_names(objective) or ():
         find_objective(name, trust_code=trust_code)
     for name in split_names(update) or ():

@@ -20,6 +20,8 @@ REFUSED = (
     ("export --ckpt C --device gpu", "unknown device 'gpu'"),
     ("export --ckpt C --format onx", "unknown format 'onx'"),
     ("export --ckpt C --dtype fp8", "unknown dtype 'fp8'"),
+    ("export --ckpt C --atol -1", "--atol must be a finite number, 0 or above, got -1"),
+    ("export --ckpt C --rtol nan", "--rtol must be a finite number, 0 or above, got nan"),
     ("export --ckpt C --objective best", "unknown objective 'best'"),
     ("export --ckpt C --real none.npz", "none.npz does not exist"),
     ("train", "no real images are given"),
@@ -29,6 +31,8 @@ REFUSED = (
     ("eval none.npz S", "none.npz does not exist"),
     ("eval S S --device gpu", "unknown device 'gpu'"),
     ("bench --bundle B --device gpu", "unknown device 'gpu'"),
+    ("verify B --atol nan", "--atol must be a finite number, 0 or above, got nan"),
+    ("verify B --rtol inf", "--rtol must be a finite number, 0 or above, got inf"),
     ("verify nowhere", "nowhere does not exist"),
     ("inspect nowhere", "nowhere does not exist"),
     ("report nowhere", "nowhere does not exist"),
@@ -62,6 +66,14 @@ def test_refusals_need_no_torch(command, says, bundle, checkpoint, samples, tmp_
     assert done.returncode == 2
     assert says in done.stderr
     assert heavy == []
+
+
+@pytest.mark.parametrize("opset", ["0", "17", "900"])
+def test_an_opset_is_refused_without_torch(opset, checkpoint, tmp_path) -> None:
+    done, heavy = imported(["export", "--ckpt", str(checkpoint), "--opset", opset], tmp_path)
+    assert done.returncode == 2
+    assert f"opset {opset} cannot be used" in done.stderr
+    assert heavy == ["onnx", "onnxruntime"]  # their versions decide
 
 
 def test_onnx_on_a_cpu_runs_without_torch(bundle, samples, tmp_path) -> None:

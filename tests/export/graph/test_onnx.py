@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from graph_models import ONE_OF_EACH, make
 from jboost.engine.backends.torch_device import TORCH_DTYPES
 from jboost.engine.errors import BadInputError, FailureError
 from jboost.export.graph import OUTPUTS, attach_objective, choose_scale, lower_precision, optimize, trace_trunk
+from jboost.export.onnx.by_torch import export_by_torch
 from jboost.export.onnx.lowering import to_onnx
 from jboost.export.onnx.verify import onnx_run, verify_onnx
 from jboost.export.verification.gradient import Tolerance, check_images, judge, measure
@@ -83,6 +85,41 @@ def test_what_cannot_be_written_says_why(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="bfloat16"):
         to_onnx(half, tmp_path / "g.onnx", opset=20)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_newest_opset_is_the_newest_that_onnx_runtime_reads(tmp_path: Path) -> None:
+    model = make("resnet")
+    gradient = attach_objective(trace_trunk(model, torch.zeros(2, 3, 16, 16)), "ce")
+    with pytest.raises(BadInputError, match="reads up to") as refused:
+        to_onnx(gradient, tmp_path / "g.onnx", opset=900)
+    offered = re.search(r"choose one from 18 to (\d+)", str(refused.value))
+    assert offered
+    newest = int(offered[1])
+    to_onnx(gradient, tmp_path / "g.onnx", opset=newest)
+    verify_onnx(tmp_path / "g.onnx", model, "ce", (3, 16, 16), batch_sizes=(2,))
+    # One more is refused: by onnx, or by ONNX Runtime in this very file.
+    with pytest.raises(BadInputError, match=f"opset {newest + 1} cannot be used"):
+        to_onnx(gradient, tmp_path / "g.onnx", opset=newest + 1)
+    if newest < onnx.defs.onnx_opset_version():
+        proto = onnx.load(tmp_path / "g.onnx", load_external_data=False)
+        proto.opset_import[0].version = newest + 1
+        onnx.save(proto, tmp_path / "g.onnx")
+        with pytest.raises(BadInputError):
+            onnx_run(tmp_path / "g.onnx")
+
+
+@pytest.mark.parametrize("opset", [20, 22])
+def test_where_torchs_exporter_fails_at_a_newer_opset_the_default_is_named(
+    opset: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("Output 'mean' is redeclared")
+
+    monkeypatch.setattr(torch.onnx, "export", fails)
+    gradient = attach_objective(trace_trunk(make("resnet"), torch.zeros(2, 3, 16, 16)), "ce")
+    with pytest.raises(BadInputError, match=r"'mean' is redeclared; .*replace the layer") as refused:
+        export_by_torch(gradient, opset, OUTPUTS)
+    assert ("try --opset 20" in str(refused.value)) == (opset > 20)
 
 
 def test_another_model_fails_the_check(tmp_path: Path) -> None:

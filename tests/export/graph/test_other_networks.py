@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import re
 import shutil
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
+from jboost.engine.backends import archive
 from jboost.engine.backends.program import load_program
 from jboost.engine.errors import BadInputError
 from jboost.export.compiled.first_use import Program
@@ -141,6 +144,37 @@ def test_the_float64_reference_is_float64_throughout() -> None:
     assert model.cache["cpu"].dtype is torch.float32  # the model itself is left as it was
 
 
+class Casting(nn.Module):
+    """Casts to float32 in every way, one of them in a part without gradients, and new tensors in the default dtype."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            place = torch.arange(8).to(torch.float32) / 3 + torch.zeros(8, dtype=torch.float32) + torch.ones(8)
+            place = self.head(place.float())
+        x = torch.tanh(self.conv(x)).float().mean((2, 3)).to(dtype=torch.float32)
+        return self.head(x.type(torch.float32)) + place.to(torch.float32) @ torch.eye(4)
+
+
+def test_the_float64_reference_of_a_network_that_casts_to_float32(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = ready(Casting())
+    x, _ = inputs()
+    with torch.no_grad():
+        place = F.linear(torch.arange(8).double() / 3 + 1, model.head.weight.double(), model.head.bias.double())
+        features = torch.tanh(F.conv2d(x, model.conv.weight.double(), model.conv.bias.double())).mean((2, 3))
+        want = F.linear(features, model.head.weight.double(), model.head.bias.double()) + place
+    check_program(model, tmp_path / "forward.pt2")
+    program = load_program(tmp_path / "forward.pt2", "cpu")
+    for network in (model, program):
+        assert torch.allclose(in_float64(network)(x), want, rtol=1e-13, atol=1e-13)
+    # `verify` compares a bundle's program with itself.
+    verify_forward_program(program, tmp_path / "forward.pt2", in_channels=3, resolutions=(16,), atol=1e-4, rtol=1e-3)
+
+
 class Viewed(nn.Module):
     """The head of CIFAR ResNets: fixed pooling, then a view whose width holds for one image size alone."""
 
@@ -159,6 +193,38 @@ def test_a_network_whose_sizes_torch_cannot_solve_exports_at_its_own_size(tmp_pa
     check_program(model, tmp_path / "forward.pt2")
     with pytest.raises(BadInputError, match=r"20x20|one size at a time"):
         check_program(model, tmp_path / "forward.pt2", (16, 20))
+
+
+class Resized(nn.Module):
+    """Interpolation to a size that torch.export writes as math.trunc, or as math.ceil of a quotient, where sizes are open."""
+
+    def __init__(self, ceil: bool) -> None:
+        super().__init__()
+        self.conv, self.head, self.ceil = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 4), ceil
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv(x))
+        if self.ceil:
+            x = F.interpolate(x, size=(math.ceil(x.shape[2] / 3) * 3, math.ceil(x.shape[3] / 3) * 3), mode="bilinear")
+        else:
+            x = F.interpolate(x, scale_factor=0.75, mode="bilinear")
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("ceil", [False, True])
+def test_a_network_whose_open_sizes_torch_cannot_write_exports_at_its_own_size(ceil: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    check_program(ready(Resized(ceil)), tmp_path / "forward.pt2")
+
+
+def test_a_program_that_the_archive_refuses_at_any_size_is_refused_without_a_circle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "_OPERATOR", re.compile("torch.ops.aten.relu.default"))
+    with pytest.raises(BadInputError, match=r"cannot be exported at 16x16: its graph calls .*; replace the layer") as e:
+        save_forward_program(ready(Resized(False)), tmp_path / "forward.pt2", in_channels=3, resolutions=(16,))
+    assert "again" not in str(e.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_tracing_leaves_the_weights_of_a_shared_layer() -> None:
