@@ -117,7 +117,8 @@ def choose_scale(trunk: fx.GraphModule, probes: Sequence[Tensor]) -> Scale:
                 forward, backward = max(forward, run.forward_max), max(backward, run.backward_max)
     if not math.isfinite(forward) or forward * 4 > _LARGEST_HALF:
         raise BadInputError(
-            f"activations reach {forward:.3g}, too close to float16's largest number, 65504; export --dtype bf16 instead"
+            f"activations reach {forward:.3g}, too close to float16's largest number, 65504; export --dtype fp32, or --dtype bf16 "
+            "--format compile"
         )
     exponent = math.floor(math.log2(_LARGEST_HALF / (_HEADROOM * max(backward, 1e-30))))
     return Scale(2.0 ** max(-14, min(exponent, 15)), forward, backward)

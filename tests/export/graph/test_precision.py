@@ -174,3 +174,18 @@ def test_every_value_is_of_the_dtype_that_its_node_says(name: str, pooling: str)
     optimize(trunk, "inductor")
     for low in (torch.float16, torch.bfloat16):
         _Dtypes(lower_precision(trunk, low, 2.0)).run(torch.rand(2, 3, 16, 16), torch.rand(2, 10))
+
+
+def test_activations_beyond_float16_are_refused_and_the_remedies_work() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 14 * 14, 5)).eval()
+    with torch.no_grad():
+        model[0].weight *= 1e6
+        model[3].weight *= 1e-6
+    trunk = trace_trunk(model, torch.zeros(2, 3, 16, 16))
+    optimize(trunk)
+    probes = check_images(2, (3, 16, 16), 7)
+    with pytest.raises(BadInputError, match=r"export --dtype fp32, or --dtype bf16 --format compile$"):
+        lower(trunk, "fp16", probes)
+    for dtype in ("fp32", "bf16"):
+        assert lower(trunk, dtype, probes).trunk is not None
