@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -142,13 +142,21 @@ def export(
         background=background,
         class_folders=class_folders,
     )
-    dtypes = tuple(dtype.split(","))
-    chosen = () if formats == "none" else tuple(formats.split(","))
-    gpus = tuple(name for names in gpu or () for name in names.split(","))
-    resolutions, objectives = split_numbers(resolution, "--resolution"), split_names(objective)
-    _check(
-        ckpt, output, arch, chosen, dtypes, batch_size, gpus, resolutions, device, objectives, real, opset, atol, rtol
-    )
+    objectives = split_names(objective)
+    # What is checked at once, and once more where it is used: Python's callers have no other check.
+    stated: dict[str, Any] = {
+        "arch": arch,
+        "formats": () if formats == "none" else tuple(formats.split(",")),
+        "dtypes": tuple(dtype.split(",")),
+        "batch_size": batch_size,
+        "gpus": tuple(name for names in gpu or () for name in names.split(",")),
+        "resolutions": split_numbers(resolution, "--resolution"),
+        "device": device,
+        "opset": opset,
+        "atol": atol,
+        "rtol": rtol,
+    }
+    _check(ckpt, output, stated, objectives, real)
     if push is not None:
         from jboost.hub import check_push
 
@@ -161,24 +169,15 @@ def export(
         made = export_bundle(
             ckpt,
             output,
-            arch=arch,
             num_classes=num_classes,
             in_channels=in_channels,
             normalization=normalize,
-            resolutions=resolutions,
-            formats=chosen,
             objectives=objectives,
             updates=split_names(update) or (),
             trust_code=trust_code,
-            dtypes=dtypes,
-            batch_size=batch_size,
-            gpus=gpus,
-            opset=opset,
             real=real,
             reading=reading,
-            atol=atol,
-            rtol=rtol,
-            device=device,
+            **stated,
             on_stage=bar.say,
             on_progress=bar.move,
         )
@@ -195,39 +194,13 @@ def export(
 
 
 def _check(
-    ckpt: Path | None,
-    output: Path,
-    arch: str | None,
-    formats: tuple[str, ...],
-    dtypes: tuple[str, ...],
-    batch_size: int | None,
-    gpus: tuple[str, ...],
-    resolutions: tuple[int, ...] | None,
-    device: str,
-    objectives: tuple[str, ...] | None,
-    real: Path | None,
-    opset: int | None,
-    atol: float | None,
-    rtol: float | None,
+    ckpt: Path | None, output: Path, stated: dict[str, Any], objectives: tuple[str, ...] | None, real: Path | None
 ) -> None:
     """Refuse what can be refused without torch, which takes seconds to import."""
     from jboost.engine.method.plugins import find_objective
     from jboost.export.request import check_export
 
-    check_export(
-        ckpt,
-        output,
-        arch=arch,
-        formats=formats,
-        dtypes=dtypes,
-        batch_size=batch_size,
-        gpus=gpus,
-        resolutions=resolutions,
-        device=device,
-        opset=opset,
-        atol=atol,
-        rtol=rtol,
-    )
+    check_export(ckpt, output, **stated)
     for name in objectives or ():
         if ":" not in name:  # a file's code runs once, when the export has begun
             find_objective(name)

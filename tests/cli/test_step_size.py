@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from partial_cases import break_off
 from shard_cases import ENGINE, jboost_in_child, make_shards
 
 import jboost as api
@@ -19,7 +20,6 @@ from jboost.engine.method.auto_step import DEFAULT_FIRST_STEP, Aim, find_aim
 from jboost.engine.method.settings import Settings
 from jboost.engine.method.step import Gradient
 from jboost.engine.method.updates import PGD, SGLD
-from jboost.engine.samples import open_samples
 from jboost.engine.shards.plan import make_plan
 from jboost.engine.shards.record import read_record
 from jboost.export.checkpoints.load import load_checkpoint
@@ -126,20 +126,12 @@ def test_the_probe_is_spread_over_the_set() -> None:
 # --- the same number for the whole run -------------------------------------------------------------------------------------------
 
 
-class _KilledError(Exception):
-    pass
-
-
 def test_a_resumed_run_keeps_it(bundle, samples, images, labels, tmp_path) -> None:
     out, lines = tmp_path / "out.npz", ("--bundle", bundle, *AUTO, "--resume", "--json", "s.json")
 
-    def kill(progress: object) -> None:
-        raise _KilledError
-
     with api.load(bundle, engine="onnx", device="cpu", batch_size=4) as booster:
         settings = booster.settings(SGLD(2), step_size="auto")
-        with pytest.raises(_KilledError):
-            booster.boost_file(open_samples(samples), out, settings, on_progress=kill)
+        break_off(booster, samples, out, settings)
         want = booster.boost(images, labels, SGLD(2), step_size="auto")
     # Another length is another run, and so is the same number without auto.
     other = jboost_in_child(tmp_path, "boost", samples, *lines, "--first-step", 3, "-o", out)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from partial_cases import break_off
 from shard_cases import ENGINE, make_shards
 
 import jboost as api
@@ -20,7 +21,6 @@ from jboost.engine.method.auto_step import LENGTHS, MOST_COSINES, straight_lengt
 from jboost.engine.method.settings import Settings
 from jboost.engine.method.step import Gradient
 from jboost.engine.method.updates import PGD
-from jboost.engine.samples import open_samples
 from jboost.engine.shards.plan import make_plan
 from jboost.engine.shards.record import read_record
 from jboost.export.checkpoints.load import load_checkpoint
@@ -228,20 +228,12 @@ def test_the_command_sets_it_says_so_and_reports_it(bundle, samples, number, jbo
     assert json.loads((tmp_path / "n.json").read_text())["straightness"] is None
 
 
-class _KilledError(Exception):
-    pass
-
-
 def test_a_resumed_run_keeps_it(bundle, samples, images, labels, tmp_path, capsys) -> None:
     out = tmp_path / "out.npz"
 
-    def kill(progress: object) -> None:
-        raise _KilledError
-
     with api.load(bundle, engine="onnx", device="cpu", batch_size=4) as booster:
         settings = booster.settings(PGD(4), step_size="auto")
-        with pytest.raises(_KilledError):
-            booster.boost_file(open_samples(samples), out, settings, on_progress=kill)
+        break_off(booster, samples, out, settings)
         whole = booster.boost(images, labels, PGD(4), step_size="auto")
     lines = [
         "boost",

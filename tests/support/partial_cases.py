@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from jboost.booster import Booster
+from jboost.engine.method.settings import Settings
 from jboost.engine.results.store import DiskStore
 from jboost.engine.results.summary import RECORD
+from jboost.engine.samples import open_samples
 
 SHAPE = (7, 2, 3, 3)
 STEPS = (2,)
@@ -55,3 +59,17 @@ def finish(store: DiskStore, shape: tuple[int, ...] = SHAPE) -> None:
         np.testing.assert_array_equal(np.concatenate(list(kept.batches())), images(step, shape))
         assert (kept.records == records(step, shape[0])).all()
     store.close()
+
+
+class _BrokenOffError(Exception):
+    pass
+
+
+def break_off(booster: Booster, samples: Path, out: Path, settings: Settings) -> None:
+    """Begin to boost `samples` into `out` and stop at the first sign of progress, as a killed run leaves it."""
+
+    def stop(progress: object) -> None:
+        raise _BrokenOffError
+
+    with pytest.raises(_BrokenOffError):
+        booster.boost_file(open_samples(samples), out, settings, on_progress=stop)
